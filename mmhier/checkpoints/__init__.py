@@ -1,0 +1,7 @@
+from .loading import LoadReport, load_backbone_weights
+from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
+
+__all__ = [
+    'CheckpointError', 'LoadReport', 'load_backbone_weights',
+    'read_checkpoint', 'unwrap_state_dict'
+]

@@ -1,0 +1,125 @@
+"""Loading weights into a backbone, with a report of what matched."""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
+
+
+@dataclass
+class LoadReport:
+    """What became of each name when weights were loaded.
+
+    Attributes:
+        source (str): The file, or a description of the weights.
+        matched (list[str]): Names loaded, `resized` ones among them.
+        converted (list[str]): Names of the file that were renamed from an
+            official format.
+        resized (list[str]): Names whose values were interpolated.
+        mismatched (list[str]): Names whose shapes differ; not loaded.
+        unused (list[str]): Names of the file that the model does not have.
+        missing (list[str]): Names of the model that the file lacks.
+        new (list[str]): Those of `missing` that no official file has.
+        fraction (float): Share of the model's parameters that were loaded,
+            counted in elements, `new` ones apart.
+    """
+    source: str
+    matched: List[str] = field(default_factory=list)
+    converted: List[str] = field(default_factory=list)
+    resized: List[str] = field(default_factory=list)
+    mismatched: List[str] = field(default_factory=list)
+    unused: List[str] = field(default_factory=list)
+    missing: List[str] = field(default_factory=list)
+    new: List[str] = field(default_factory=list)
+    fraction: float = 0.
+
+    def __str__(self) -> str:
+        lines = [f'weights from {self.source}: {len(self.matched)} tensors '
+                 f'matched, {100 * self.fraction:.1f} % of the parameters']
+        for kind in ('converted', 'resized', 'mismatched', 'unused',
+                     'missing', 'new'):
+            names = getattr(self, kind)
+            if names:
+                shown = ', '.join(names[:8])
+                more = f', and {len(names) - 8} more' * (len(names) > 8)
+                lines.append(f'  {kind} {len(names)}: {shown}{more}')
+        return '\n'.join(lines)
+
+
+def load_backbone_weights(backbone: nn.Module,
+                          source: Union[str, Path, Dict[str, Tensor]],
+                          prefix: Optional[str] = None,
+                          min_matched: float = 0.95,
+                          map_location: Any = 'cpu') -> LoadReport:
+    """Load official or mmhier weights into a backbone and report.
+
+    Args:
+        backbone (HierarchicalBackbone): Where the weights go.
+        source (str | Path | dict): A checkpoint file or an unwrapped state
+            dict, in the authors' names, in those of a model that holds such
+            a backbone, or in the backbone's own.
+        prefix (str, optional): What precedes the backbone's names. Found by
+            itself for official files and for 'backbone.'. Defaults to None.
+        min_matched (float): Share of the parameters that must be found.
+            Defaults to 0.95.
+        map_location: As in ``torch.load``. Defaults to 'cpu'.
+
+    Returns:
+        LoadReport: It is logged as well.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or fewer parameters
+            match than ``min_matched``; the backbone is left as it was.
+    """
+    if isinstance(source, dict):
+        state_dict, name = source, 'a state dict'
+    else:
+        content = read_checkpoint(source, map_location)
+        state_dict, name = unwrap_state_dict(content), str(source)
+    report = LoadReport(source=name)
+
+    converted = backbone.convert_official(state_dict)
+    if converted is not None:
+        report.converted = sorted(set(state_dict) - set(converted))
+        state_dict = converted
+    if prefix is None and any(k.startswith('backbone.') for k in state_dict):
+        prefix = 'backbone.'
+    if prefix:
+        prefix = prefix.rstrip('.') + '.'
+        inside = {k for k in state_dict if k.startswith(prefix)}
+        report.unused = sorted(set(state_dict) - inside)
+        state_dict = {k[len(prefix):]: state_dict[k] for k in inside}
+    report.resized = backbone.fit_state_dict(state_dict)
+
+    own = backbone.state_dict()
+    for key, value in state_dict.items():
+        if key not in own:
+            report.unused.append(key)
+        elif own[key].shape != value.shape:
+            report.mismatched.append(
+                f'{key} {tuple(value.shape)} for {tuple(own[key].shape)}')
+        else:
+            report.matched.append(key)
+    for key in set(own) - set(report.matched):
+        is_new = key.startswith(backbone.new_parameters or ('\0', ))
+        (report.new if is_new else report.missing).append(key)
+    for names in (report.matched, report.unused, report.missing, report.new):
+        names.sort()
+
+    sizes = {k: p.numel() for k, p in backbone.named_parameters()
+             if k not in report.new}
+    found = sum(sizes.get(key, 0) for key in report.matched)
+    report.fraction = found / sum(sizes.values())
+    if report.fraction < min_matched:
+        raise CheckpointError(
+            f'{name} does not fit {type(backbone).__name__}: '
+            f'{len(report.matched)} of {len(own)} tensors matched, '
+            f'{100 * report.fraction:.1f} % of the parameters, at least '
+            f'{100 * min_matched:.0f} % are needed (min_matched)\n{report}')
+    backbone.load_state_dict({k: state_dict[k] for k in report.matched},
+                             strict=False)
+    print_log(str(report), logger='current')
+    return report

@@ -1,0 +1,105 @@
+"""Reading checkpoint files without executing any code in them."""
+import argparse
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Union
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file that cannot be used, and why."""
+
+
+class CfgNode(dict):
+    """Inert stand-in for yacs.config.CfgNode, kept in Swin-style files."""
+
+
+CfgNode.__module__ = 'yacs.config'
+
+# Types that training scripts leave beside the tensors. None of them runs code
+# of the file when it is rebuilt.
+_numpy_core = np._core if hasattr(np, '_core') else np.core
+SAFE_TYPES = [
+    argparse.Namespace, CfgNode, HistoryBuffer, np.ndarray, np.dtype,
+    _numpy_core.multiarray._reconstruct, _numpy_core.multiarray.scalar,
+    *{type(np.dtype(t))
+      for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')}
+]
+
+
+def read_checkpoint(path: Union[str, Path],
+                    map_location: Any = 'cpu') -> Dict[str, Any]:
+    """Read a checkpoint file, refusing anything that would execute code.
+
+    Args:
+        path (str | Path): A file written by ``torch.save``.
+        map_location: Where tensors go, as in ``torch.load``.
+            Defaults to 'cpu'.
+
+    Returns:
+        dict: What the file holds.
+
+    Raises:
+        CheckpointError: If the file is missing, empty, truncated, not a
+            checkpoint, or holds types that are not on the allow-list.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f'checkpoint {path} does not exist')
+    torch.serialization.add_safe_globals(SAFE_TYPES)
+    try:
+        content = torch.load(path, map_location, weights_only=True)
+    except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or'
+            ' not a checkpoint: copy or download it again '
+            f'({_first_line(error)})') from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f'checkpoint {path} is damaged, or holds objects that could '
+            'execute code and was not loaded: save it again with tensors '
+            f'only ({_first_line(error)})') from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f'checkpoint {path} holds a '
+                              f'{type(content).__name__}, not a dict')
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says is wrong, without its advice to load unsafely."""
+    text = str(error)
+    _, marker, reason = text.partition('WeightsUnpickler error: ')
+    lines = (reason if marker else text).strip().splitlines()
+    return lines[0].split('. Please use')[0][:200] if lines else 'empty file'
+
+
+def unwrap_state_dict(content: Dict[str, Any]) -> Dict[str, Tensor]:
+    """Weights of a checkpoint, however it is wrapped.
+
+    Args:
+        content (dict): A bare state dict, or one under 'state_dict' or
+            'model'; names may carry a 'module.' prefix.
+
+    Returns:
+        dict[str, Tensor]: Names without 'module.'.
+
+    Raises:
+        CheckpointError: If there are no tensors.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    weights = {
+        name[len('module.'):] if name.startswith('module.') else name: value
+        for name, value in content.items() if isinstance(value, Tensor)
+    }
+    if not weights:
+        raise CheckpointError('the checkpoint holds no weights: expected '
+                              'tensors, bare or under "state_dict" or "model"')
+    return weights

@@ -1,0 +1,6 @@
+from importlib.util import find_spec
+
+from .backbones import *  # noqa: F401,F403
+
+if find_spec('mmpretrain') is not None:
+    from .heads import *  # noqa: F401,F403

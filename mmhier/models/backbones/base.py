@@ -1,0 +1,244 @@
+"""The contract that every mmhier backbone keeps."""
+from abc import abstractmethod
+from copy import deepcopy
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch.utils.checkpoint
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmhier.checkpoints.loading import load_backbone_weights
+
+MIN_INPUT_SIZE = 32
+
+
+class HierarchicalBackbone(BaseModule):
+    """Base of the backbones that return stride 4/8/16/32 maps.
+
+    A subclass sets the class attributes below, resolves its settings with
+    ``self.settings``, builds only what ``out_indices`` needs (so that no
+    parameter stays without a gradient), sets ``out_channels``, ends its
+    constructor with :meth:`freeze_stages`, and implements
+    :meth:`stage_modules`, :meth:`layer_id`, :meth:`convert_official` and
+    ``forward``, which maps (B, 3, H, W) with H, W >= 32 to a tuple of
+    contiguous (B, out_channels[i], ceil(H / strides[i]),
+    ceil(W / strides[i])) maps, one per entry of ``out_indices``.
+
+    Args:
+        arch (str | dict): Name of a variant (see ``arch_zoo`` and
+            ``arch_aliases``) or a dict with the same keys as an entry of
+            ``arch_zoo``.
+        out_indices (Sequence[int]): Which of the four maps to return, in
+            ascending order. Stages beyond the last one are not built.
+            Defaults to (0, 1, 2, 3).
+        frozen_stages (int): Stages whose parameters get no gradient and
+            whose modules stay in eval mode: -1 none, 0 the stem, k the stem
+            and stages 1..k. Defaults to -1.
+        norm_eval (bool): Keep BatchNorm layers in eval mode during training.
+            Defaults to False.
+        with_cp (bool): Recompute each block in the backward pass instead of
+            keeping its activations. Loss and gradients stay the same.
+            Defaults to False.
+        attn_impl (str): One of ``attn_impls``. 'eager' is the readable
+            reference, 'auto' the fastest that equals it within rounding.
+            Defaults to 'auto'.
+        init_cfg (dict | list[dict], optional): Initialization. A
+            ``dict(type='Pretrained', checkpoint=PATH)`` reads official or
+            mmhier weights, reports what matched and raises ValueError below
+            ``min_matched`` (a key of the dict, defaults to 0.95) of the
+            parameters. Defaults to None, the authors' initialization.
+
+    Raises:
+        ValueError: If an argument is not one of its allowed values.
+    """
+
+    arch_zoo: Dict[str, dict] = {}
+    arch_aliases: Dict[str, str] = {}
+    attn_impls: Tuple[str, ...] = ('auto', 'sdpa', 'eager')
+    default_init_cfg: Union[dict, List[dict], None] = None
+    # Prefixes of parameters that the authors' checkpoints never hold.
+    new_parameters: Tuple[str, ...] = ()
+    all_strides = (4, 8, 16, 32)
+
+    out_channels: Tuple[int, ...]
+
+    def __init__(self,
+                 arch: Union[str, dict],
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 attn_impl: str = 'auto',
+                 init_cfg: Union[dict, List[dict], None] = None):
+        if isinstance(init_cfg, dict):
+            init_cfg = [init_cfg]
+        self.pretrained_cfg = None
+        for cfg in init_cfg or ():
+            if cfg['type'] == 'Pretrained':
+                self.pretrained_cfg = cfg
+        others = [c for c in init_cfg or () if c is not self.pretrained_cfg]
+        super().__init__(others or deepcopy(self.default_init_cfg))
+
+        self.settings = self.resolve_arch(arch)
+        num_outputs = len(self.all_strides)
+        out_indices = tuple(out_indices)
+        if (not out_indices or list(out_indices) != sorted(set(out_indices))
+                or not set(out_indices) <= set(range(num_outputs))):
+            raise ValueError(
+                f'out_indices={out_indices} of {type(self).__name__}: expected'
+                ' ascending, distinct numbers from 0 to '
+                f'{num_outputs - 1}')
+        if frozen_stages not in range(-1, num_outputs + 1):
+            raise ValueError(
+                f'frozen_stages={frozen_stages} of {type(self).__name__}: '
+                f'expected -1 (none), 0 (stem) or 1 to {num_outputs}')
+        if attn_impl not in self.attn_impls:
+            raise ValueError(
+                f'attn_impl={attn_impl!r} of {type(self).__name__}: expected '
+                f'one of {", ".join(map(repr, self.attn_impls))}')
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.attn_impl = attn_impl
+
+    @property
+    def strides(self) -> Tuple[int, ...]:
+        """Output stride in input pixels, one per entry of out_indices."""
+        return tuple(self.all_strides[i] for i in self.out_indices)
+
+    @classmethod
+    def resolve_arch(cls, arch: Union[str, dict]) -> dict:
+        """Settings of a variant by name, or a checked dict of settings."""
+        name = cls.__name__
+        if isinstance(arch, str):
+            key = cls.arch_aliases.get(arch.lower(), arch.lower())
+            if key not in cls.arch_zoo:
+                known = [*cls.arch_zoo, *cls.arch_aliases]
+                raise ValueError(f'unknown arch {arch!r} of {name}: expected '
+                                 f'one of {", ".join(known)}, or a dict')
+            return deepcopy(cls.arch_zoo[key])
+        if not isinstance(arch, dict):
+            raise ValueError(f'arch of {name} must be a name or a dict, not '
+                             f'{type(arch).__name__}')
+        expected = set(next(iter(cls.arch_zoo.values())))
+        missing, unknown = expected - set(arch), set(arch) - expected
+        if missing or unknown:
+            raise ValueError(
+                f'wrong keys in the arch dict of {name}: '
+                f'missing {sorted(missing) or "none"}, unknown '
+                f'{sorted(unknown) or "none"}; expected exactly '
+                f'{sorted(expected)}')
+        return deepcopy(dict(arch))
+
+    @abstractmethod
+    def stage_modules(self, stage: int) -> List[nn.Module]:
+        """Modules of the stem (0) or of stage 1..4, those not built left out.
+
+        Parameters that belong to a stage but to no module of it are named by
+        :meth:`stage_parameters`.
+        """
+
+    def stage_parameters(self, stage: int) -> List[nn.Parameter]:
+        """Parameters of a stage that the backbone itself holds."""
+        return []
+
+    @abstractmethod
+    def layer_id(self, name: str) -> int:
+        """Depth of the parameter `name`: 0 stem, 1.. blocks, in order."""
+
+    @property
+    @abstractmethod
+    def num_blocks(self) -> int:
+        """Number of blocks that were built."""
+
+    def get_layer_depth(self,
+                        param_name: str,
+                        prefix: str = '') -> Tuple[int, int]:
+        """Layer-wise depth, as mmpretrain's layer-decay constructor asks.
+
+        Args:
+            param_name (str): Name of a parameter of the whole model.
+            prefix (str): What precedes the backbone's own names.
+                Defaults to ''.
+
+        Returns:
+            tuple[int, int]: Depth (0 the stem, ``num_layers - 1`` whatever
+            follows the backbone) and ``num_layers``.
+        """
+        num_layers = self.num_blocks + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        return self.layer_id(param_name[len(prefix):]), num_layers
+
+    @classmethod
+    @abstractmethod
+    def convert_official(cls, state_dict: Dict[str, Tensor]
+                         ) -> Optional[Dict[str, Tensor]]:
+        """Rename an official state dict of this family.
+
+        Args:
+            state_dict (dict): Names of the authors' code, unwrapped.
+
+        Returns:
+            dict | None: The same weights named as in an mmpretrain
+            classifier ('backbone.*', 'head.*'), without entries that this
+            family never uses; None if the names are not this family's.
+        """
+
+    def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> List[str]:
+        """Resize, in place, entries whose size depends on the input size.
+
+        Args:
+            state_dict (dict): Weights named as this backbone's own.
+
+        Returns:
+            list[str]: Names of the entries that were resized.
+        """
+        return []
+
+    def init_weights(self):
+        """Initialize as the authors did, then load pretrained weights."""
+        super().init_weights()
+        if self.pretrained_cfg is not None:
+            cfg = dict(self.pretrained_cfg)
+            cfg.pop('type')
+            load_backbone_weights(self, cfg.pop('checkpoint'), **cfg)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless x is (B, 3, H, W) with H, W >= 32."""
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f'{type(self).__name__} expects images of shape '
+                             f'(B, 3, H, W), not {tuple(x.shape)}')
+        if x.shape[2] < MIN_INPUT_SIZE or x.shape[3] < MIN_INPUT_SIZE:
+            raise ValueError(
+                f'{type(self).__name__} expects images of at least '
+                f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
+                f'{x.shape[2]}x{x.shape[3]}')
+
+    def run_block(self, block: nn.Module, *args):
+        """Call `block`, recomputing it in the backward pass if with_cp."""
+        if self.with_cp and self.training:
+            return torch.utils.checkpoint.checkpoint(
+                block, *args, use_reentrant=False)
+        return block(*args)
+
+    def freeze_stages(self) -> None:
+        """Put the frozen stages into eval mode and stop their gradients."""
+        for stage in range(self.frozen_stages + 1):
+            for module in self.stage_modules(stage):
+                module.eval()
+                module.requires_grad_(False)
+            for parameter in self.stage_parameters(stage):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'HierarchicalBackbone':
+        """Set the mode; frozen stages and, if norm_eval, BN stay in eval."""
+        super().train(mode)
+        self.freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

@@ -1,0 +1,31 @@
+"""Classification heads of the four papers that mmpretrain does not have."""
+from typing import Tuple
+
+from mmpretrain.models.heads import LinearClsHead
+from torch import Tensor, nn
+
+from mmhier.registry import MODELS
+
+
+@MODELS.register_module()
+class DropoutClsHead(LinearClsHead):
+    """Dropout and a linear layer, HAT-Net's classifier.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (int): Channels of the pooled features.
+        dropout_rate (float): Defaults to 0.2, fixed in the authors' code.
+        **kwargs: Of mmpretrain's ``LinearClsHead``.
+    """
+
+    def __init__(self,
+                 num_classes: int,
+                 in_channels: int,
+                 dropout_rate: float = 0.2,
+                 **kwargs):
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:
+        """(B, in_channels) features of the last stage, dropout applied."""
+        return self.dropout(super().pre_logits(feats))

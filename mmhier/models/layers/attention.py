@@ -1,0 +1,72 @@
+"""Multi-head attention with optional position bias and key mask."""
+from typing import Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor,
+           k: Tensor,
+           v: Tensor,
+           bias: Optional[Tensor] = None,
+           key_mask: Optional[Tensor] = None,
+           attn_impl: str = 'auto') -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v over the keys that are not masked.
+
+    Args:
+        q (Tensor): Queries, (..., num_heads, N, d).
+        k (Tensor): Keys, (..., num_heads, M, d).
+        v (Tensor): Values, (..., num_heads, M, d).
+        bias (Tensor, optional): Added to the logits, broadcastable to
+            (..., num_heads, N, M). Defaults to None.
+        key_mask (Tensor, optional): Bool, True where a key takes part,
+            broadcastable to (..., num_heads, N, M). Every query needs at
+            least one key. Defaults to None.
+        attn_impl (str): 'eager' is the readable form, anything else torch's
+            fused scaled_dot_product_attention. Defaults to 'auto'.
+
+    Returns:
+        Tensor: (..., num_heads, N, d).
+    """
+    if attn_impl == 'eager':
+        logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
+        if bias is not None:
+            logits = logits + bias
+        if key_mask is not None:
+            logits = logits.masked_fill(~key_mask, float('-inf'))
+        return logits.softmax(-1).to(v.dtype) @ v
+    mask = key_mask
+    if bias is not None:
+        mask = bias.to(q.dtype)
+        if key_mask is not None:
+            mask = mask.masked_fill(~key_mask, float('-inf'))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over a sequence of tokens.
+
+    Args:
+        embed_dims (int): Channels C of the tokens.
+        num_heads (int): Number of heads, a divisor of C.
+        attn_impl (str): See :func:`attend`. Defaults to 'auto'.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int,
+                 attn_impl: str = 'auto'):
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_impl = attn_impl
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self,
+                x: Tensor,
+                bias: Optional[Tensor] = None,
+                key_mask: Optional[Tensor] = None) -> Tensor:
+        """(B, N, C) -> (B, N, C); bias and key_mask as in :func:`attend`."""
+        batch, num_tokens, channels = x.shape
+        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        x = attend(q, k, v, bias, key_mask, self.attn_impl)
+        return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, channels))

@@ -1,0 +1,27 @@
+"""Relative position bias over a grid of tokens."""
+import torch
+from torch import Tensor
+
+
+def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
+    """Bias of every pair of tokens of a height x width grid.
+
+    Args:
+        table (Tensor): ((2 * height - 1) * (2 * width - 1), num_heads). Row
+            (dy + height - 1) * (2 * width - 1) + dx + width - 1 holds the
+            bias of a query that lies (dy, dx) from its key, in tokens.
+        height (int): Rows of the grid.
+        width (int): Columns of the grid.
+
+    Returns:
+        Tensor: (num_heads, height * width, height * width), queries before
+        keys, both row-major.
+    """
+    table = table.view(2 * height - 1, 2 * width - 1, -1)
+    y = torch.arange(height, device=table.device)
+    x = torch.arange(width, device=table.device)
+    rows = y[:, None] - y[None, :] + height - 1
+    columns = x[:, None] - x[None, :] + width - 1
+    bias = table[rows][:, :, columns]
+    num_tokens = height * width
+    return bias.permute(4, 0, 2, 1, 3).reshape(-1, num_tokens, num_tokens)
