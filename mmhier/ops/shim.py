@@ -1,0 +1,107 @@
+"""The file that gives operators to processes which never import mmhier.
+
+mmdet's and mmseg's own tools, and their worker processes, import mmcv's
+operators before anything of mmhier. A file ``mmcv/_ext.py`` hands over to
+:mod:`mmhier.ops` there.
+"""
+import importlib
+import os
+import tempfile
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
+from typing import List, Optional
+
+SHIM_MARK = '# written by `python -m mmhier.ops install`'
+SHIM_TEXT = (
+    f'from mmhier.ops import get_operator as __getattr__  {SHIM_MARK}\n')
+
+
+def find_mmcv_folder() -> Optional[Path]:
+    """Find the folder of the installed mmcv without importing it.
+
+    Returns:
+        Path, optional: The folder, None where mmcv is not installed. A
+        folder without ``__init__.py``, as uninstalling mmcv can leave
+        behind, is no mmcv.
+    """
+    spec = find_spec('mmcv')
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent
+
+
+def find_compiled_files(folder: Path) -> List[Path]:
+    """Find compiled operators, of any Python and platform, in a folder."""
+    return [*folder.glob('_ext*.so'), *folder.glob('_ext*.pyd')]
+
+
+def is_shim(path: Path) -> bool:
+    """Whether a file is the one that :func:`install_shim` writes."""
+    return path.is_file() and SHIM_MARK in path.read_text(errors='replace')
+
+
+def install_shim() -> Optional[Path]:
+    """Write ``mmcv/_ext.py``, which hands over to :mod:`mmhier.ops`.
+
+    Nothing is written where mmcv has compiled operators, for whichever
+    Python they are, nor where the file is there already.
+
+    Uninstalling mmcv leaves this file behind: call :func:`remove_shim`
+    before or after.
+
+    Returns:
+        Path, optional: The file, None where mmcv has compiled operators.
+
+    Raises:
+        ModuleNotFoundError: If mmcv is not installed.
+        FileExistsError: If there is a ``mmcv/_ext.py`` of somebody else.
+        PermissionError: If mmcv's folder cannot be written.
+    """
+    folder = find_mmcv_folder()
+    if folder is None:
+        raise ModuleNotFoundError(
+            'mmcv is not installed: run `pip install "mmhier[openmmlab]"`')
+    if find_compiled_files(folder):
+        return None
+    path = folder / '_ext.py'
+    if path.exists() and not is_shim(path):
+        raise FileExistsError(
+            f'{path} is there and was not written by mmhier: it stays as it '
+            'is; move it away if mmcv shall use the operators of mmhier.ops')
+    if not path.exists() or path.read_text() != SHIM_TEXT:
+        _write_atomically(path)
+        importlib.invalidate_caches()
+    return path
+
+
+def _write_atomically(path: Path) -> None:
+    try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix='_ext', suffix='.tmp', dir=path.parent)
+    except PermissionError as error:
+        raise PermissionError(
+            f'{path} cannot be written: {path.parent} is read-only for this '
+            'user; `import mmhier` before mmdet does the same for one '
+            'process') from error
+    with os.fdopen(descriptor, 'w') as file:
+        file.write(SHIM_TEXT)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def remove_shim() -> Optional[Path]:
+    """Remove the file that :func:`install_shim` wrote, and no other.
+
+    Returns:
+        Path, optional: The file removed, None where there was none of ours.
+    """
+    spec = find_spec('mmcv')
+    # Not find_mmcv_folder: the file may outlive the mmcv it was written for.
+    for folder in (spec.submodule_search_locations if spec else []):
+        path = Path(folder) / '_ext.py'
+        if is_shim(path):
+            path.unlink()
+            Path(cache_from_source(str(path))).unlink(missing_ok=True)
+            importlib.invalidate_caches()
+            return path
+    return None
