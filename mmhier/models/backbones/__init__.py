@@ -1,3 +1,4 @@
+from .accvit import ACCViT
 from .hatnet import HATNet
 
-__all__ = ['HATNet']
+__all__ = ['ACCViT', 'HATNet']

@@ -1,0 +1,398 @@
+"""ACC-ViT, "Atrous Convolution's Comeback in Vision Transformers".
+
+Papers: arXiv 2403.04200; workshop version, "Fusion of Regional and Sparse
+Attention in Vision Transformers", arXiv 2406.08859.
+
+The authors published neither code nor weights: this is a reconstruction.
+
+Stated by the papers (text and the architecture figure):
+- four stages at strides 4/8/16/32; each repeat of a stage is an atrous
+  inverted residual block, then an atrous attention block;
+- the attention block runs windowed self-attention in parallel over
+  dilations 1, 2, 4, 8 in stage 1, 1, 2, 4 in stage 2, 1, 2 in stage 3 and 1
+  in stage 4, each branch with its own LayerNorm and weights, and fuses the
+  branches by gates (softmax over branches of one linear projection of the
+  block's input), followed by one MLP that the branches share;
+- the inverted residual block expands, runs three depthwise 3x3 convolutions
+  of dilation 1, 2, 3, each with its own squeeze-excitation, fuses them by
+  gates, projects, adds its input and normalizes the sum.
+
+Inferred, because it is the one configuration found that reproduces the
+published parameter and FLOP counts: depths, widths, windows of 7x7, heads of
+32 channels (16 for femto and pico), one bias table per head and branch, gates
+per channel, and the layout of MaxViT (as in torchvision) for whatever the
+figure leaves out: stem, biases, norm positions, shortcut of a striding
+block, squeeze width, head.
+
+Assumed, because no count depends on it:
+- A1 the residual topology of the attention block, see `topology`;
+- A2 the gates see the block's input (the expanded map in an inverted
+  residual, every second pixel of it in a striding one);
+- A3 GELU, SiLU inside squeeze-excitation;
+- A4 logits scaled by head_dim ** -0.5;
+- A5 the shortcut of a striding block averages 3x3 cells with stride 2;
+- A6 squeeze-excitation follows the depthwise convolution's norm and GELU;
+- A7 initialization, norm constants, linearly growing drop path;
+- A8 sizes that 7x7 windows do not tile: each branch pads its own map on the
+  right and bottom and masks the padding as keys, so it changes no output;
+- A9 femto has the depths and head width of pico.
+"""
+from typing import Dict, List, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmhier.registry import MODELS
+from ..layers import (Mlp, SelfAttention, merge_windows, partition_windows,
+                      relative_position_bias, window_key_mask)
+from .base import HierarchicalBackbone
+
+WINDOW_SIZE = 7
+CONV_DILATIONS = (1, 2, 3)
+EXPANSION = 4
+
+
+def build_norm(norm_cfg: dict, num_channels: int) -> nn.Module:
+    """Norm layer of a config, BatchNorm with MaxViT's constants if unset."""
+    norm = build_norm_layer({'eps': 1e-3, **norm_cfg}, num_channels)[1]
+    if isinstance(norm, _BatchNorm) and 'momentum' not in norm_cfg:
+        norm.momentum = 0.01
+    return norm
+
+
+class BranchGate(nn.Conv2d):
+    """Weighted sum of parallel branches, weights per channel and pixel.
+
+    A depthwise 1x1 convolution of the input gives each channel one logit per
+    branch, their softmax the weights.
+
+    Args:
+        channels (int): Channels C.
+        num_branches (int): Number of branches K.
+    """
+
+    def __init__(self, channels: int, num_branches: int):
+        super().__init__(
+            channels, num_branches * channels, 1, groups=channels)
+
+    def forward(self, x: Tensor, branches: Sequence[Tensor]) -> Tensor:
+        """(B, H, W, C) and K maps of its shape -> (B, H, W, C)."""
+        shape = (self.in_channels, len(branches))
+        weight = self.weight.view(shape).t()[:, None, None, None]
+        bias = self.bias.view(shape).t()[:, None, None, None]
+        gates = torch.addcmul(bias, x[None], weight).softmax(0)
+        out = gates[0] * branches[0]
+        for gate, branch in zip(gates[1:], branches[1:]):
+            out = torch.addcmul(out, gate, branch)
+        return out
+
+
+class SqueezeExcite(nn.Module):
+    """Scale channels by a bottleneck of their means.
+
+    Args:
+        channels (int): Channels in and out.
+        squeeze_channels (int): Width of the bottleneck.
+    """
+
+    def __init__(self, channels: int, squeeze_channels: int):
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeeze_channels, 1)
+        self.excite = nn.Conv2d(squeeze_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        scale = F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return x * self.excite(scale).sigmoid()
+
+
+class AtrousInvertedResidual(nn.Module):
+    """Expand, three gated depthwise convolutions, project, add, normalize.
+
+    Args:
+        in_channels (int): Channels in.
+        out_channels (int): Channels out; the middle is four times as wide.
+        stride (int): 1, or 2 to halve the map, rounding up.
+        drop_path_rate (float): Stochastic depth.
+        norm_cfg (dict): Of the BatchNorm layers.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int,
+                 drop_path_rate: float, norm_cfg: dict):
+        super().__init__()
+        hidden = EXPANSION * out_channels
+        self.stride = stride
+        self.pre_norm = build_norm(norm_cfg, in_channels)
+        self.expand = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False),
+            build_norm(norm_cfg, hidden), nn.GELU())
+        self.branches = nn.ModuleList([
+            nn.Sequential(
+                nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation,
+                          groups=hidden, bias=False),
+                build_norm(norm_cfg, hidden), nn.GELU(),
+                SqueezeExcite(hidden, out_channels // 4))
+            for dilation in CONV_DILATIONS
+        ])
+        self.gate = BranchGate(hidden, len(CONV_DILATIONS))
+        self.project = nn.Conv2d(hidden, out_channels, 1)
+        self.drop_path = DropPath(drop_path_rate)
+        self.post_norm = build_norm(norm_cfg, out_channels)
+        # The zeros around the map count in the averages at its border, as
+        # they do in the depthwise convolutions beside (torchvision's choice).
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(3, stride, padding=1),
+            nn.Conv2d(in_channels, out_channels, 1)
+        ) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        shortcut = self.shortcut(x)
+        x = self.expand(self.pre_norm(x))
+        branches = [
+            branch(x).permute(0, 2, 3, 1) for branch in self.branches
+        ]
+        x = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride]
+        x = self.gate(x, branches).permute(0, 3, 1, 2)
+        return self.post_norm(shortcut + self.drop_path(self.project(x)))
+
+
+class AtrousBranch(nn.Module):
+    """LayerNorm and self-attention in dilated windows.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Number of heads.
+        dilation (int): Distance of neighbouring tokens of a window.
+        attn_impl (str): See :func:`mmhier.models.layers.attend`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, dilation: int,
+                 attn_impl: str):
+        super().__init__()
+        self.dilation = dilation
+        self.norm = nn.LayerNorm(embed_dims)
+        self.attn = SelfAttention(embed_dims, num_heads, attn_impl)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * WINDOW_SIZE - 1)**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), without the residual."""
+        batch, height, width = x.shape[:3]
+        layout = height, width, WINDOW_SIZE, self.dilation
+        mask = window_key_mask(*layout, device=x.device)
+        if mask is not None:
+            mask = mask.repeat(batch, 1)[:, None, None]
+        bias = relative_position_bias(self.relative_position_bias_table,
+                                      WINDOW_SIZE, WINDOW_SIZE)
+        windows = partition_windows(self.norm(x), WINDOW_SIZE, self.dilation)
+        return merge_windows(self.attn(windows, bias, mask), *layout)
+
+
+class AtrousAttention(nn.Module):
+    """Gated sum of self-attention over windows of several dilations.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Number of heads.
+        dilations (Sequence[int]): One branch each; a single one has no gate.
+        attn_impl (str): See :func:`mmhier.models.layers.attend`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int,
+                 dilations: Sequence[int], attn_impl: str):
+        super().__init__()
+        self.branches = nn.ModuleList([
+            AtrousBranch(embed_dims, num_heads, dilation, attn_impl)
+            for dilation in dilations
+        ])
+        if len(dilations) > 1:
+            self.gate = BranchGate(embed_dims, len(dilations))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), without the residual."""
+        branches = [branch(x) for branch in self.branches]
+        return self.gate(x, branches) if len(branches) > 1 else branches[0]
+
+
+class Block(nn.Module):
+    """An atrous inverted residual, then atrous attention with an MLP.
+
+    The map between them and inside is channels-last in memory.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, stride: int,
+                 num_heads: int, dilations: Sequence[int], topology: str,
+                 drop_path_rate: float, norm_cfg: dict, attn_impl: str):
+        super().__init__()
+        self.topology = topology
+        self.conv = AtrousInvertedResidual(in_channels, embed_dims, stride,
+                                           drop_path_rate, norm_cfg)
+        self.attn = AtrousAttention(embed_dims, num_heads, dilations,
+                                    attn_impl)
+        self.norm = nn.LayerNorm(embed_dims)
+        self.mlp = Mlp(embed_dims, EXPANSION * embed_dims)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, embed_dims, H', W')."""
+        x = self.conv(x).permute(0, 2, 3, 1)
+        if self.topology == 'figure':
+            x = x + self.drop_path(self.mlp(self.norm(self.attn(x))))
+        else:
+            # The gates sum to one, so that a residual of every branch
+            # amounts to this single one.
+            x = x + self.drop_path(self.attn(x))
+            x = x + self.drop_path(self.mlp(self.norm(x)))
+        return x.permute(0, 3, 1, 2)
+
+
+def _arch(embed_dims, depths, stem_channels=64, head_dim=32) -> dict:
+    return dict(
+        embed_dims=embed_dims,
+        depths=depths,
+        stem_channels=stem_channels,
+        head_dim=head_dim,
+        dilations=((1, 2, 4, 8), (1, 2, 4), (1, 2), (1, )))
+
+
+@MODELS.register_module()
+class ACCViT(HierarchicalBackbone):
+    """ACC-ViT backbone, a reconstruction.
+
+    No official code or weights exist. The variants below are the
+    configurations that reproduce the published parameter and FLOP counts;
+    the header of this file lists what the papers state, what was inferred
+    from those counts and what is assumed. Accuracies of the papers cannot be
+    expected of it before they have been measured.
+
+    Squeeze-excitation averages over whole maps and the windows of the larger
+    dilations reach across them, so every output depends on every input
+    pixel: padding an image, as batching does, changes the features of the
+    real part. What the windows need beyond the map is masked and changes
+    nothing. The outputs carry no norm besides that of the blocks.
+
+    Args:
+        arch (str | dict): 'femto', 'pico', 'nano', 'tiny', 'small', 'base',
+            or a dict with ``embed_dims``, ``depths`` and ``dilations`` (of
+            the attention branches), four entries each, ``stem_channels`` and
+            ``head_dim``. Defaults to 'tiny'.
+        drop_path_rate (float): Stochastic depth of the last block; it grows
+            linearly from 0 at the first. The authors' rates are unknown.
+            Defaults to 0.
+        topology (str): Residuals of the attention block. With x its input
+            and a(x) the gated sum of the branches, 'gated_residual' is
+            y = x + a(x), y + MLP(LN(y)); 'figure', after the papers' figure,
+            is x + MLP(LN(a(x))). Defaults to 'gated_residual'.
+        norm_cfg (dict): Of the BatchNorm layers; eps and momentum default to
+            MaxViT's 1e-3 and 0.01. Defaults to ``dict(type='BN')``.
+        **kwargs: ``out_indices``, ``frozen_stages``, ``norm_eval``,
+            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager') and
+            ``init_cfg`` of :class:`HierarchicalBackbone`.
+
+    Raises:
+        ValueError: If an argument is not one of its allowed values, or, in
+            ``forward``, if an image is smaller than 32x32.
+
+    Example:
+        >>> backbone = ACCViT('tiny').eval()
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
+    """
+
+    arch_zoo = {
+        'femto': _arch((32, 64, 128, 256), (1, 2, 4, 1), 32, 16),
+        'pico': _arch((48, 96, 192, 384), (1, 2, 4, 1), 48, 16),
+        'nano': _arch((64, 128, 256, 512), (1, 2, 4, 1)),
+        'tiny': _arch((64, 128, 256, 512), (2, 3, 6, 2)),
+        'small': _arch((96, 192, 384, 768), (2, 3, 6, 2)),
+        'base': _arch((96, 192, 384, 768), (4, 6, 14, 2)),
+    }
+    default_init_cfg = dict(
+        type='Normal', layer=['Conv2d', 'Linear'], std=0.02, bias=0)
+    topologies = ('gated_residual', 'figure')
+
+    def __init__(self,
+                 arch='tiny',
+                 drop_path_rate: float = 0.,
+                 topology: str = 'gated_residual',
+                 norm_cfg: Optional[dict] = None,
+                 **kwargs):
+        super().__init__(arch, **kwargs)
+        settings = self.settings
+        dims = settings['embed_dims']
+        head_dim = settings['head_dim']
+        for name in ('embed_dims', 'depths', 'dilations'):
+            if len(settings[name]) != 4:
+                raise ValueError(f'{name}={settings[name]} in the arch of '
+                                 'ACCViT: expected four entries')
+        if any(c % head_dim or c % 4 for c in dims):
+            raise ValueError(
+                f'embed_dims={dims} in the arch of ACCViT: expected multiples '
+                f'of head_dim={head_dim} and of 4')
+        if topology not in self.topologies:
+            raise ValueError(
+                f'topology={topology!r} of ACCViT: expected one of '
+                f'{", ".join(map(repr, self.topologies))}')
+        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+        self.out_channels = tuple(dims[i] for i in self.out_indices)
+        depths = settings['depths']
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+
+        stem = settings['stem_channels']
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False),
+            build_norm(norm_cfg, stem), nn.GELU(),
+            nn.Conv2d(stem, stem, 3, padding=1))
+        self.stages = nn.ModuleList()
+        channels = stem
+        for i in range(self.out_indices[-1] + 1):
+            blocks = nn.ModuleList()
+            for j in range(depths[i]):
+                blocks.append(
+                    Block(channels, dims[i], 1 if j else 2,
+                          dims[i] // head_dim, settings['dilations'][i],
+                          topology, rates[sum(depths[:i]) + j], norm_cfg,
+                          self.attn_impl))
+                channels = dims[i]
+            self.stages.append(blocks)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple:
+        """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i)."""
+        self.check_input(x)
+        outs = []
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for i, blocks in enumerate(self.stages):
+            for block in blocks:
+                x = self.run_block(block, x)
+            if i in self.out_indices:
+                outs.append(x.contiguous())
+        return tuple(outs)
+
+    def stage_modules(self, stage: int) -> List[nn.Module]:
+        if stage == 0:
+            return [self.stem]
+        return [self.stages[stage - 1]] if stage <= len(self.stages) else []
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(map(len, self.stages))
+
+    def layer_id(self, name: str) -> int:
+        parts = name.split('.')
+        if parts[0] == 'stem':
+            return 0
+        stage, block = int(parts[1]), int(parts[2])
+        return sum(len(self.stages[i]) for i in range(stage)) + block + 1
+
+    @classmethod
+    def convert_official(cls, state_dict: Dict[str, Tensor]
+                         ) -> Optional[Dict[str, Tensor]]:
+        """None: the authors published no weights."""
+        return None
