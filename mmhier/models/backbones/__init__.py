@@ -1,4 +1,5 @@
 from .accvit import ACCViT
 from .hatnet import HATNet
+from .lit import LIT
 
-__all__ = ['ACCViT', 'HATNet']
+__all__ = ['ACCViT', 'HATNet', 'LIT']

@@ -1,0 +1,39 @@
+"""Official weights of whole models -> mmhier's names."""
+from typing import Any, Dict, Optional
+
+from torch import Tensor
+
+
+def convert_model_state_dict(state_dict: Dict[str, Tensor],
+                             backbone_cls: Any
+                             ) -> Optional[Dict[str, Tensor]]:
+    """Rename the state dict of a released classifier, detector or segmentor.
+
+    The part under 'backbone.' goes through the family's
+    ``convert_official``; necks and heads keep their names, which mmdet
+    2.x -> 3.x and mmseg 0.x -> 1.x did not change for FPN, RetinaHead,
+    RPNHead, Shared2FCBBoxHead, FCNMaskHead and FPNHead.
+
+    Args:
+        state_dict (dict): Names of the authors' model, unwrapped.
+        backbone_cls (type): Class of the backbone, for example
+            ``mmhier.models.backbones.LIT``.
+
+    Returns:
+        dict | None: The same weights, named as in a model of mmpretrain,
+        mmdet 3.x or mmseg 1.x with that backbone; None if the backbone's
+        names are not this family's.
+    """
+    prefix = 'backbone.'
+    inside = {
+        name[len(prefix):]: value
+        for name, value in state_dict.items() if name.startswith(prefix)
+    }
+    converted = backbone_cls.convert_official(inside or state_dict)
+    if converted is None or not inside:
+        return converted
+    rest = {
+        name: value
+        for name, value in state_dict.items() if not name.startswith(prefix)
+    }
+    return {**converted, **rest}
