@@ -1,0 +1,85 @@
+"""Telling a user's mistake, which gets one line, from a bug, which gets a
+traceback."""
+import dis
+import os.path as osp
+import re
+import sys
+from contextlib import contextmanager
+from typing import Callable, Iterator
+
+import mmengine.registry
+
+import mmhier
+
+_MMHIER_DIR = osp.join(osp.dirname(mmhier.__file__), '')
+_REGISTRY_DIR = osp.join(osp.dirname(mmengine.registry.__file__), '')
+
+
+class UserError(ValueError):
+    """A mistake in the command, the config, the data or a checkpoint.
+
+    Its message names the offending key, value or file and what to do.
+    """
+
+
+@contextmanager
+def mistakes_as_user_errors() -> Iterator[None]:
+    """Raise UserError for what mmhier or a registry found wrong.
+
+    Taken for a user's mistake are a ValueError that a ``raise`` statement of
+    mmhier states (an unknown ``arch``, an input that is too small, a damaged
+    checkpoint), a registry that knows no such type, and a constructor that
+    does not take a key of the config. Everything else passes through as it
+    is.
+
+    Raises:
+        UserError: In place of these errors, with their message.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        if _is_mistake(error):
+            message = error.args[0] if error.args else str(error)
+            raise UserError(message) from error
+        raise
+
+
+def _is_mistake(error: BaseException) -> bool:
+    """Whether mmhier states the error, or a registry could not build.
+
+    Registries of the original OpenMMLab line raise such an error again at
+    each level of the config, so the chain is followed to its origin.
+    """
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code.co_name == '__init__' and isinstance(error, TypeError):
+        # A key that the constructor handed on to that of its base class.
+        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        handed_on = trace.tb_frame.f_locals.get('kwargs', {})
+        if match and match[1] in handed_on:
+            return True
+    if isinstance(error, ValueError):
+        raises = code.co_code[trace.tb_lasti] == dis.opmap['RAISE_VARARGS']
+        if raises and code.co_filename.startswith(_MMHIER_DIR):
+            return True
+    elif code.co_filename.startswith(_REGISTRY_DIR):
+        return True
+    origin = error.__context__
+    return type(origin) is type(error) and _is_mistake(origin)
+
+
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a tool's main function; end with 'error: ...' on a UserError.
+
+    Args:
+        main (Callable): Called without arguments.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,141 @@
+"""Testing a checkpoint with a config file."""
+import os
+import os.path as osp
+from typing import Any, Dict, Optional
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+
+from .checkpoints import CheckpointFitHook, safe_checkpoints
+from .config import iter_datasets, load_config
+from .data_checks import check_data
+from .errors import UserError, mistakes_as_user_errors
+from .training import build_runner
+
+
+def test(config: str,
+         checkpoint: str,
+         *,
+         work_dir: Optional[str] = None,
+         data_root: Optional[str] = None,
+         out: Optional[str] = None,
+         overwrite: bool = False,
+         show: bool = False,
+         show_dir: Optional[str] = None,
+         wait_time: float = 2.,
+         tta: bool = False,
+         cfg_options: Optional[Dict[str, Any]] = None,
+         launcher: str = 'none') -> Dict[str, float]:
+    """Evaluate a checkpoint on the test set of a config.
+
+    Args:
+        config (str): Config file for mmdet, mmseg or mmpretrain.
+        checkpoint (str): Weights of the model of the config.
+        work_dir (str, optional): See :func:`mmhier.apis.load_config`.
+        data_root (str, optional): Folder for every dataset and evaluator.
+            Defaults to None, the config's own.
+        out (str, optional): Pickle file for the predictions, masks of
+            instances as RLE. Defaults to None.
+        overwrite (bool): Replace ``out`` if it exists. Defaults to False.
+        show (bool): Show predictions in a window. Defaults to False.
+        show_dir (str, optional): Folder for pictures of the predictions.
+            Defaults to None.
+        wait_time (float): Seconds for which ``show`` shows each picture.
+            Defaults to 2.
+        tta (bool): Test with the augmentations in ``tta_model`` and
+            ``tta_pipeline`` of the config. Defaults to False.
+        cfg_options (dict, optional): Values of the config by dotted key.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
+            Defaults to 'none'.
+
+    Returns:
+        dict[str, float]: Metrics by name.
+
+    Raises:
+        UserError: If the command, the config, the data or the checkpoint
+            cannot be used.
+    """
+    cfg = load_config(
+        config,
+        work_dir=work_dir,
+        data_root=data_root,
+        cfg_options=cfg_options,
+        launcher=launcher)
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(key) is None:
+            raise UserError(f'{config} has no {key}, so it cannot be tested')
+    if '://' not in checkpoint and not osp.isfile(checkpoint):
+        raise UserError(f'checkpoint {checkpoint} does not exist')
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    if out is not None:
+        _check_out(out, overwrite)
+    if show or show_dir is not None:
+        _draw_predictions(cfg, show, show_dir, wait_time)
+    if tta:
+        _use_tta(cfg)
+    check_data(cfg, ('test', ))
+    with safe_checkpoints(), mistakes_as_user_errors():
+        runner = build_runner(cfg)
+        runner.register_hook(CheckpointFitHook(complete=True))
+        if out is not None:
+            unfinished = f'{out}.unfinished.pkl'
+            runner.test_evaluator.metrics.append(
+                _dump_metric(cfg.get('default_scope'), unfinished))
+        metrics = runner.test()
+    if out is not None and is_main_process():
+        os.replace(unfinished, out)
+    return metrics
+
+
+def _check_out(out: str, overwrite: bool) -> None:
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out} must end with .pkl or .pickle')
+    if osp.exists(out) and not overwrite:
+        raise UserError(f'--out {out} exists: choose another name, or replace '
+                        'it with --overwrite')
+    folder = osp.dirname(osp.abspath(out))
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'--out {out}: {folder} is not a folder that can be '
+                        'written to')
+
+
+def _dump_metric(scope: Optional[str], path: str) -> DumpResults:
+    """Metric that writes predictions; mmdet's packs the masks."""
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+        return DumpDetResults(out_file_path=path)
+    return DumpResults(out_file_path=path)
+
+
+def _draw_predictions(cfg: Config, show: bool, show_dir: Optional[str],
+                      wait_time: float) -> None:
+    """Turn on the visualization hook, whose keys differ by package."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need default_hooks.visualiza'
+                        'tion in the config, such as mmdet\'s '
+                        "dict(type='DetVisualizationHook')")
+    hook.show = show
+    hook.wait_time = wait_time
+    scope = cfg.get('default_scope')
+    folder = osp.abspath(show_dir) if show_dir is not None else None
+    if scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=folder)
+        return
+    hook.draw = True
+    if scope == 'mmseg' and folder is not None:
+        cfg.visualizer.save_dir = folder
+    elif folder is not None:
+        hook.test_out_dir = folder
+
+
+def _use_tta(cfg: Config) -> None:
+    """Wrap the model and replace the test pipeline for augmentations."""
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise UserError(f'--tta needs {key} in the config')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for _, dataset in iter_datasets(cfg.test_dataloader, 'test_dataloader'):
+        dataset.pipeline = cfg.tta_pipeline

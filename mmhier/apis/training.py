@@ -1,0 +1,123 @@
+"""Training from a config file."""
+import os.path as osp
+from glob import escape, glob
+from typing import Any, Dict, Optional
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmhier.ops import describe_operators
+
+from .amp import use_amp
+from .checkpoints import CheckpointFitHook, safe_checkpoints
+from .config import load_config
+from .data_checks import check_data
+from .errors import UserError, mistakes_as_user_errors
+
+
+def train(config: str,
+          *,
+          work_dir: Optional[str] = None,
+          data_root: Optional[str] = None,
+          resume: Optional[str] = None,
+          overwrite: bool = False,
+          amp: bool = False,
+          amp_dtype: Optional[str] = None,
+          auto_scale_lr: bool = False,
+          no_validate: bool = False,
+          seed: Optional[int] = None,
+          deterministic: bool = False,
+          cfg_options: Optional[Dict[str, Any]] = None,
+          launcher: str = 'none') -> Runner:
+    """Train the model of a config; checkpoints and logs go to work_dir.
+
+    Args:
+        config (str): Config file for mmdet, mmseg or mmpretrain.
+        work_dir (str, optional): See :func:`mmhier.apis.load_config`.
+        data_root (str, optional): Folder for every dataset and evaluator.
+            Defaults to None, the config's own.
+        resume (str, optional): Checkpoint to go on from, or 'auto' for the
+            latest in work_dir, if there is one. Defaults to None: start anew.
+        overwrite (bool): Start anew in a work_dir that holds checkpoints.
+            Defaults to False.
+        amp (bool): Train in mixed precision. Defaults to False.
+        amp_dtype (str, optional): 'float16' or 'bfloat16'. Defaults to None:
+            'bfloat16' on CPUs, 'float16' elsewhere.
+        auto_scale_lr (bool): Scale the learning rate by the total batch size
+            over ``auto_scale_lr.base_batch_size``. Defaults to False.
+        no_validate (bool): Leave validation out. Defaults to False.
+        seed (int, optional): Defaults to None, the config's own or random.
+        deterministic (bool): Use deterministic cuDNN kernels.
+            Defaults to False.
+        cfg_options (dict, optional): Values of the config by dotted key.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
+            Defaults to 'none'.
+
+    Returns:
+        Runner: After training.
+
+    Raises:
+        UserError: If the command, the config, the data or a checkpoint cannot
+            be used; almost always before training starts.
+    """
+    cfg = load_config(
+        config,
+        work_dir=work_dir,
+        data_root=data_root,
+        cfg_options=cfg_options,
+        launcher=launcher)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise UserError(f'{config} has no {key}, so it cannot be trained')
+    if amp or amp_dtype is not None:
+        use_amp(cfg, amp_dtype)
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError('--auto-scale-lr needs auto_scale_lr='
+                            f'dict(base_batch_size=...) in {config}')
+        cfg.auto_scale_lr.enable = True
+    if no_validate:
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        cfg.get('default_hooks', {}).get('checkpoint', {}).pop(
+            'save_best', None)
+    if seed is not None or deterministic:
+        cfg.randomness = dict(
+            cfg.get('randomness') or {}, deterministic=deterministic)
+        if seed is not None:
+            cfg.randomness.seed = seed
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    _check_start(cfg, overwrite)
+    phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
+    check_data(cfg, phases)
+    with safe_checkpoints(), mistakes_as_user_errors():
+        runner = build_runner(cfg)
+        runner.register_hook(CheckpointFitHook(complete=cfg.resume))
+        runner.train()
+    return runner
+
+
+def _check_start(cfg: Config, overwrite: bool) -> None:
+    """Check the checkpoint to start from, and what work_dir holds."""
+    cfg.setdefault('resume', False)
+    source = cfg.get('load_from')
+    if source and '://' not in source and not osp.isfile(source):
+        raise UserError(f'checkpoint {source} does not exist')
+    present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
+    if present and not cfg.resume and not overwrite:
+        raise UserError(
+            f'work_dir {cfg.work_dir} holds checkpoints of an earlier run, '
+            f'such as {osp.basename(present[0])}: go on with --resume, keep '
+            'them with another --work-dir, or replace them with --overwrite')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Runner of a config, with a log line on the operators in use."""
+    if 'runner_type' in cfg:
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    runner.logger.info(describe_operators())
+    return runner
