@@ -3,7 +3,9 @@
 Importing this module is all that `type='mmhier.X'` needs: mmengine does it
 by itself when it meets the scope, and imports `locations` on first use.
 """
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -11,3 +13,13 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope='mmhier',
     locations=['mmhier.models'])
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmhier',
+    locations=['mmhier.datasets.coco_subset'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope='mmhier',
+    locations=['mmhier.apis.amp'])
