@@ -39,6 +39,7 @@ Assumed, because no count depends on it:
 """
 from typing import Dict, List, Optional, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -342,7 +343,7 @@ class ACCViT(HierarchicalBackbone):
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         depths = settings['depths']
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
 
         stem = settings['stem_channels']
         self.stem = nn.Sequential(

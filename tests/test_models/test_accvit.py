@@ -1,0 +1,279 @@
+"""ACC-ViT: its reconstruction, window masks and weights."""
+import math
+
+import pytest
+import torch
+from mmhier.checkpoints import CheckpointError, load_backbone_weights
+from mmhier.models.backbones import ACCViT, HATNet
+from mmhier.models.backbones.accvit import (AtrousAttention,
+                                            AtrousInvertedResidual)
+from mmhier.models.heads import ACCViTClsHead
+from mmhier.models.layers import windows
+from mmpretrain.registry import MODELS
+from tests.reference import accvit as reference
+from torch import nn
+
+SMALL = dict(
+    embed_dims=(8, 8, 16, 16),
+    depths=(1, 2, 1, 1),
+    stem_channels=8,
+    head_dim=4,
+    dilations=((1, 2, 4, 8), (1, 2, 4), (1, 2), (1, )))
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """float64 weights and statistics of a size that lets each of them show.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, value in module.double().state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator).double()
+            fan_in = math.prod(value.shape[1:])
+            if value.ndim > 1:
+                noise = noise * (1 if 'table' in name else fan_in**-0.5)
+            else:
+                centre = name.endswith(('weight', 'running_var'))
+                noise = centre + 0.2 * noise
+            value.copy_(noise.abs() if 'running_var' in name else noise)
+    return module
+
+
+def assert_agree(module, forward, wanted, x):
+    """Outputs, input gradient and every parameter gradient within 1e-10.
+
+    Both callables map an input to a list of maps; `wanted` also gets the
+    state dict, the module's own leaves.
+    """
+    results = []
+    for function in (forward, wanted):
+        leaf = x.clone().requires_grad_()
+        outputs = function(leaf)
+        weights = [
+            torch.randn(o.shape, generator=torch.Generator().manual_seed(i),
+                        dtype=o.dtype) for i, o in enumerate(outputs)
+        ]
+        loss = sum((o * w).sum() for o, w in zip(outputs, weights))
+        leaves = {'input': leaf, **dict(module.named_parameters())}
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        results.append([*outputs, *gradients])
+    names = [f'output {i}' for i in range(len(outputs))] + list(leaves)
+    for name, found, expected in zip(names, *results):
+        scale = expected.abs().max().clamp(min=1)
+        assert (found - expected).abs().max() < 1e-10 * scale, name
+
+
+def weights_of(module) -> dict:
+    """Parameters that take part in autograd, and buffers."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@pytest.mark.parametrize('attn_impl', ['auto', 'eager'])
+@pytest.mark.parametrize('size,dilations', [
+    ((14, 28), (1, 2)),
+    ((9, 11), (1, 2, 4, 8)),
+    ((16, 15), (1, 2, 4)),
+    ((8, 3), (1, )),
+])
+def test_atrous_attention_is_the_reference(size, dilations, attn_impl):
+    module = randomize(AtrousAttention(8, 2, dilations, attn_impl))
+    x = torch.randn(2, 8, *size, dtype=torch.float64)
+    assert_agree(
+        module,
+        lambda x: [module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)],
+        lambda x: [reference.atrous_attention(x, weights_of(module), 2,
+                                              dilations)], x)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('channels,stride,size', [
+    ((8, 8), 1, (6, 7)),
+    ((8, 8), 2, (8, 6)),
+    ((4, 8), 2, (5, 9)),
+])
+def test_atrous_inverted_residual_is_the_reference(channels, stride, size,
+                                                   training):
+    module = randomize(
+        AtrousInvertedResidual(*channels, stride, 0., dict(type='BN')))
+    module.train(training)
+    x = torch.randn(2, channels[0], *size, dtype=torch.float64)
+    assert_agree(
+        module, lambda x: [module(x)],
+        lambda x: [reference.atrous_inverted_residual(
+            x, weights_of(module), stride, training)], x)
+
+
+@pytest.mark.parametrize('topology', ACCViT.topologies)
+@pytest.mark.parametrize('size,training', [((32, 64), True),
+                                           ((37, 51), False)])
+def test_backbone_is_the_reference(topology, size, training):
+    model = randomize(ACCViT(SMALL, topology=topology)).train(training)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    assert_agree(
+        model, model,
+        lambda x: reference.backbone(x, weights_of(model), SMALL, topology,
+                                     training), x)
+
+
+@pytest.mark.parametrize('arch,count', [
+    ('femto', 4_399_880),
+    ('pico', 9_550_476),
+    ('nano', 16_649_248),
+    ('tiny', 28_367_252),
+    ('small', 62_886_494),
+    ('base', 103_576_028),
+])
+@pytest.mark.parametrize('topology', ACCViT.topologies)
+def test_published_parameter_count(arch, topology, count):
+    with torch.device('meta'):
+        backbone = ACCViT(arch, topology=topology)
+        head = ACCViTClsHead(1000, backbone.out_channels[-1])
+    assert num_parameters(backbone) + num_parameters(head) == count
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameters_of_each_part_of_tiny():
+    backbone = ACCViT('tiny')
+    assert num_parameters(backbone.stem) == 38_784
+    assert list(map(num_parameters, backbone.stages)) == [
+        346_416, 1_734_372, 12_028_896, 13_443_104
+    ]
+    assert num_parameters(ACCViTClsHead(1000, 512)) == 775_680
+    # Inverted residual of the first block and of the others, attention block.
+    wanted = [(73_136, 68_976, 102_152), (228_064, 252_640, 333_676),
+              (865_728, 964_032, 1_057_168), (3_369_856, 3_763_072, 3_155_088)]
+    for blocks, (first, other, attention) in zip(backbone.stages, wanted):
+        for i, block in enumerate(blocks):
+            conv = num_parameters(block.conv)
+            assert conv == (other if i else first)
+            assert num_parameters(block) - conv == attention
+
+
+def test_logits_are_tanh_of_a_hidden_layer():
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='mmhier.ACCViT', arch=SMALL),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='mmhier.ACCViTClsHead', num_classes=5, in_channels=16)))
+    randomize(model).eval()
+    x = torch.randn(2, 3, 48, 40, dtype=torch.float64)
+    pooled = model.backbone(x)[-1].mean((2, 3))
+    head = model.head
+    hidden = reference.linear(
+        reference.layer_norm(pooled, weights_of(head.norm)),
+        weights_of(head.hidden))
+    assert head.fc.bias is None
+    torch.testing.assert_close(model(x), hidden.tanh() @ head.fc.weight.t())
+
+
+@pytest.mark.parametrize('size', [(33, 47), (64, 80)])
+def test_what_windows_pad_changes_nothing(size, monkeypatch):
+    """Padding of 1000 instead of 0: outputs and gradients to the last bit."""
+    model = randomize(ACCViT(SMALL))
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+
+    def outputs_and_gradients():
+        outputs = model(x)
+        loss = sum(o.square().sum() for o in outputs)
+        return [*outputs, *torch.autograd.grad(loss, model.parameters())]
+
+    zeros = outputs_and_gradients()
+    pad = windows.F.pad
+
+    def pad_with_large_numbers(x, amounts):
+        return pad(x, amounts, value=0. if x.dtype == torch.bool else 1000.)
+
+    monkeypatch.setattr(windows.F, 'pad', pad_with_large_numbers)
+    for found, expected in zip(outputs_and_gradients(), zeros):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('attn_impl', ACCViT.attn_impls)
+def test_windows_of_padding_alone_stay_finite(attn_impl):
+    """At 9x57 pixels, dilation 8, most windows hold no pixel at all."""
+    module = AtrousAttention(8, 2, (1, 8), attn_impl)
+    x = torch.randn(1, 9, 57, 8, requires_grad=True)
+    assert not windows.window_key_mask(9, 57, 7, 8).all(-1).all()
+    with torch.autocast('cpu', torch.bfloat16):
+        out = module(x)
+    out.float().sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_gates_of_equal_branches_change_nothing():
+    """They sum to one, whatever their weights."""
+    gate = randomize(AtrousAttention(8, 2, (1, 2, 4), 'eager')).gate
+    x, branch = torch.randn(2, 1, 5, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(gate(x, [branch] * 3), branch)
+
+
+def test_initialization_is_that_of_maxvit():
+    torch.manual_seed(0)
+    model = ACCViT('femto')
+    model.init_weights()
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            assert abs(module.weight.mean()) < 0.01, name
+            assert 0.01 < module.weight.std() < 0.03, name
+            assert module.bias is None or not module.bias.any(), name
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.eps, module.momentum) == (1e-3, 0.01)
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == 1e-5
+    tables = [p for n, p in model.named_parameters() if n.endswith('_table')]
+    # Branches 4, 3, 2, 1 over depths 1, 2, 4, 1.
+    assert len(tables) == 4 + 2 * 3 + 4 * 2 + 1
+    assert all(0.01 < t.std() < 0.03 for t in tables)
+
+
+def test_norm_cfg_and_drop_path():
+    model = ACCViT(
+        'femto', drop_path_rate=0.7, norm_cfg=dict(type='SyncBN', eps=1e-4))
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-4, 0.01)}
+    rates = [(b.conv.drop_path.drop_prob, b.drop_path.drop_prob)
+             for stage in model.stages for b in stage]
+    assert rates == [pytest.approx((0.1 * i, 0.1 * i)) for i in range(8)]
+
+
+@pytest.mark.parametrize('kwargs,message', [
+    (dict(arch='huge'), "unknown arch 'huge' of ACCViT: expected one of "
+     'femto, pico, nano, tiny, small, base, or a dict'),
+    (dict(arch={**SMALL, 'head_dim': 5}), 'embed_dims=(8, 8, 16, 16) in the '
+     'arch of ACCViT: expected multiples of head_dim=5 and of 4'),
+    (dict(arch={**SMALL, 'depths': (1, 2)}), 'depths=(1, 2) in the arch of '
+     'ACCViT: expected four entries'),
+    (dict(topology='serial'), "topology='serial' of ACCViT: expected one of "
+     "'gated_residual', 'figure'"),
+])
+def test_wrong_argument_is_named(kwargs, message):
+    with pytest.raises(ValueError) as error:
+        ACCViT(**kwargs)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda weights: weights,
+    lambda weights: {'state_dict': {
+        f'module.backbone.{k}': v for k, v in weights.items()}},
+])
+def test_own_weights_load(wrap, tmp_path):
+    source = randomize(ACCViT(SMALL)).float()
+    torch.save(wrap(source.state_dict()), tmp_path / 'own.pth')
+    model = ACCViT(SMALL)
+    report = load_backbone_weights(model, tmp_path / 'own.pth')
+    assert report.fraction == 1
+    assert not (report.missing or report.unused or report.converted)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_weights_of_another_network_are_refused():
+    weights = HATNet('tiny').state_dict()
+    with pytest.raises(CheckpointError, match='does not fit ACCViT: 0 of'):
+        load_backbone_weights(ACCViT(SMALL), weights)
