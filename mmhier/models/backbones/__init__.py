@@ -1,5 +1,6 @@
 from .accvit import ACCViT
 from .hatnet import HATNet
+from .hvt import HVT
 from .lit import LIT
 
-__all__ = ['ACCViT', 'HATNet', 'LIT']
+__all__ = ['ACCViT', 'HATNet', 'HVT', 'LIT']
