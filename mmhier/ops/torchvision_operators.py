@@ -224,7 +224,7 @@ def _focal_sign_and_scale(input: Tensor, target: Tensor, weight: Tensor,
     classes = torch.arange(input.size(1), device=input.device)
     positive = target[:, None] == classes
     sign = positive.to(dtype).mul_(2).sub_(1)
-    scale = torch.where(positive, alpha, 1 - alpha).to(dtype)
+    scale = torch.full_like(sign, 1 - alpha).masked_fill_(positive, alpha)
     if weight.numel():
         row_weight = torch.where(positive, weight.to(dtype), 0).sum(1)
         scale *= torch.where(positive.any(1), row_weight, 1)[:, None]
