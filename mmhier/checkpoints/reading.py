@@ -21,12 +21,27 @@ class CfgNode(dict):
 
 CfgNode.__module__ = 'yacs.config'
 
+
+def _get_method(owner: Any, name: str) -> Any:
+    """Stand-in for getattr, by which mmengine's files name four methods.
+
+    The real one would let a file reach modules and replace their functions.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
+
+
+_get_method.__module__ = 'builtins'
+_get_method.__name__ = _get_method.__qualname__ = 'getattr'
+
 # Types that training scripts leave beside the tensors. None of them runs code
 # of the file when it is rebuilt.
 _numpy_core = np._core if hasattr(np, '_core') else np.core
 SAFE_TYPES = [
-    argparse.Namespace, CfgNode, HistoryBuffer, np.ndarray, np.dtype,
-    _numpy_core.multiarray._reconstruct, _numpy_core.multiarray.scalar,
+    argparse.Namespace, CfgNode, HistoryBuffer, _get_method, np.ndarray,
+    np.dtype, _numpy_core.multiarray._reconstruct,
+    _numpy_core.multiarray.scalar,
     *{type(np.dtype(t))
       for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')}
 ]
