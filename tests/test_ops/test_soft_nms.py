@@ -59,14 +59,15 @@ def test_soft_nms_scores_fall_once_per_better_box():
     assert dets[2, 4] == 0
 
 
-def test_soft_nms_fills_gap_with_last_box():
-    """mmcv puts the last box where it drops one: of the equal scores the
-    later comes first."""
+@pytest.mark.parametrize('dropped, order', [(1, [0, 3, 2]), (2, [0, 4, 3])])
+def test_soft_nms_fills_gaps_from_the_end(dropped, order):
+    """mmcv puts the last box where it drops one: here the later of the two
+    boxes with the same score comes first."""
     apart = BOXES[2] + torch.tensor([40., 40, 40, 40])
-    boxes = torch.stack([BOXES[0], BOXES[1], BOXES[2], apart])
-    scores = torch.tensor([.9, .8, .5, .5])
+    boxes = torch.stack([BOXES[0], *[BOXES[1]] * dropped, BOXES[2], apart])
+    scores = torch.tensor([.9, *[.8] * dropped, .5, .5])
     _, inds = soft_nms(boxes, scores, 0.3, method='naive')
-    assert inds.tolist() == [0, 3, 2]
+    assert inds.tolist() == order
 
 
 @pytest.mark.parametrize('offset, order', [(0, [0, 1]), (1, [0])])
