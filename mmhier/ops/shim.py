@@ -9,7 +9,7 @@ import os
 import tempfile
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 SHIM_MARK = '# written by `python -m mmhier.ops install`'
 SHIM_TEXT = (
@@ -28,11 +28,6 @@ def find_mmcv_folder() -> Optional[Path]:
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent
-
-
-def find_compiled_files(folder: Path) -> List[Path]:
-    """Find compiled operators, of any Python and platform, in a folder."""
-    return [*folder.glob('_ext*.so'), *folder.glob('_ext*.pyd')]
 
 
 def is_shim(path: Path) -> bool:
@@ -61,7 +56,7 @@ def install_shim() -> Optional[Path]:
     if folder is None:
         raise ModuleNotFoundError(
             'mmcv is not installed: run `pip install "mmhier[openmmlab]"`')
-    if find_compiled_files(folder):
+    if [*folder.glob('_ext*.so'), *folder.glob('_ext*.pyd')]:
         return None
     path = folder / '_ext.py'
     if path.exists() and not is_shim(path):
