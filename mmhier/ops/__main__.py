@@ -2,8 +2,7 @@
 import argparse
 import sys
 
-from . import (describe_operators, install_shim, operator_source,
-               remove_shim)
+from . import describe_operators, install_shim, operator_source, remove_shim
 
 
 def main() -> int:

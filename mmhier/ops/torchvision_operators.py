@@ -16,7 +16,6 @@ import torchvision
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from torch import Tensor
-
 from .source import compile_commands, describe_operators
 
 

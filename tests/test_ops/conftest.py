@@ -7,7 +7,6 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import pytest
-
 from mmhier.ops import operator_source, shim
 from mmhier.ops.finder import OperatorFinder
 

@@ -2,12 +2,10 @@ import sys
 
 import pytest
 import torch
-
 from mmhier import ops
 from mmhier.ops import source
 from mmhier.ops.finder import OperatorFinder
 from mmhier.ops.torchvision_operators import OPERATORS
-
 from .conftest import run_python
 
 

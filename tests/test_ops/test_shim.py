@@ -1,10 +1,8 @@
 import os
 
 import pytest
-
 from mmhier import ops
 from mmhier.ops.shim import SHIM_TEXT
-
 from .conftest import run_python
 
 
