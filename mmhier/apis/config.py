@@ -108,8 +108,8 @@ def _read(path: str) -> Config:
     try:
         return Config.fromfile(path)
     except SyntaxError as error:
-        raise UserError(f'{error.filename or path} is not a config: '
-                        f'{error.msg} in line {error.lineno}') from error
+        raise UserError(f'cannot read config {path}: {error.msg} in line '
+                        f'{error.lineno}, there or in a _base_') from error
     except (OSError, ConfigParsingError, UnicodeDecodeError) as error:
         # An unknown file type, a missing _base_, a binary file.
         raise UserError(f'cannot read config {path}: {error}') from error

@@ -158,10 +158,8 @@ def _check_classes(name: str, ann_file: str, categories: List[dict],
             f'labels would be mixed up: {_shorten(classes)} against '
             f'{_shorten(used)}: {hint}')
     if len(used) < len(names):
-        print_log(
-            f'{name} leaves out {len(names) - len(used)} of the '
-            f'{len(names)} categories in {ann_file}',
-            logger='current')
+        print_log(f'{name} leaves out {len(names) - len(used)} of the '
+                  f'{len(names)} categories in {ann_file}')
 
 
 def _check_images(ann_file: str, images: List[dict], folder: str) -> None:
