@@ -9,8 +9,8 @@ if find_spec('mmengine') is None:
         '`pip install "mmhier[openmmlab]"` (or `pip install -e '
         '".[openmmlab]"` in a checkout of mmhier)')
 
-# from . import ops  # noqa: E402
+from . import ops  # noqa: E402
 
-# ops.register()
+ops.register()
 
 __all__ = ['__version__']

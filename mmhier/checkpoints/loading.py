@@ -75,7 +75,7 @@ def load_backbone_weights(backbone: nn.Module,
             match than ``min_matched``; the backbone is left as it was.
     """
     if isinstance(source, dict):
-        state_dict, name = source, 'a state dict'
+        state_dict, name = dict(source), 'a state dict'
     else:
         content = read_checkpoint(source, map_location)
         state_dict, name = unwrap_state_dict(content), str(source)

@@ -364,9 +364,8 @@ class ACCViT(HierarchicalBackbone):
             self.stages.append(blocks)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple:
+    def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i)."""
-        self.check_input(x)
         outs = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for i, blocks in enumerate(self.stages):

@@ -1,16 +1,40 @@
 """The contract that every mmhier backbone keeps."""
 from abc import abstractmethod
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-import torch.utils.checkpoint
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from mmhier.checkpoints.loading import load_backbone_weights
 
 MIN_INPUT_SIZE = 32
+
+
+def _any_size_when_exporting():
+    """Keep torch.export from tying a graph to sizes that oneDNN prefers.
+
+    Which kernel takes a convolution of one CPU image depends on its size; the
+    choice is made again when the exported program runs.
+    """
+    if torch.compiler.is_exporting():
+        return torch.backends.mkldnn.flags(enabled=False)
+    return nullcontext()
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module):
+    """Restore the BatchNorm statistics of `module` on leaving."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    buffers = [b for norm in norms for b in norm.buffers()]
+    kept = [b.clone() for b in buffers]
+    yield
+    for buffer, value in zip(buffers, kept):
+        buffer.copy_(value)
 
 
 class HierarchicalBackbone(BaseModule):
@@ -21,9 +45,7 @@ class HierarchicalBackbone(BaseModule):
     parameter stays without a gradient), sets ``out_channels``, ends its
     constructor with :meth:`freeze_stages`, and implements
     :meth:`stage_modules`, :meth:`layer_id`, :meth:`convert_official` and
-    ``forward``, which maps (B, 3, H, W) with H, W >= 32 to a tuple of
-    contiguous (B, out_channels[i], ceil(H / strides[i]),
-    ceil(W / strides[i])) maps, one per entry of ``out_indices``.
+    :meth:`forward_maps`.
 
     Args:
         arch (str | dict): Name of a variant (see ``arch_zoo`` and
@@ -206,8 +228,23 @@ class HierarchicalBackbone(BaseModule):
             cfg.pop('type')
             load_backbone_weights(self, cfg.pop('checkpoint'), **cfg)
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless x is (B, 3, H, W) with H, W >= 32."""
+    @abstractmethod
+    def forward_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """What ``forward`` returns, for images that it has checked."""
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Feature maps of images.
+
+        Args:
+            x (Tensor): (B, 3, H, W), H and W at least 32.
+
+        Returns:
+            tuple[Tensor]: Contiguous (B, out_channels[i],
+            ceil(H / strides[i]), ceil(W / strides[i])).
+
+        Raises:
+            ValueError: If x has another shape.
+        """
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f'{type(self).__name__} expects images of shape '
                              f'(B, 3, H, W), not {tuple(x.shape)}')
@@ -216,12 +253,20 @@ class HierarchicalBackbone(BaseModule):
                 f'{type(self).__name__} expects images of at least '
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
+        with _any_size_when_exporting():
+            return self.forward_maps(x)
 
     def run_block(self, block: nn.Module, *args):
-        """Call `block`, recomputing it in the backward pass if with_cp."""
+        """Call `block`, recomputing it in the backward pass if with_cp.
+
+        BatchNorm statistics are updated by the first pass only.
+        """
         if self.with_cp and self.training:
-            return torch.utils.checkpoint.checkpoint(
-                block, *args, use_reentrant=False)
+            return checkpoint(
+                block,
+                *args,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _kept_statistics(block)))
         return block(*args)
 
     def freeze_stages(self) -> None:

@@ -20,8 +20,8 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmhier.registry import MODELS
-from ..layers import (attend, merge_windows, partition_windows,
-                      window_key_mask)
+from ..layers import (attend, may_need_padding, merge_windows,
+                      partition_windows, window_key_mask)
 from .base import HierarchicalBackbone
 
 
@@ -32,6 +32,11 @@ class GlobalNorm(nn.GroupNorm):
         super().__init__(1, num_channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The same in other words: behind frozen stages torch's backward
+            # of a channels-last group_norm crashes (2.11, CPU).
+            x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+            return torch.addcmul(self.bias, x, self.weight)
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -56,6 +61,24 @@ def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
     """(B, N, parts * C) -> (parts, B, num_heads, N, C / num_heads)."""
     x = x.view(x.shape[0], x.shape[1], parts, num_heads, -1)
     return x.permute(2, 0, 3, 1, 4)
+
+
+def average_cells(x: Tensor, size: int) -> Tensor:
+    """Mean of each size x size cell of (B, H, W, C), partial cells too."""
+    if size == 1:
+        return x
+    height, width = x.shape[1:3]
+    x = x.permute(0, 3, 1, 2)
+    if not may_need_padding(height, width, size):
+        return F.avg_pool2d(x, size).permute(0, 2, 3, 1)
+    rows, columns = -(-height // size), -(-width // size)
+    x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
+    sums = F.avg_pool2d(x, size, divisor_override=1).permute(0, 2, 3, 1)
+    row_starts = size * torch.arange(rows, device=x.device)
+    column_starts = size * torch.arange(columns, device=x.device)
+    counts = ((height - row_starts[:, None]).clamp(max=size) *
+              (width - column_starts).clamp(max=size))
+    return sums / counts[..., None]
 
 
 class HierarchicalAttention(nn.Module):
@@ -113,12 +136,7 @@ class HierarchicalAttention(nn.Module):
     def _attend_pooled(self, g: Tensor) -> Tensor:
         """Every position of (B, H, W, C) attends to the pooled map."""
         (q, ) = split_heads(self.q(g.flatten(1, 2)), 1, self.num_heads)
-        pooled = g
-        if self.ds_ratio > 1:
-            pooled = F.avg_pool2d(
-                g.permute(0, 3, 1, 2), self.ds_ratio, ceil_mode=True,
-                count_include_pad=False).permute(0, 2, 3, 1)
-        pooled = self.ds_norm(pooled).flatten(1, 2)
+        pooled = self.ds_norm(average_cells(g, self.ds_ratio)).flatten(1, 2)
         k, v = split_heads(self.kv(pooled), 2, self.num_heads)
         out = attend(q, k, v, attn_impl=self.attn_impl)
         return out.transpose(1, 2).reshape(g.shape)
@@ -268,9 +286,8 @@ class HATNet(HierarchicalBackbone):
                 ]))
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple:
+    def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i)."""
-        self.check_input(x)
         outs = []
         x = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())
         for i, blocks in enumerate(self.blocks):

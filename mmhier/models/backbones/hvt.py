@@ -91,18 +91,19 @@ class TokenLayout:
     def pool(self, x: Tensor, level: int) -> Tensor:
         """Max-pool tokens, (B, num_tokens(level), C), to the next level."""
         columns, pooled = self.columns(level), self.columns(level + 1)
-        if self.is_2d:
-            x = x.unflatten(1, (self.rows(level), columns))
-            x = F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1)
-            return x.flatten(2).transpose(1, 2)
         token = torch.arange(self.num_tokens(level + 1), device=x.device)
-        column = 2 * (token % pooled)[:, None] + torch.arange(
-            3, device=x.device)
-        # Where the row ends inside a window, its last token fills the window.
-        index = (token // pooled * columns)[:, None] + column.clamp(
-            max=columns - 1)
-        windows = x.index_select(1, index.flatten()).unflatten(1, (-1, 3))
-        return windows.max(2).values
+        row, column = (token // pooled)[:, None], (token % pooled)[:, None]
+        step = torch.arange(3, device=x.device)
+        # Steps that leave the grid repeat its border: no other maximum.
+        if self.is_2d:
+            row = 2 * row + step.repeat_interleave(3) - 1
+            row = row.clamp(0, self.rows(level) - 1)
+            column = 2 * column + step.repeat(3) - 1
+        else:
+            column = 2 * column + step
+        index = row * columns + column.clamp(0, columns - 1)
+        windows = x.index_select(1, index.flatten())
+        return windows.unflatten(1, (-1, index.shape[1])).max(2).values
 
     def lift(self, x: Tensor, level: int) -> Tensor:
         """Put tokens of a level back on the grid of patches.
@@ -123,7 +124,7 @@ class TokenLayout:
             column = patch % self.row_width // 2**level
             index = row * columns + column.clamp(max=columns - 1)
             x = x.index_select(2, index)
-        return x.unflatten(2, (self.height, self.width))
+        return x.unflatten(2, (self.height, self.width)).contiguous()
 
     def sample(self, x: Tensor, level: int) -> Tensor:
         """Values of a map at the patches where the tokens start.
@@ -262,11 +263,24 @@ class PyramidLevel(nn.Module):
             # Negative padding, unlike a slice, asks nothing about the sizes.
             x = F.pad(x, (0, -(-width // stride) - x.shape[3], 0,
                           -(-height // stride) - x.shape[2]))
-        if self.stride == 32:
-            x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2),
-                      value=float('-inf'))
-            x = F.max_pool2d(x, 2)
-        return x.contiguous()
+        return self._halve(x) if self.stride == 32 else x.contiguous()
+
+    def _halve(self, x: Tensor) -> Tensor:
+        """2x2 max-pool, rounding up: (B, C, H, W) -> (B, C, H/2, W/2).
+
+        By indices, since torch's asks a graph of any size whether the
+        result is a single row or column.
+        """
+        height, width = x.shape[2:]
+        rows, columns = -(-height // 2), -(-width // 2)
+        cell = torch.arange(rows * columns, device=x.device)[:, None]
+        step = torch.arange(4, device=x.device)
+        row = 2 * (cell // columns) + step // 2
+        column = 2 * (cell % columns) + step % 2
+        index = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
+        cells = x.flatten(2).index_select(2, index.flatten())
+        x = cells.unflatten(2, (-1, 4)).max(3).values
+        return x.unflatten(2, (rows, columns))
 
 
 def _arch(embed_dims: int, num_heads: int, pool_block_width: int) -> dict:
@@ -441,9 +455,8 @@ class HVT(HierarchicalBackbone):
         last = self.settings['depth'] - 1
         return 'norm' if block == last else f'norm_{block}'
 
-    def forward(self, x: Tensor) -> tuple:
+    def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, C, H_i, W_i), or of one (B, C)."""
-        self.check_input(x)
         height, width = x.shape[2:]
         x = self.patch_embed(
             F.pad(x, (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)))

@@ -37,13 +37,17 @@ BIAS_TABLE = 'relative_position_bias_table'
 IMAGENET_GRIDS = (56, 28, 14, 7)
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zeros on the right and bottom of (B, C, H, W), as few as needed."""
-    bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
-    # A compiled graph serves every size, so it always pads.
-    if torch.compiler.is_compiling() or bottom or right:
-        x = F.pad(x, (0, right, 0, bottom))
-    return x
+def pad_for_stride(x: Tensor, stride: int) -> Tensor:
+    """Zeros on the right and bottom of (B, C, H, W) to fill the last cells.
+
+    A compiled graph serves every size, so there `stride - 1` rows and columns
+    are added; a convolution of that stride drops those that fill no cell.
+    """
+    if torch.compiler.is_compiling():
+        bottom = right = stride - 1
+    else:
+        bottom, right = -x.shape[2] % stride, -x.shape[3] % stride
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
 def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
@@ -78,7 +82,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
-        x = self.proj(pad_to_multiple(x, 4))
+        x = self.proj(pad_for_stride(x, 4))
         return self.norm(x.permute(0, 2, 3, 1))
 
 
@@ -121,7 +125,7 @@ class DeformableMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C_in) -> (B, ceil(H / 2), ceil(W / 2), C_out)."""
-        x = pad_to_multiple(x.permute(0, 3, 1, 2), 2)
+        x = pad_for_stride(x.permute(0, 3, 1, 2).contiguous(), 2)
         x = F.gelu(self.norm_layer(self.dconv(x)))
         return x.permute(0, 2, 3, 1)
 
@@ -466,12 +470,11 @@ class LIT(HierarchicalBackbone):
                          self.settings['num_heads'][stage - 2],
                          self.bias_sizes[stage], self.attn_impl)
 
-    def forward(self, x: Tensor) -> tuple:
+    def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i).
 
         With an ``out_type`` other than 'featmap', a tuple of one (B, C).
         """
-        self.check_input(x)
         outs = []
         x = self.patch_embed(x)
         for i, stage in enumerate(self.layers):

@@ -28,15 +28,16 @@ def partition_windows(x: Tensor, size: int, dilation: int = 1) -> Tensor:
     """
     multiple = size * dilation
     batch, height, width, channels = x.shape
-    rows = -(-height // multiple)
-    columns = -(-width // multiple)
-    if _may_need_padding(height, width, multiple):
+    rows = _num_windows(height, multiple)
+    columns = _num_windows(width, multiple)
+    if may_need_padding(height, width, multiple):
         x = F.pad(x, (0, 0, 0, columns * multiple - width, 0,
                       rows * multiple - height))
     x = x.reshape(batch, rows, size, dilation, columns, size, dilation,
                   channels)
-    x = x.permute(0, 3, 6, 1, 4, 2, 5, 7)
-    return x.reshape(batch * dilation**2 * rows * columns, size**2, channels)
+    x = x.permute(0, 3, 6, 1, 4, 2, 5, 7).clone(
+        memory_format=torch.contiguous_format)
+    return x.view(batch * dilation**2 * rows * columns, size**2, channels)
 
 
 def merge_windows(windows: Tensor,
@@ -57,17 +58,20 @@ def merge_windows(windows: Tensor,
         Tensor: (B, H, W, C).
     """
     multiple = size * dilation
-    rows = -(-height // multiple)
-    columns = -(-width // multiple)
+    rows = _num_windows(height, multiple)
+    columns = _num_windows(width, multiple)
     channels = windows.shape[-1]
     batch = windows.shape[0] // (dilation**2 * rows * columns)
     x = windows.reshape(batch, dilation, dilation, rows, columns, size, size,
                         channels)
-    x = x.permute(0, 3, 5, 1, 4, 6, 2, 7)
-    x = x.reshape(batch, rows * multiple, columns * multiple, channels)
-    if _may_need_padding(height, width, multiple):
-        x = x[:, :height, :width]
-    return x
+    x = x.permute(0, 3, 5, 1, 4, 6, 2, 7).clone(
+        memory_format=torch.contiguous_format)
+    x = x.view(batch, rows * multiple, columns * multiple, channels)
+    if torch.compiler.is_compiling():
+        # A slice would make the graph depend on whether anything is cut off.
+        x = x.index_select(1, torch.arange(height, device=x.device))
+        return x.index_select(2, torch.arange(width, device=x.device))
+    return x[:, :height, :width]
 
 
 def window_key_mask(height: int,
@@ -91,14 +95,24 @@ def window_key_mask(height: int,
         alone is all True, so that its softmax, whose result nobody reads,
         stays finite.
     """
-    if not _may_need_padding(height, width, size * dilation):
+    if not may_need_padding(height, width, size * dilation):
         return None
     real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
     real = partition_windows(real, size, dilation).squeeze(-1)
     return real | ~real.any(-1, keepdim=True)
 
 
-def _may_need_padding(height: int, width: int, multiple: int) -> bool:
+def _num_windows(length: int, multiple: int) -> int:
+    """Windows along one axis.
+
+    A compiled graph takes at least two, the second of padding alone if need
+    be, since torch compiles once more for a count of one.
+    """
+    count = -(-length // multiple)
+    return torch.sym_max(count, 2) if torch.compiler.is_compiling() else count
+
+
+def may_need_padding(height: int, width: int, multiple: int) -> bool:
     """Whether a map may hold partial windows.
 
     A compiled or exported graph serves every size, so it always pads: asking

@@ -1,0 +1,83 @@
+"""Parameters and multiply-adds, fused attention and deformable conv included.
+"""
+from dataclasses import dataclass
+from math import prod
+from typing import Callable, Dict, Optional, Tuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Complexity:
+    """Cost of one forward pass.
+
+    Attributes:
+        params (int): Number of parameters.
+        macs (int): Multiply-adds of convolutions, linear layers and matrix
+            products; norms, activations and softmax are not counted.
+        macs_by_module (dict[str, int]): The same for each module by name.
+    """
+    params: int
+    macs: int
+    macs_by_module: Dict[str, int]
+
+
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
+    *batch, num_queries, head_dim = query
+    num_keys, value_dim = value[-2:]
+    return 2 * prod(batch) * num_queries * num_keys * (head_dim + value_dim)
+
+
+def _deform_conv_flops(x, weight, *args, out_shape=None, **kwargs):
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
+def _flop_formulas() -> dict:
+    """Formulas for operators that torch's counter does not know."""
+    formulas = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
+    }
+    if hasattr(torch.ops.torchvision, 'deform_conv2d'):
+        formulas[torch.ops.torchvision.deform_conv2d] = _deform_conv_flops
+    return formulas
+
+
+def count_complexity(model: nn.Module,
+                     input_shape: Tuple[int, ...] = (1, 3, 224, 224),
+                     forward: Optional[Callable] = None) -> Complexity:
+    """Count parameters and multiply-adds of one inference pass.
+
+    Args:
+        model (nn.Module): What to count, on any device; left in the mode it
+            was in.
+        input_shape (tuple[int]): (B, 3, H, W) in pixels. Defaults to
+            (1, 3, 224, 224).
+        forward (Callable, optional): Called with the images instead of the
+            model. Defaults to None.
+
+    Returns:
+        Complexity: Of the whole input batch.
+    """
+    parameter = next(model.parameters())
+    images = torch.zeros(
+        input_shape, dtype=parameter.dtype, device=parameter.device)
+    counter = FlopCounterMode(display=False, custom_mapping=_flop_formulas())
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            (forward or model)(images)
+    finally:
+        model.train(training)
+    by_module = {
+        name.partition('.')[2]: sum(flops.values()) // 2
+        for name, flops in counter.get_flop_counts().items() if '.' in name
+    }
+    return Complexity(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        macs_by_module=by_module)
