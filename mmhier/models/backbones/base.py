@@ -21,7 +21,9 @@ def _any_size_when_exporting():
     Which kernel takes a convolution of one CPU image depends on its size; the
     choice is made again when the exported program runs.
     """
-    if torch.compiler.is_exporting():
+    # torch.compile takes is_exporting for true and cannot trace the flags.
+    if (torch.compiler.is_exporting()
+            and not torch.compiler.is_dynamo_compiling()):
         return torch.backends.mkldnn.flags(enabled=False)
     return nullcontext()
 
@@ -32,9 +34,11 @@ def _kept_statistics(module: nn.Module):
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     buffers = [b for norm in norms for b in norm.buffers()]
     kept = [b.clone() for b in buffers]
-    yield
-    for buffer, value in zip(buffers, kept):
-        buffer.copy_(value)
+    try:
+        yield
+    finally:  # recomputation stops early by an exception
+        for buffer, value in zip(buffers, kept):
+            buffer.copy_(value)
 
 
 class HierarchicalBackbone(BaseModule):
