@@ -7,7 +7,6 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
-from mmengine.device import get_device
 
 from .errors import UserError
 
@@ -90,8 +89,6 @@ def load_config(path: str,
                         'sets: start with tools/dist_train.sh, '
                         'tools/dist_test.sh or torchrun')
     cfg.launcher = launcher
-    if get_device() == 'cpu':
-        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:

@@ -3,7 +3,9 @@ import os.path as osp
 from glob import escape, glob
 from typing import Any, Dict, Optional
 
+import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -114,7 +116,21 @@ def _check_start(cfg: Config, overwrite: bool) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, with a log line on the operators in use."""
+    """Runner of a config, with a log line on the operators in use.
+
+    Processes of torchrun work on CPUs as well.
+    """
+    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
+        # mmengine would give each process a CUDA device.
+        torch.distributed.init_process_group('gloo')
+        unused = cfg.get('find_unused_parameters', False)
+        cfg.model_wrapper_cfg = dict(
+            dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=unused),
+            **(cfg.get('model_wrapper_cfg') or {}))
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:

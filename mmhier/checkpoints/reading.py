@@ -69,7 +69,8 @@ def read_checkpoint(path: Union[str, Path],
     torch.serialization.add_safe_globals(SAFE_TYPES)
     try:
         content = torch.load(path, map_location, weights_only=True)
-    except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except (EOFError, OSError, RuntimeError,
+            zipfile.BadZipFile) as error:
         raise CheckpointError(
             f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or'
             ' not a checkpoint: copy or download it again '

@@ -9,7 +9,7 @@ import torch
 from mmhier import apis
 from mmhier.apis import UserError
 from mmhier.apis.checkpoints import safe_checkpoints
-from mmhier.checkpoints import read_checkpoint
+from mmhier.checkpoints import CheckpointError, read_checkpoint
 
 from .conftest import DETECTOR
 
@@ -63,7 +63,16 @@ def test_missing(run):
             run(None, resume=resume)
 
 
-def test_truncated(run, detector_run):
+@pytest.mark.parametrize('share', [0, 0.02, 0.5, 0.99])
+def test_truncated(share, detector_run, tmp_path):
+    content = (Path(detector_run.work_dir) / 'epoch_1.pth').read_bytes()
+    path = tmp_path / 'checkpoint.pth'
+    path.write_bytes(content[:int(share * len(content))])
+    with pytest.raises(CheckpointError, match='checkpoint.pth .*is truncated'):
+        read_checkpoint(path)
+
+
+def test_truncated_is_refused_by_the_tools(run, detector_run):
     content = (Path(detector_run.work_dir) / 'epoch_1.pth').read_bytes()
     with pytest.raises(UserError, match='checkpoint.pth .*is truncated'):
         run(content[:len(content) // 2])

@@ -1,0 +1,114 @@
+"""The tools as commands, in processes of their own."""
+import importlib.util
+import inspect
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmhier import apis
+
+from .conftest import DETECTOR
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def call(*command) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(Path(sys.executable).parent),
+                            os.environ['PATH']])
+    environment = dict(os.environ, PATH=path, OMP_NUM_THREADS='1')
+    environment.pop('RANK', None)
+    return subprocess.run([str(part) for part in command],
+                          capture_output=True,
+                          text=True,
+                          timeout=600,
+                          env=environment)
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_arguments_are_those_of_the_library(name, monkeypatch):
+    """Each argument reaches the function of the same name."""
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    received = {}
+    monkeypatch.setattr(tool, name, lambda **kwargs: received.update(kwargs))
+    checkpoint = ['best.pth'] if name == 'test' else []
+    monkeypatch.setattr(sys, 'argv', [
+        name, 'config.py', *checkpoint, '--cfg-options', 'a.b=[1,2]', 'c=x',
+        '--local-rank', '0'
+    ])
+    tool.main()
+    signature = inspect.signature(getattr(apis, name))
+    assert set(received) == set(signature.parameters)
+    assert received['cfg_options'] == {'a.b': [1, 2], 'c': 'x'}
+    for key, parameter in signature.parameters.items():
+        if parameter.default is not parameter.empty and key != 'cfg_options':
+            assert received[key] == parameter.default, key
+
+
+@pytest.mark.parametrize('argv, expected', [([], None),
+                                            (['--resume'], 'auto'),
+                                            (['--resume', 'a.pth'], 'a.pth')])
+def test_resume_takes_a_path_or_none(argv, expected, monkeypatch):
+    spec = importlib.util.spec_from_file_location('train', TOOLS / 'train.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    received = {}
+    monkeypatch.setattr(tool, 'train', lambda **kwargs: received.update(kwargs)
+                        )
+    monkeypatch.setattr(sys, 'argv', ['train', 'config.py', *argv])
+    tool.main()
+    assert received['resume'] == expected
+
+
+def test_train_and_test(coco_root, tmp_path):
+    work_dir = tmp_path / 'work'
+    common = ['--data-root', coco_root, '--work-dir', work_dir]
+    trained = call(sys.executable, TOOLS / 'train.py', DETECTOR, *common,
+                   '--cfg-options', 'default_hooks.logger.interval=1')
+    assert trained.returncode == 0, trained.stderr
+    assert 'eta: ' in trained.stdout and 'mmcv operators: ' in trained.stdout
+
+    checkpoint = work_dir / 'epoch_1.pth'
+    tested = call(sys.executable, TOOLS / 'test.py', DETECTOR, checkpoint,
+                  *common)
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.count('Average Precision') == 12
+    assert tested.stdout.count('Average Recall') == 12
+
+
+def test_a_mistake_ends_with_one_line(tmp_path):
+    ended = call(sys.executable, TOOLS / 'train.py', DETECTOR, '--work-dir',
+                 tmp_path, '--data-root', tmp_path / 'absent')
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(
+        f'error: train_dataloader.dataset.data_root={tmp_path}/absent is not')
+    assert 'Traceback' not in ended.stderr
+
+
+def test_malformed_option():
+    ended = call(sys.executable, TOOLS / 'train.py', DETECTOR, '--cfg-options',
+                 'train_cfg.max_epochs')
+    assert ended.returncode == 2
+    assert '--cfg-options: expected KEY=VALUE' in ended.stderr
+    assert 'Traceback' not in ended.stderr
+
+
+def test_distributed(coco_root, tmp_path, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('PORT', str(probe.getsockname()[1]))
+    common = ['--data-root', coco_root, '--work-dir', tmp_path]
+    trained = call('bash', TOOLS / 'dist_train.sh', DETECTOR, 2, *common,
+                   '--no-validate')
+    assert trained.returncode == 0, trained.stderr
+    assert 'Distributed launcher: pytorch' in trained.stdout
+    assert 'GPU number: 2' in trained.stdout
+    tested = call('bash', TOOLS / 'dist_test.sh', DETECTOR,
+                  tmp_path / 'epoch_1.pth', 1, *common)
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.count('Average Precision') == 12
