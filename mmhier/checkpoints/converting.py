@@ -1,4 +1,4 @@
-"""Official weights of whole models -> mmhier's names."""
+"""Official weights -> mmhier's names, as state dicts and as files."""
 from typing import Any, Dict, Optional
 
 from torch import Tensor

@@ -1,11 +1,12 @@
 """Loading weights into a backbone, with a report of what matched."""
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .converting import convert_model_state_dict
 from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
 
 
@@ -49,39 +50,28 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-def load_backbone_weights(backbone: nn.Module,
-                          source: Union[str, Path, Dict[str, Tensor]],
-                          prefix: Optional[str] = None,
-                          min_matched: float = 0.95,
-                          map_location: Any = 'cpu') -> LoadReport:
-    """Load official or mmhier weights into a backbone and report.
+def match_backbone_weights(backbone: nn.Module,
+                           state_dict: Dict[str, Tensor],
+                           source: str = 'a state dict',
+                           prefix: Optional[str] = None
+                           ) -> Tuple[LoadReport, Dict[str, Tensor]]:
+    """Find what of a state dict fits a backbone, without loading it.
 
     Args:
-        backbone (HierarchicalBackbone): Where the weights go.
-        source (str | Path | dict): A checkpoint file or an unwrapped state
-            dict, in the authors' names, in those of a model that holds such
-            a backbone, or in the backbone's own.
+        backbone (HierarchicalBackbone): On any device, 'meta' included.
+        state_dict (dict): In the authors' names, in those of a model that
+            holds such a backbone, or in the backbone's own.
+        source (str): For the report. Defaults to 'a state dict'.
         prefix (str, optional): What precedes the backbone's names. Found by
-            itself for official files and for 'backbone.'. Defaults to None.
-        min_matched (float): Share of the parameters that must be found.
-            Defaults to 0.95.
-        map_location: As in ``torch.load``. Defaults to 'cpu'.
+            itself for official names and for 'backbone.'. Defaults to None.
 
     Returns:
-        LoadReport: It is logged as well.
-
-    Raises:
-        CheckpointError: If the file cannot be read, or fewer parameters
-            match than ``min_matched``; the backbone is left as it was.
+        tuple[LoadReport, dict]: What fits, and the fitting weights under the
+        backbone's own names.
     """
-    if isinstance(source, dict):
-        state_dict, name = dict(source), 'a state dict'
-    else:
-        content = read_checkpoint(source, map_location)
-        state_dict, name = unwrap_state_dict(content), str(source)
-    report = LoadReport(source=name)
-
-    converted = backbone.convert_official(state_dict)
+    state_dict = dict(state_dict)
+    report = LoadReport(source=source)
+    converted = convert_model_state_dict(state_dict, type(backbone))
     if converted is not None:
         report.converted = sorted(set(state_dict) - set(converted))
         state_dict = converted
@@ -104,7 +94,7 @@ def load_backbone_weights(backbone: nn.Module,
         else:
             report.matched.append(key)
     for key in set(own) - set(report.matched):
-        is_new = key.startswith(backbone.new_parameters or ('\0', ))
+        is_new = key.startswith(backbone.new_parameters)
         (report.new if is_new else report.missing).append(key)
     for names in (report.matched, report.unused, report.missing, report.new):
         names.sort()
@@ -113,13 +103,46 @@ def load_backbone_weights(backbone: nn.Module,
              if k not in report.new}
     found = sum(sizes.get(key, 0) for key in report.matched)
     report.fraction = found / sum(sizes.values())
+    return report, {key: state_dict[key] for key in report.matched}
+
+
+def load_backbone_weights(backbone: nn.Module,
+                          source: Union[str, Path, Dict[str, Tensor]],
+                          prefix: Optional[str] = None,
+                          min_matched: float = 0.95,
+                          map_location: Any = 'cpu') -> LoadReport:
+    """Load official or mmhier weights into a backbone and report.
+
+    Args:
+        backbone (HierarchicalBackbone): Where the weights go.
+        source (str | Path | dict): A checkpoint file or an unwrapped state
+            dict, named as in :func:`match_backbone_weights`.
+        prefix (str, optional): See there. Defaults to None.
+        min_matched (float): Share of the parameters that must be found.
+            Defaults to 0.95.
+        map_location: As in ``torch.load``. Defaults to 'cpu'.
+
+    Returns:
+        LoadReport: It is logged as well.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or fewer parameters
+            match than ``min_matched``; the backbone is left as it was.
+    """
+    if isinstance(source, dict):
+        state_dict, name = source, 'a state dict'
+    else:
+        content = read_checkpoint(source, map_location)
+        state_dict, name = unwrap_state_dict(content), str(source)
+    report, fitting = match_backbone_weights(backbone, state_dict, name,
+                                             prefix)
     if report.fraction < min_matched:
         raise CheckpointError(
             f'{name} does not fit {type(backbone).__name__}: '
-            f'{len(report.matched)} of {len(own)} tensors matched, '
-            f'{100 * report.fraction:.1f} % of the parameters, at least '
-            f'{100 * min_matched:.0f} % are needed (min_matched)\n{report}')
-    backbone.load_state_dict({k: state_dict[k] for k in report.matched},
-                             strict=False)
+            f'{len(report.matched)} of {len(backbone.state_dict())} tensors '
+            f'matched, {100 * report.fraction:.1f} % of the parameters, at '
+            f'least {100 * min_matched:.0f} % are needed (min_matched)\n'
+            f'{report}')
+    backbone.load_state_dict(fitting, strict=False)
     print_log(str(report), logger='current')
     return report

@@ -14,6 +14,7 @@ Differences from the authors' code:
 """
 from typing import Dict, List, Optional
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
@@ -266,7 +267,7 @@ class HATNet(HierarchicalBackbone):
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         num_stages = self.out_indices[-1] + 1
         depths = settings['depths']
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
 
         self.patch_embed = nn.Sequential(
             Conv(3, 16, 3, stride=2, padding=1), GlobalNorm(16), nn.SiLU(),

@@ -19,6 +19,7 @@ Differences from the authors' code:
 import math
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torchvision.ops import deform_conv2d
 
-from mmhier.checkpoints.converting import convert_model_state_dict
 from mmhier.registry import MODELS
 from ..layers import Mlp, SelfAttention, relative_position_bias
 from .base import HierarchicalBackbone
@@ -385,7 +385,7 @@ class LIT(HierarchicalBackbone):
         self.bias_sizes = self._resolve_bias_size(bias_size)
         dims, depths = settings['embed_dims'], settings['depths']
         self.out_channels = tuple(dims[i] for i in self.out_indices)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
 
         self.patch_embed = PatchEmbed(dims[0])
         self.layers = nn.ModuleList()
@@ -441,17 +441,17 @@ class LIT(HierarchicalBackbone):
             return (None, ) * 4
         if bias_size is None:
             bias_size = IMAGENET_GRIDS[2]
+        sides = bias_size
         if isinstance(bias_size, int):
-            bias_size = (bias_size, -(-bias_size // 2))
-        bias_size = tuple(bias_size)
-        if len(bias_size) != 2 or not all(
-                isinstance(s, int) and s > 0 for s in bias_size):
+            sides = (bias_size, -(-bias_size // 2))
+        if (not isinstance(sides, Sequence) or len(sides) != 2
+                or not all(isinstance(s, int) and s > 0 for s in sides)):
             raise ValueError(
                 f'bias_size={bias_size} of LIT: expected the side of the grid '
                 'of stage 3, or of stages 3 and 4, as positive integers; '
                 'published are 14 (ImageNet), 50 (detection) and 32 '
                 '(segmentation)')
-        return (None, None, *bias_size)
+        return (None, None, *sides)
 
     def _resolve_out_norms(self, out_norms) -> List[int]:
         """Levels that are returned with a norm."""
@@ -537,13 +537,7 @@ class LIT(HierarchicalBackbone):
     @classmethod
     def convert_official(cls, state_dict: Dict[str, Tensor]
                          ) -> Optional[Dict[str, Tensor]]:
-        """Rename weights of a released classifier, detector or segmentor.
-
-        Entries of a detector or segmentor that are not the backbone's keep
-        their names: see :func:`mmhier.checkpoints.convert_model_state_dict`.
-        """
-        if any(name.startswith('backbone.') for name in state_dict):
-            return convert_model_state_dict(state_dict, cls)
+        """Rename weights of a released classifier or backbone."""
         if 'pos_embed4' in state_dict and 'block1.0.norm2.bias' in state_dict:
             state_dict = _rename_tiny(state_dict)
         elif 'layers.0.downsample.dconv.weight' not in state_dict:
