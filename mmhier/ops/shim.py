@@ -32,7 +32,8 @@ def find_mmcv_folder() -> Optional[Path]:
 
 def is_shim(path: Path) -> bool:
     """Whether a file is the one that :func:`install_shim` writes."""
-    return path.is_file() and SHIM_MARK in path.read_text(errors='replace')
+    return (path.name == '_ext.py' and path.is_file()
+            and SHIM_MARK in path.read_text(errors='replace'))
 
 
 def install_shim() -> Optional[Path]:
