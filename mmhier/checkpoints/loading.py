@@ -82,7 +82,7 @@ def match_backbone_weights(backbone: nn.Module,
         inside = {k for k in state_dict if k.startswith(prefix)}
         report.unused = sorted(set(state_dict) - inside)
         state_dict = {k[len(prefix):]: state_dict[k] for k in inside}
-    report.resized = backbone.fit_state_dict(state_dict)
+    report.resized = sorted(backbone.fit_state_dict(state_dict))
 
     own = backbone.state_dict()
     for key, value in state_dict.items():
