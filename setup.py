@@ -47,7 +47,7 @@ setup(
     packages=find_packages(include=['mmhier', 'mmhier.*']),
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4', 'torchvision>=0.19', 'numpy', 'pycocotools>=2.0.8'
+        'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8'
     ],
     extras_require={
         'openmmlab': [

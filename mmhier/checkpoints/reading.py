@@ -2,6 +2,7 @@
 import argparse
 import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Dict, Union
 
@@ -13,13 +14,6 @@ from torch import Tensor
 
 class CheckpointError(ValueError):
     """A checkpoint file that cannot be used, and why."""
-
-
-class CfgNode(dict):
-    """Inert stand-in for yacs.config.CfgNode, kept in Swin-style files."""
-
-
-CfgNode.__module__ = 'yacs.config'
 
 
 def _get_method(owner: Any, name: str) -> Any:
@@ -39,8 +33,10 @@ _get_method.__name__ = _get_method.__qualname__ = 'getattr'
 # of the file when it is rebuilt.
 _numpy_core = np._core if hasattr(np, '_core') else np.core
 SAFE_TYPES = [
-    argparse.Namespace, CfgNode, HistoryBuffer, _get_method, np.ndarray,
-    np.dtype, _numpy_core.multiarray._reconstruct,
+    # What Swin-style trainers keep; torch fills no other kind of dict.
+    (OrderedDict, 'yacs.config.CfgNode'),
+    argparse.Namespace, HistoryBuffer, _get_method, np.ndarray, np.dtype,
+    _numpy_core.multiarray._reconstruct,
     _numpy_core.multiarray.scalar,
     *{type(np.dtype(t))
       for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')}

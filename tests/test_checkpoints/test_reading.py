@@ -17,6 +17,10 @@ WEIGHTS = {'a.weight': torch.arange(3.), 'a.bias': torch.ones(1)}
 class CfgNode(dict):
     """What a Swin-style trainer pickles, by the name of the real class."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__['__immutable__'] = True
+
 
 CfgNode.__module__ = 'yacs.config'
 
