@@ -1,8 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# mmcv is built without its compiled operators; a wheel that pip cached may
-# hold operators of another torch, so the cache is not asked for it.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test install install-tests clean
@@ -11,7 +9,7 @@ demo: install
 	$(PY) tools/demo.py
 
 test: install-tests
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 install: $(VENV)/.installed
 
@@ -21,7 +19,12 @@ $(VENV)/.installed: setup.py pyproject.toml requirements/pinned.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmhier needs Python >= 3.10: run make PYTHON=python3.11, or so")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch and OpenMMLab into $(VENV) (about two minutes) ..."
-	$(PIP) -r requirements/pinned.txt --no-binary=none
+	$(PIP) -r requirements/pinned.txt
+# pip may have cached an mmcv whose operators were compiled for another torch.
+	$(PIP) --no-deps --force-reinstall --no-cache-dir $$(grep onedl-mmcv requirements/pinned.txt)
+# opencv-python, which mmcv asks for, needs a graphical system; this one, over
+# the same files, does not.
+	$(PIP) --no-deps --force-reinstall $$(grep opencv requirements/pinned.txt)
 	$(PIP) --no-deps --editable .
 	$(PY) -m mmhier.ops install
 	touch $@
