@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmhier import apis
 from mmhier.apis import UserError, load_config
 from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.models import HATNet
 
 from .conftest import DETECTOR
 
@@ -163,3 +164,13 @@ def test_run_tool_prints_one_line(capsys):
         apis.run_tool(main)
     assert end.value.code == 2
     assert capsys.readouterr().err == 'error: what is wrong\n'
+
+
+def test_registry_of_the_original_line_raises_again():
+    """It adds the class at each level, so mmhier's error is the context."""
+    with pytest.raises(UserError, match='class `MaskRCNN`: unknown arch'):
+        with mistakes_as_user_errors():
+            try:
+                HATNet('huge')
+            except ValueError as error:
+                raise type(error)(f'class `MaskRCNN`: {error}')
