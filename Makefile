@@ -24,7 +24,7 @@ $(VENV)/.installed: setup.py pyproject.toml requirements/pinned.txt
 	$(PIP) --no-deps --force-reinstall --no-cache-dir $$(grep onedl-mmcv requirements/pinned.txt)
 # opencv-python, which mmcv asks for, needs a graphical system; this one, over
 # the same files, does not.
-	$(PIP) --no-deps --force-reinstall $$(grep opencv requirements/pinned.txt)
+	$(PIP) --no-deps --force-reinstall $$(grep headless requirements/pinned.txt)
 	$(PIP) --no-deps --editable .
 	$(PY) -m mmhier.ops install
 	touch $@
