@@ -19,6 +19,7 @@ Differences from the authors' code:
 """
 from typing import Dict, List, Optional, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -220,6 +221,15 @@ def _pyramid_norm(norm_cfg: dict, embed_dims: int) -> nn.Module:
             'norm') from error
 
 
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Top left part of a map: (B, C, H, W) -> (B, C, height, width)."""
+    if torch.compiler.is_compiling():
+        # Unlike a slice this asks nothing about the sizes, so that one graph
+        # serves all of them.
+        return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    return x[:, :, :height, :width]
+
+
 class PyramidLevel(nn.Module):
     """Brings a stride-16 map to another stride.
 
@@ -257,30 +267,19 @@ class PyramidLevel(nn.Module):
         """
         stride = 16
         for step in self.up:
-            x = step(x)
             stride //= 2
             # Cut off what lies outside the image before a norm sees it.
-            # Negative padding, unlike a slice, asks nothing about the sizes.
-            x = F.pad(x, (0, -(-width // stride) - x.shape[3], 0,
-                          -(-height // stride) - x.shape[2]))
-        return self._halve(x) if self.stride == 32 else x.contiguous()
-
-    def _halve(self, x: Tensor) -> Tensor:
-        """2x2 max-pool, rounding up: (B, C, H, W) -> (B, C, H/2, W/2).
-
-        By indices, since torch's asks a graph of any size whether the
-        result is a single row or column.
-        """
-        height, width = x.shape[2:]
-        rows, columns = -(-height // 2), -(-width // 2)
-        cell = torch.arange(rows * columns, device=x.device)[:, None]
-        step = torch.arange(4, device=x.device)
-        row = 2 * (cell // columns) + step // 2
-        column = 2 * (cell % columns) + step % 2
-        index = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
-        cells = x.flatten(2).index_select(2, index.flatten())
-        x = cells.unflatten(2, (-1, 4)).max(3).values
-        return x.unflatten(2, (rows, columns))
+            x = crop(step(x), -(-height // stride), -(-width // stride))
+        x = x.contiguous()
+        if self.stride == 32:
+            # Pairs of rows, then of columns, by index: unlike max_pool2d,
+            # which asks about odd sizes, this exports for all of them.
+            for dim, size in ((2, -(-height // 16)), (3, -(-width // 16))):
+                first = torch.arange(0, size, 2, device=x.device)
+                second = (first + 1).clamp(max=size - 1)
+                x = torch.maximum(
+                    x.index_select(dim, first), x.index_select(dim, second))
+        return x
 
 
 def _arch(embed_dims: int, num_heads: int, pool_block_width: int) -> dict:
@@ -396,7 +395,7 @@ class HVT(HierarchicalBackbone):
         self.pos_embed = _position_table(trained.num_tokens(0), dims)
         self.blocks = nn.ModuleList()
         level = 0
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = np.linspace(0, drop_path_rate, depth).tolist()
         for i in range(self.taps[-1] + 1):
             pools = self._pools_behind(i)
             level += pools
@@ -458,9 +457,11 @@ class HVT(HierarchicalBackbone):
     def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, C, H_i, W_i), or of one (B, C)."""
         height, width = x.shape[2:]
+        rows, columns = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
         x = self.patch_embed(
-            F.pad(x, (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)))
-        layout = TokenLayout(x.shape[2], x.shape[3], self.pool_mode)
+            F.pad(x, (0, columns * PATCH_SIZE - width, 0,
+                      rows * PATCH_SIZE - height)))
+        layout = TokenLayout(rows, columns, self.pool_mode)
         x = x.flatten(2).transpose(1, 2)
         x = x + resample_positions(self.pos_embed, layout, 0)
         maps = {}
