@@ -131,6 +131,8 @@ def test_config_that_cannot_be_trained(tmp_path):
      r"\['foo'\]"),
     ({'model.backbone.drop_path': 0.1},
      "unexpected keyword argument 'drop_path'"),
+    ({'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='a.pth')},
+     'checkpoint a.pth does not exist'),
     ({'model.backbone.type': 'mmhier.HATNext'}, 'mmhier.HATNext is not in'),
     ({'model.neck.inchannels': 3}, "unexpected keyword argument 'inchannels'"),
     ({'train_dataloader.dataset.pipeline.2.scale': (24, 16),

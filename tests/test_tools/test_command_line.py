@@ -17,9 +17,8 @@ TOOLS = Path(__file__).parents[2] / 'tools'
 
 
 def call(*command) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(Path(sys.executable).parent),
-                            os.environ['PATH']])
-    environment = dict(os.environ, PATH=path, OMP_NUM_THREADS='1')
+    environment = dict(
+        os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
     environment.pop('RANK', None)
     return subprocess.run([str(part) for part in command],
                           capture_output=True,
