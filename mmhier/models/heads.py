@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mmhier.registry import MODELS
 
+__all__ = ['ACCViTClsHead', 'DropoutClsHead']
+
 
 @MODELS.register_module()
 class DropoutClsHead(LinearClsHead):
