@@ -1,5 +1,3 @@
 _base_ = './mask-rcnn_hatnet-tiny_fpn_1x_coco.py'
 
-model = dict(
-    backbone=dict(arch='small', drop_path_rate=0.1),
-    neck=dict(in_channels=[64, 128, 320, 512]))
+model = dict(backbone=dict(arch='small'))

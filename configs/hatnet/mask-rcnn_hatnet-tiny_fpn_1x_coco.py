@@ -4,13 +4,7 @@
 # To start from converted ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
 #       model.backbone.init_cfg.checkpoint=PATH
-_base_ = [
-    '../_base_/models/mask-rcnn_fpn.py',
-    '../_base_/datasets/coco_instance.py',
-    '../_base_/schedules/schedule_1x.py',
-    '../_base_/default_runtime.py'
-]
+_base_ = '../_base_/mask-rcnn_fpn_1x_coco.py'
 
 model = dict(
-    backbone=dict(type='mmhier.HATNet', arch='tiny', drop_path_rate=0.1),
-    neck=dict(in_channels=[48, 96, 240, 384]))
+    backbone=dict(type='mmhier.HATNet', arch='tiny', drop_path_rate=0.1))

@@ -1,0 +1,11 @@
+# Semantic FPN, 80k iterations, ADE20K.
+_base_ = [
+    './models/semantic-fpn.py',
+    './datasets/ade20k_512x512.py',
+    './schedules/schedule_80k.py',
+    './seg_runtime.py'
+]
+
+model = dict(
+    num_classes=_base_.num_classes,
+    data_preprocessor=dict(size=_base_.crop_size))

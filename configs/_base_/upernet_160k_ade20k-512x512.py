@@ -1,0 +1,11 @@
+# UperNet, 160k iterations, ADE20K.
+_base_ = [
+    './models/upernet.py',
+    './datasets/ade20k_512x512.py',
+    './schedules/schedule_160k.py',
+    './seg_runtime.py'
+]
+
+model = dict(
+    num_classes=_base_.num_classes,
+    data_preprocessor=dict(size=_base_.crop_size))

@@ -1,0 +1,3 @@
+_base_ = './accvit-tiny_32xb128_in1k.py'
+
+model = dict(backbone=dict(arch='pico', drop_path_rate=0.1))

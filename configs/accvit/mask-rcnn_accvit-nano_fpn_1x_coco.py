@@ -1,0 +1,3 @@
+_base_ = './mask-rcnn_accvit-tiny_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='nano', drop_path_rate=0.1))

@@ -1,0 +1,3 @@
+_base_ = './mask-rcnn_accvit-tiny_fpn_ms-3x_coco.py'
+
+model = dict(backbone=dict(arch='small', drop_path_rate=0.3))

@@ -1,0 +1,3 @@
+_base_ = './retinanet_accvit-tiny_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='base', drop_path_rate=0.4))

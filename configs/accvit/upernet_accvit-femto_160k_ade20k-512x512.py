@@ -1,0 +1,3 @@
+_base_ = './upernet_accvit-tiny_160k_ade20k-512x512.py'
+
+model = dict(backbone=dict(arch='femto', drop_path_rate=0.1))

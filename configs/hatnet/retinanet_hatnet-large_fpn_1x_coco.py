@@ -1,0 +1,3 @@
+_base_ = './retinanet_hatnet-tiny_fpn_1x_coco.py'
+
+model = dict(backbone=dict(arch='large', drop_path_rate=0.3))

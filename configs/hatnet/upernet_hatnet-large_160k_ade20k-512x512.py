@@ -1,0 +1,3 @@
+_base_ = './upernet_hatnet-tiny_160k_ade20k-512x512.py'
+
+model = dict(backbone=dict(arch='large', drop_path_rate=0.3))

@@ -1,0 +1,3 @@
+_base_ = './hvt-s-1_8xb128_in1k.py'
+
+model = dict(backbone=dict(arch='s-0'))

@@ -1,0 +1,3 @@
+_base_ = './semantic-fpn_hvt-s-1_80k_ade20k-512x512.py'
+
+model = dict(backbone=dict(arch='s-2'))

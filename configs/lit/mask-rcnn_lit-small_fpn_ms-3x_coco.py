@@ -1,0 +1,12 @@
+# LIT published no 3x schedule: this is Swin's, the field's standard,
+# without its cropping branch.
+# Bias tables and recomputed blocks as in its 1x.
+_base_ = '../_base_/mask-rcnn_fpn_ms-3x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mmhier.LIT',
+        arch='small',
+        drop_path_rate=0.2,
+        bias_size=50,
+        with_cp=True))
