@@ -113,14 +113,15 @@ def atrous_inverted_residual(x, w: dict, stride: int, training: bool = False):
             average3x3(x, stride), w['shortcut.1.weight'],
             w['shortcut.1.bias'])
     x = batch_norm(x, below(w, 'pre_norm.'), training)
-    x = conv1x1(x, w['expand.0.weight'])
-    x = gelu(batch_norm(x, below(w, 'expand.1.'), training))
+    x = conv1x1(x, w['expand.0.0.weight'])
+    x = gelu(batch_norm(x, below(w, 'expand.0.1.'), training))
     branches = []
     for k, dilation in enumerate((1, 2, 3)):
         branch = below(w, f'branches.{k}.')
-        y = depthwise3x3(x, branch['0.weight'], stride, dilation)
-        y = gelu(batch_norm(y, below(branch, '1.'), training))
-        branches.append(squeeze_excite(y, below(branch, '3.')))
+        y = depthwise3x3(x, branch['0.0.weight'], stride, dilation)
+        y = gelu(batch_norm(y, below(branch, '0.1.'), training))
+        branches.append(
+            squeeze_excite(y, below(w, f'squeeze_excites.{k}.')))
     x = gated_sum(x[:, :, ::stride, ::stride], branches, below(w, 'gate.'))
     x = conv1x1(x, w['project.weight'], w['project.bias'])
     return batch_norm(x + shortcut, below(w, 'post_norm.'), training)
@@ -152,7 +153,7 @@ def window_attention(x, w: dict, num_heads: int, dilation: int):
                               + WINDOW - 1 for k, l, _, _ in members]
                              for i, j, _, _ in members])
         bias = w['relative_position_bias_table'][rows]
-        qkv = linear(tokens[:, ys, xs], below(w, 'attn.qkv.'))
+        qkv = linear(tokens[:, ys, xs], below(w, 'qkv.'))
         heads = []
         for head in range(num_heads):
             first = head * head_dim
@@ -162,7 +163,7 @@ def window_attention(x, w: dict, num_heads: int, dilation: int):
             logits = q @ k.transpose(1, 2) / head_dim**0.5 + bias[..., head]
             scores = torch.exp(logits - logits.amax(-1, keepdim=True))
             heads.append(scores / scores.sum(-1, keepdim=True) @ v)
-        out[:, ys, xs] = linear(torch.cat(heads, -1), below(w, 'attn.proj.'))
+        out[:, ys, xs] = linear(torch.cat(heads, -1), below(w, 'proj.'))
     return out.permute(0, 3, 1, 2)
 
 
@@ -191,9 +192,9 @@ def block(x, w: dict, stride: int, num_heads: int, dilations, topology: str,
 
 def backbone(x, w: dict, arch: dict, topology: str, training: bool = False):
     """(B, 3, H, W) -> the maps of the four stages."""
-    x = conv3x3(x, w['stem.0.weight'], 2)
-    x = gelu(batch_norm(x, below(w, 'stem.1.'), training))
-    x = conv3x3(x, w['stem.3.weight']) + w['stem.3.bias'][:, None, None]
+    x = conv3x3(x, w['stem.0.0.weight'], 2)
+    x = gelu(batch_norm(x, below(w, 'stem.0.1.'), training))
+    x = conv3x3(x, w['stem.2.weight']) + w['stem.2.bias'][:, None, None]
     outs = []
     for i in range(4):
         num_heads = arch['embed_dims'][i] // arch['head_dim']

@@ -1,5 +1,6 @@
 """ACC-ViT: its reconstruction, window masks and weights."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_atrous_attention_is_the_reference(size, dilations, attn_impl):
                                               dilations)], x)
 
 
+@pytest.mark.parametrize('attn_impl', ['auto', 'eager'])
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('channels,stride,size', [
     ((8, 8), 1, (6, 7)),
@@ -91,9 +93,10 @@ def test_atrous_attention_is_the_reference(size, dilations, attn_impl):
     ((4, 8), 2, (5, 9)),
 ])
 def test_atrous_inverted_residual_is_the_reference(channels, stride, size,
-                                                   training):
+                                                   training, attn_impl):
     module = randomize(
-        AtrousInvertedResidual(*channels, stride, 0., dict(type='BN')))
+        AtrousInvertedResidual(*channels, stride, 0., dict(type='BN'),
+                               attn_impl))
     module.train(training)
     x = torch.randn(2, channels[0], *size, dtype=torch.float64)
     assert_agree(
@@ -182,12 +185,13 @@ def test_what_windows_pad_changes_nothing(size, monkeypatch):
         return [*outputs, *torch.autograd.grad(loss, model.parameters())]
 
     zeros = outputs_and_gradients()
-    pad = windows.F.pad
 
     def pad_with_large_numbers(x, amounts):
-        return pad(x, amounts, value=0. if x.dtype == torch.bool else 1000.)
+        value = 0. if x.dtype == torch.bool else 1000.
+        return nn.functional.pad(x, amounts, value=value)
 
-    monkeypatch.setattr(windows.F, 'pad', pad_with_large_numbers)
+    monkeypatch.setattr(windows, 'F',
+                        SimpleNamespace(pad=pad_with_large_numbers))
     for found, expected in zip(outputs_and_gradients(), zeros):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 

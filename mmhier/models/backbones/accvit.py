@@ -37,6 +37,8 @@ Assumed, because no count depends on it:
   right and bottom and masks the padding as keys, so it changes no output;
 - A9 femto has the depths and head width of pico.
 """
+from itertools import product
+from math import gcd
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
@@ -46,9 +48,10 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmhier.registry import MODELS
-from ..layers import (Mlp, SelfAttention, merge_windows, partition_windows,
+from ..layers import (Mlp, attend, merge_windows, partition_windows,
                       relative_position_bias, window_key_mask)
 from .base import HierarchicalBackbone
 
@@ -65,6 +68,206 @@ def build_norm(norm_cfg: dict, num_channels: int) -> nn.Module:
     return norm
 
 
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution as a linear layer over channels-last memory."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor,
+                      bias: Optional[Tensor]) -> Tensor:
+        x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        return x.permute(0, 3, 1, 2)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and norm, in inference one convolution if it is BatchNorm.
+
+    Args:
+        conv (nn.Conv2d): The convolution.
+        norm_cfg (dict): Of the norm.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm_cfg: dict):
+        super().__init__(conv, build_norm(norm_cfg, conv.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        conv, norm = self
+        if (torch.is_grad_enabled() or torch.compiler.is_compiling()
+                or norm.training
+                or getattr(norm, 'running_var', None) is None):
+            return super().forward(x)
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var,
+            norm.eps, norm.weight, norm.bias)
+        return conv._conv_forward(x, weight, bias)
+
+
+class _DilatedDepthwiseConv(torch.autograd.Function):
+    """Depthwise 3x3 convolution whose backward pass is fast on a CPU.
+
+    oneDNN takes ten times as long for the gradients of a dilated depthwise
+    convolution as for the convolution. Here the input's is another
+    convolution, the weight's that of an undilated one over the subsampled
+    maps that the dilation keeps apart.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, stride, dilation):
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.dilation = stride, dilation
+        return F.conv2d(x, weight, None, stride, dilation, dilation,
+                        len(weight))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        channels, kernel = len(weight), weight.to(grad.dtype)
+        # Pixels between those of a common step are never read.
+        step = gcd(ctx.stride, ctx.dilation)
+        read = x[..., ::step, ::step].to(grad.dtype)
+        stride, dilation = ctx.stride // step, ctx.dilation // step
+        if stride > 1:
+            sparse = torch.zeros_like(read)
+            sparse[..., ::stride, ::stride] = grad
+            grad = sparse
+        grad_read = F.conv2d(grad, kernel.flip(2, 3), None, 1, dilation,
+                             dilation, channels)
+        grad_weight = torch.ops.aten.convolution_backward(
+            subsample(grad, dilation), subsample(read, dilation), kernel, None,
+            (1, 1), (1, 1), (1, 1), False, (0, 0), channels,
+            (False, True, False))[1]
+        grad_x = grad_read
+        if step > 1:
+            grad_x = torch.zeros_like(x)
+            grad_x[..., ::step, ::step] = grad_read
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
+
+
+def subsample(x: Tensor, step: int) -> Tensor:
+    """All maps x[..., p::step, q::step] as images of one batch.
+
+    (B, C, H, W) -> (step**2 * B, C, ceil(H / step), ceil(W / step)), zeros
+    where a map is shorter.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = -(-height // step), -(-width // step)
+    out = x.new_empty(step, step, batch, rows, columns, channels)
+    for p, q in product(range(step), repeat=2):
+        part = x[..., p::step, q::step].permute(0, 2, 3, 1)
+        out[p, q, :, :part.shape[1], :part.shape[2]] = part
+        out[p, q, :, part.shape[1]:] = 0
+        out[p, q, :, :, part.shape[2]:] = 0
+    return out.flatten(0, 2).permute(0, 3, 1, 2)
+
+
+class DilatedDepthwiseConv(nn.Conv2d):
+    """Depthwise 3x3 convolution, padded to keep the size at stride 1.
+
+    Args:
+        channels (int): Channels in and out.
+        stride (int): Stride.
+        dilation (int): Dilation.
+    """
+
+    def __init__(self, channels: int, stride: int, dilation: int):
+        super().__init__(
+            channels, channels, 3, stride, dilation, dilation,
+            groups=channels, bias=False)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor,
+                      bias: Optional[Tensor]) -> Tensor:
+        if (self.dilation[0] == 1 or x.device.type != 'cpu'
+                or torch.compiler.is_compiling()
+                or not torch.is_grad_enabled()):
+            return super()._conv_forward(x, weight, bias)
+        return _DilatedDepthwiseConv.apply(x, weight, self.stride[0],
+                                           self.dilation[0])
+
+
+class AveragePool(nn.Module):
+    """Mean of 3x3 cells, stride 2; the zeros around the map count.
+
+    They count in the depthwise convolutions beside it as well, and in
+    torchvision's MaxViT. A convolution, unlike avg_pool2d, does not tie a
+    compiled graph to odd or even sizes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        channels = x.shape[1]
+        kernel = x.new_full((channels, 1, 3, 3), 1 / 9)
+        return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
+
+
+class _GatedSum(torch.autograd.Function):
+    """The sum of :class:`BranchGate` in chunks of pixels.
+
+    Gates live for one chunk, in the processor's cache, and are computed again
+    in the backward pass, so that no K maps of them are ever stored.
+
+    Shapes: x and each branch (B, N, C), weight and bias (K, 1, 1, C), scales
+    (K, B, 1, C).
+    """
+
+    CHUNK_ELEMENTS = 2**16
+
+    @staticmethod
+    def chunks(x: Tensor):
+        """Slices of N that together cover x."""
+        batch, length, channels = x.shape
+        size = length
+        if x.device.type == 'cpu':
+            elements = _GatedSum.CHUNK_ELEMENTS * torch.get_num_threads()
+            size = max(1, elements // (batch * channels))
+        return [slice(i, i + size) for i in range(0, length, size)]
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, scales, *branches):
+        ctx.save_for_backward(x, weight, bias, scales, *branches)
+        out = torch.empty_like(branches[0])
+        for part in _GatedSum.chunks(x):
+            gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
+            if scales is not None:
+                gates *= scales
+            total = gates[0] * branches[0][:, part]
+            for gate, branch in zip(gates[1:], branches[1:]):
+                total = total.addcmul_(gate, branch[:, part])
+            out[:, part] = total
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, scales, *branches = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        grad_branches = [torch.empty_like(branch) for branch in branches]
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(
+            bias)
+        grad_scales = None if scales is None else torch.zeros_like(scales)
+        for part in _GatedSum.chunks(x):
+            gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
+            shares = torch.empty_like(gates)
+            for k, branch in enumerate(branches):
+                torch.mul(grad[:, part], branch[:, part], out=shares[k])
+            shares *= gates
+            weights = gates
+            if scales is not None:
+                grad_scales += shares.sum(2, keepdim=True)
+                shares *= scales
+                weights = gates * scales
+            for k, grad_branch in enumerate(grad_branches):
+                grad_branch[:, part] = weights[k] * grad[:, part]
+            grad_logits = shares.addcmul_(gates, shares.sum(0), value=-1)
+            grad_x[:, part] = (grad_logits * weight).sum(0)
+            grad_bias += grad_logits.sum((1, 2), keepdim=True)
+            grad_weight += (grad_logits * x[None, :, part]).sum(
+                (1, 2), keepdim=True)
+        return grad_x, grad_weight, grad_bias, grad_scales, *grad_branches
+
+
 class BranchGate(nn.Conv2d):
     """Weighted sum of parallel branches, weights per channel and pixel.
 
@@ -74,41 +277,64 @@ class BranchGate(nn.Conv2d):
     Args:
         channels (int): Channels C.
         num_branches (int): Number of branches K.
+        attn_impl (str): 'eager' for the readable form, which a compiler can
+            fuse, anything else for one that stores no gates.
     """
 
-    def __init__(self, channels: int, num_branches: int):
+    def __init__(self, channels: int, num_branches: int, attn_impl: str):
         super().__init__(
             channels, num_branches * channels, 1, groups=channels)
+        self.attn_impl = attn_impl
 
-    def forward(self, x: Tensor, branches: Sequence[Tensor]) -> Tensor:
-        """(B, H, W, C) and K maps of its shape -> (B, H, W, C)."""
+    def forward(self,
+                x: Tensor,
+                branches: Sequence[Tensor],
+                scales: Optional[Sequence[Tensor]] = None) -> Tensor:
+        """Gated sum of maps.
+
+        Args:
+            x (Tensor): (B, H, W, C), what the gates depend on.
+            branches (Sequence[Tensor]): K maps (B, H, W, C).
+            scales (Sequence[Tensor], optional): One (B, 1, 1, C) per branch
+                that it is multiplied by. Defaults to None.
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
         shape = (self.in_channels, len(branches))
-        weight = self.weight.view(shape).t()[:, None, None, None]
-        bias = self.bias.view(shape).t()[:, None, None, None]
-        gates = torch.addcmul(bias, x[None], weight).softmax(0)
-        out = gates[0] * branches[0]
-        for gate, branch in zip(gates[1:], branches[1:]):
-            out = torch.addcmul(out, gate, branch)
-        return out
+        weight = self.weight.view(shape).t()[:, None, None].contiguous()
+        bias = self.bias.view(shape).t()[:, None, None].contiguous()
+        if scales is not None:
+            scales = torch.stack(list(scales)).flatten(2, 3)
+        if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
+            out = _GatedSum.apply(x.flatten(1, 2), weight, bias, scales,
+                                  *(y.flatten(1, 2) for y in branches))
+            return out.view_as(branches[0])
+        gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
+        gates = gates.softmax(0)
+        if scales is not None:
+            gates = gates * scales[:, :, None]
+        total = sum(gate * y for gate, y in zip(gates, branches))
+        return total.to(branches[0].dtype)
 
 
 class SqueezeExcite(nn.Module):
-    """Scale channels by a bottleneck of their means.
+    """Scales of channels from a bottleneck of their means.
 
     Args:
-        channels (int): Channels in and out.
+        channels (int): Channels C of the map.
         squeeze_channels (int): Width of the bottleneck.
     """
 
     def __init__(self, channels: int, squeeze_channels: int):
         super().__init__()
-        self.squeeze = nn.Conv2d(channels, squeeze_channels, 1)
-        self.excite = nn.Conv2d(squeeze_channels, channels, 1)
+        self.squeeze = PointwiseConv(channels, squeeze_channels)
+        self.excite = PointwiseConv(squeeze_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        scale = F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))
-        return x * self.excite(scale).sigmoid()
+        """(B, C, H, W) -> (B, C, 1, 1), between 0 and 1."""
+        mean = x.mean((2, 3), keepdim=True)
+        return self.excite(F.silu(self.squeeze(mean))).sigmoid()
 
 
 class AtrousInvertedResidual(nn.Module):
@@ -120,46 +346,50 @@ class AtrousInvertedResidual(nn.Module):
         stride (int): 1, or 2 to halve the map, rounding up.
         drop_path_rate (float): Stochastic depth.
         norm_cfg (dict): Of the BatchNorm layers.
+        attn_impl (str): See :class:`BranchGate`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int,
-                 drop_path_rate: float, norm_cfg: dict):
+                 drop_path_rate: float, norm_cfg: dict, attn_impl: str):
         super().__init__()
         hidden = EXPANSION * out_channels
         self.stride = stride
+        # Tools that fuse a BatchNorm with the convolution registered before
+        # it must not find one before `post_norm`, which follows the sum.
         self.pre_norm = build_norm(norm_cfg, in_channels)
+        self.post_norm = build_norm(norm_cfg, out_channels)
         self.expand = nn.Sequential(
-            nn.Conv2d(in_channels, hidden, 1, bias=False),
-            build_norm(norm_cfg, hidden), nn.GELU())
+            ConvNorm(
+                PointwiseConv(in_channels, hidden, bias=False), norm_cfg),
+            nn.GELU())
         self.branches = nn.ModuleList([
             nn.Sequential(
-                nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation,
-                          groups=hidden, bias=False),
-                build_norm(norm_cfg, hidden), nn.GELU(),
-                SqueezeExcite(hidden, out_channels // 4))
+                ConvNorm(
+                    DilatedDepthwiseConv(hidden, stride, dilation), norm_cfg),
+                nn.GELU())
             for dilation in CONV_DILATIONS
         ])
-        self.gate = BranchGate(hidden, len(CONV_DILATIONS))
-        self.project = nn.Conv2d(hidden, out_channels, 1)
+        self.squeeze_excites = nn.ModuleList([
+            SqueezeExcite(hidden, out_channels // 4) for _ in CONV_DILATIONS
+        ])
+        self.gate = BranchGate(hidden, len(CONV_DILATIONS), attn_impl)
+        self.project = PointwiseConv(hidden, out_channels)
         self.drop_path = DropPath(drop_path_rate)
-        self.post_norm = build_norm(norm_cfg, out_channels)
-        # The zeros around the map count in the averages at its border, as
-        # they do in the depthwise convolutions beside (torchvision's choice).
         self.shortcut = nn.Sequential(
-            nn.AvgPool2d(3, stride, padding=1),
-            nn.Conv2d(in_channels, out_channels, 1)
+            AveragePool(), PointwiseConv(in_channels, out_channels)
         ) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         shortcut = self.shortcut(x)
         x = self.expand(self.pre_norm(x))
-        branches = [
-            branch(x).permute(0, 2, 3, 1) for branch in self.branches
-        ]
+        branches = [branch(x) for branch in self.branches]
+        scales = [se(y) for se, y in zip(self.squeeze_excites, branches)]
         x = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride]
-        x = self.gate(x, branches).permute(0, 3, 1, 2)
-        return self.post_norm(shortcut + self.drop_path(self.project(x)))
+        x = self.gate(x, [y.permute(0, 2, 3, 1) for y in branches],
+                      [y.permute(0, 2, 3, 1) for y in scales])
+        x = self.project(x.permute(0, 3, 1, 2))
+        return self.post_norm(shortcut + self.drop_path(x))
 
 
 class AtrousBranch(nn.Module):
@@ -175,24 +405,37 @@ class AtrousBranch(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, dilation: int,
                  attn_impl: str):
         super().__init__()
+        self.num_heads = num_heads
         self.dilation = dilation
+        self.attn_impl = attn_impl
         self.norm = nn.LayerNorm(embed_dims)
-        self.attn = SelfAttention(embed_dims, num_heads, attn_impl)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * WINDOW_SIZE - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C), without the residual."""
+        """(B, H, W, C), already standardized -> (B, H, W, C).
+
+        The LayerNorm's scale and shift are applied within `qkv`: all
+        branches can then share one standardized map.
+        """
         batch, height, width = x.shape[:3]
         layout = height, width, WINDOW_SIZE, self.dilation
+        qkv = F.linear(x, self.qkv.weight * self.norm.weight,
+                       self.qkv.bias + self.qkv.weight @ self.norm.bias)
+        windows = partition_windows(qkv, WINDOW_SIZE, self.dilation)
+        q, k, v = windows.unflatten(2, (3, self.num_heads, -1)).permute(
+            2, 0, 3, 1, 4)
+        bias = relative_position_bias(self.relative_position_bias_table,
+                                      WINDOW_SIZE, WINDOW_SIZE)
         mask = window_key_mask(*layout, device=x.device)
         if mask is not None:
             mask = mask.repeat(batch, 1)[:, None, None]
-        bias = relative_position_bias(self.relative_position_bias_table,
-                                      WINDOW_SIZE, WINDOW_SIZE)
-        windows = partition_windows(self.norm(x), WINDOW_SIZE, self.dilation)
-        return merge_windows(self.attn(windows, bias, mask), *layout)
+        out = attend(q, k, v, bias, mask, self.attn_impl)
+        return self.proj(merge_windows(out.transpose(1, 2).flatten(2),
+                                       *layout))
 
 
 class AtrousAttention(nn.Module):
@@ -213,11 +456,12 @@ class AtrousAttention(nn.Module):
             for dilation in dilations
         ])
         if len(dilations) > 1:
-            self.gate = BranchGate(embed_dims, len(dilations))
+            self.gate = BranchGate(embed_dims, len(dilations), attn_impl)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
-        branches = [branch(x) for branch in self.branches]
+        standardized = F.layer_norm(x, x.shape[-1:])
+        branches = [branch(standardized) for branch in self.branches]
         return self.gate(x, branches) if len(branches) > 1 else branches[0]
 
 
@@ -233,7 +477,7 @@ class Block(nn.Module):
         super().__init__()
         self.topology = topology
         self.conv = AtrousInvertedResidual(in_channels, embed_dims, stride,
-                                           drop_path_rate, norm_cfg)
+                                           drop_path_rate, norm_cfg, attn_impl)
         self.attn = AtrousAttention(embed_dims, num_heads, dilations,
                                     attn_impl)
         self.norm = nn.LayerNorm(embed_dims)
@@ -347,8 +591,9 @@ class ACCViT(HierarchicalBackbone):
 
         stem = settings['stem_channels']
         self.stem = nn.Sequential(
-            nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False),
-            build_norm(norm_cfg, stem), nn.GELU(),
+            ConvNorm(
+                nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False),
+                norm_cfg), nn.GELU(),
             nn.Conv2d(stem, stem, 3, padding=1))
         self.stages = nn.ModuleList()
         channels = stem

@@ -28,7 +28,9 @@ def attend(q: Tensor,
     Returns:
         Tensor: (..., num_heads, N, d).
     """
-    if attn_impl == 'eager':
+    # torch has no fused kernel that passes a gradient to the bias on a CPU.
+    if attn_impl == 'eager' or (bias is not None and bias.requires_grad
+                                and bias.device.type == 'cpu'):
         logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
         if bias is not None:
             logits = logits + bias
@@ -40,6 +42,8 @@ def attend(q: Tensor,
         mask = bias.to(q.dtype)
         if key_mask is not None:
             mask = mask.masked_fill(~key_mask, float('-inf'))
+        # The fused CPU kernel is not taken for a mask of fewer dimensions.
+        mask = mask[(None, ) * (q.ndim - mask.ndim)]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
