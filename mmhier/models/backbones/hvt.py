@@ -152,8 +152,7 @@ def resample_positions(table: Tensor, layout: TokenLayout,
     """Position embeddings of the trained grid for the tokens of another one.
 
     The table is put back on the 14x14 patches, resized bicubically and
-    sampled where the tokens start. On the trained grid this is the identity,
-    bit by bit.
+    sampled where the tokens start. On the trained grid this changes no bit.
 
     Args:
         table (Tensor): (1, N, C), learned after `level` pools of 14x14
@@ -164,6 +163,8 @@ def resample_positions(table: Tensor, layout: TokenLayout,
     Returns:
         Tensor: (1, layout.num_tokens(level), C).
     """
+    if not torch.compiler.is_compiling() and layout.trained:
+        return table
     trained = TokenLayout(TRAINED_GRID, TRAINED_GRID, '1d')
     grid = F.interpolate(
         trained.lift(table, level), (layout.height, layout.width),
@@ -297,13 +298,17 @@ class HVT(HierarchicalBackbone):
     The token sequences at four depths (`tap_indices`), before the pooling of
     that block if it pools, go through a LayerNorm each, are put back on the
     grid of 16x16 patches and rescaled to strides 4, 8, 16 and 32; C channels
-    each. On 224x224 images the tokens are those of the authors' code, bit by
-    bit; see the module's docstring for other sizes.
+    each. On 224x224 images, 14x14 patches, the tokens are those of the
+    authors' code, bit by bit; see the module's docstring for other sizes.
 
-    Attention is global, so every output depends on every input pixel:
-    padding an image, as batching does, changes the features of the real
-    part. The padding to whole patches is part of the border patches and is
-    cut off the maps; it makes no tokens of its own.
+    Attention is global and position embeddings are stretched over the whole
+    grid, so zeros on the right and bottom of an image, as batching adds,
+    change the features of the real part: with random weights, 32 pixels
+    beside 256x256 by 0.3 to 0.4 of a map's standard deviation. Else they
+    reach only the pooling windows that they share with the image. The
+    backbone itself adds no tokens: zeros that complete a border patch belong
+    to that patch, and what the deconvolutions make of them is cut off before
+    a norm.
 
     Stages 1 to 4 are the blocks up to each tap, with their pooled position
     embeddings; the stem is the patch embedding with its positions. The norms
@@ -325,9 +330,10 @@ class HVT(HierarchicalBackbone):
             directions (3x3, stride 2, padding 1) with the 1d position
             embeddings resampled: all weights load, but the tokens are not
             those of the paper, so it needs fine-tuning. Defaults to '1d'.
-        tap_indices (Sequence[int]): Blocks, ascending, whose output becomes
-            the stride 4, 8, 16 and 32 map. Equal ones share a norm.
-            Defaults to (2, 5, 8, 11).
+        tap_indices (Sequence[int], optional): Blocks, ascending, whose
+            output becomes the stride 4, 8, 16 and 32 map. Equal ones share a
+            norm. Defaults to None, the ends of four equal parts: (2, 5, 8,
+            11) of 12 blocks.
         norm_cfg (dict): Norm of the stride-4 map: 'BN', 'SyncBN', 'GN' (with
             ``num_groups``) or 'LN2d' as ``type``.
             Defaults to ``dict(type='BN')``.
@@ -369,7 +375,7 @@ class HVT(HierarchicalBackbone):
                  arch='s-1',
                  drop_path_rate: float = 0.1,
                  pool_mode: str = '1d',
-                 tap_indices: Sequence[int] = (2, 5, 8, 11),
+                 tap_indices: Optional[Sequence[int]] = None,
                  norm_cfg: dict = dict(type='BN'),
                  out_type: str = 'featmap',
                  out_indices: Optional[Sequence[int]] = None,
@@ -377,11 +383,13 @@ class HVT(HierarchicalBackbone):
         if out_indices is None:
             out_indices = (3, ) if out_type == 'avg_featmap' else range(4)
         super().__init__(arch, out_indices=out_indices, **kwargs)
-        self._check_arguments(pool_mode, tap_indices, out_type)
+        dims, depth = self.settings['embed_dims'], self.settings['depth']
+        if tap_indices is None:
+            tap_indices = [depth * i // 4 - 1 for i in (1, 2, 3, 4)]
         self.pool_mode = pool_mode
         self.tap_indices = tuple(tap_indices)
         self.out_type = out_type
-        dims, depth = self.settings['embed_dims'], self.settings['depth']
+        self._check_arguments()
         self.out_channels = (dims, ) * len(self.out_indices)
         # Blocks whose output goes through a norm.
         self.taps = sorted({self.tap_indices[i] for i in self.out_indices})
@@ -413,34 +421,35 @@ class HVT(HierarchicalBackbone):
             })
         self.freeze_stages()
 
-    def _check_arguments(self, pool_mode, tap_indices, out_type) -> None:
+    def _check_arguments(self) -> None:
         settings = self.settings
         if settings['embed_dims'] % settings['num_heads']:
             raise ValueError(
                 f'embed_dims={settings["embed_dims"]} in the arch of HVT: '
                 f'expected a multiple of num_heads={settings["num_heads"]}')
-        width = settings['pool_block_width']
+        depth, width = settings['depth'], settings['pool_block_width']
         # Six pools leave 2 of 196 tokens, a seventh none.
-        if width < 0 or width > 0 and (settings['depth'] - 1) // width > 5:
+        if width < 0 or width > 0 and (depth - 1) // width > 5:
             raise ValueError(
                 f'pool_block_width={width} in the arch of HVT: expected 0 (no'
-                f' pooling) or at least {-(-settings["depth"] // 6)}, six '
-                'pools')
-        if pool_mode not in POOL_MODES:
-            raise ValueError(f'pool_mode={pool_mode!r} of HVT: expected one '
-                             f'of {", ".join(map(repr, POOL_MODES))}')
-        if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type={out_type!r} of HVT: expected one of '
-                             f'{", ".join(map(repr, OUT_TYPES))}')
-        if out_type == 'avg_featmap' and self.out_indices != (3, ):
+                f' pooling) or, for at most six pools, {-(-depth // 6)} or '
+                'more')
+        for name, allowed in (('pool_mode', POOL_MODES),
+                              ('out_type', OUT_TYPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f'{name}={getattr(self, name)!r} of HVT: expected one of '
+                    f'{", ".join(map(repr, allowed))}')
+        if self.out_type == 'avg_featmap' and self.out_indices != (3, ):
             raise ValueError(
                 f"out_indices={self.out_indices} of HVT: out_type="
                 "'avg_featmap' returns the final tokens alone, expected (3,)")
-        if (len(tap_indices) != 4 or list(tap_indices) != sorted(tap_indices)
-                or not set(tap_indices) <= set(range(settings['depth']))):
+        taps = self.tap_indices
+        if (len(taps) != 4 or list(taps) != sorted(taps)
+                or not set(taps) <= set(range(depth))):
             raise ValueError(
-                f'tap_indices={tuple(tap_indices)} of HVT: expected four '
-                f'ascending numbers from 0 to {settings["depth"] - 1}')
+                f'tap_indices={taps} of HVT: expected four ascending numbers '
+                f'from 0 to {depth - 1}')
 
     def _pools_behind(self, block: int) -> bool:
         width = self.settings['pool_block_width']
