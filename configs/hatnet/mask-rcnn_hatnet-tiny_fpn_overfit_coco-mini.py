@@ -41,7 +41,7 @@ test_pipeline = [
                    'scale_factor', 'instances'))
 ]
 
-# 2 batches of 4 photos an epoch, 200 epochs: 400 iterations.
+# 2 batches of 4 photos an epoch, 120 epochs: 240 iterations.
 train_dataloader = dict(
     batch_size=4,
     dataset=dict(
@@ -57,12 +57,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=200, val_interval=200)
+train_cfg = dict(max_epochs=120, val_interval=120)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, milestones=[160], gamma=0.1)
+    dict(type='MultiStepLR', by_epoch=True, milestones=[100], gamma=0.1)
 ]
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
 
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=50, max_keep_ckpts=1))
+    logger=dict(interval=20), checkpoint=dict(interval=40, max_keep_ckpts=1))
