@@ -1,104 +1,520 @@
-"""Every config loads, builds and agrees with its backbone; recipes hold."""
+"""Every config loads, learns from every parameter, predicts; recipes hold."""
+import logging
+import re
 from pathlib import Path
 
 import pytest
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
+import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import nn
 
 from mmhier.apis import load_config
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(
-    str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py')
-    if '_base_' not in path.parts)
-HATNET_1X = 'configs/hatnet/mask-rcnn_hatnet-{}_fpn_1x_coco.py'
+from .config_zoo import (CONFIGS, HEIGHT, ROOT, WIDTH, ZOO, build,
+                         generated_batch, read, register_all, shrink)
+
+# Parameters of the whole model. LIT publishes 30, 39 (RetinaNet), 40, 48
+# (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small.
+HEADS = ('in1k', 'mask-rcnn', 'retinanet', 'upernet', 'semantic-fpn',
+         'cascade-mask-rcnn')
+PARAMETERS = '''
+hatnet-tiny     12650152   32367024   22158772   41651180   16466262
+hatnet-small    25738568   45392976   35475540   55713420   29492214   78321246
+hatnet-medium   42925960   62580368   52662932   72900812   46679606   95508638
+hatnet-large    63108936   82668112   73045588   93807756   66767350
+lit-tiny        19886272   39538632   29621196   49859076   23637870
+lit-small       27973720   48240096   38904292   59898524   31850502   81168366
+lit-medium      49372264   70945008   61609204   81763628   53715606  103873278
+lit-base        87292384  109421288  100667116  121787684   91749006
+hvt-ti-1         5735656   26089008   15105460   34082924   10188246
+hvt-s-0         22049896   43737072   32260852   53549612   27836310
+hvt-s-1         22087144   43774320   32298100   53586860   27873558
+hvt-s-2         22105576   43792752   32316532   53605292   27891990
+hvt-s-3         22114408   43801584   32325364   53614124   27900822
+hvt-s-4         22118632   43805808   32329588   53618348   27905046
+accvit-femto     4399880   24105720   13606652   32271668    8204958
+accvit-pico      9550476   29107452   18899200   38268728   13206690
+accvit-nano     16649248   36024592   26107156   46181196   20123830
+accvit-tiny     28367252   47742596   37825160   57899200   31841834   80670866
+accvit-small    62886494   81800270   72464466   93947530   65899508  114728540
+accvit-base    103576028  122489804  113154000  134637064  106589042
+'''
+PARAMETERS = {
+    row.split()[0]: dict(zip(HEADS, map(int, row.split()[1:])))
+    for row in PARAMETERS.strip().splitlines()
+}
+PUBLISHED_MILLIONS = {
+    'lit-tiny': {'retinanet': 30, 'mask-rcnn': 40, 'semantic-fpn': 24},
+    'lit-small': {'retinanet': 39, 'mask-rcnn': 48, 'semantic-fpn': 32},
+}
+# Of the last block, by the family's sources.
+DROP_PATH = {
+    'hatnet-tiny': 0.1, 'hatnet-small': 0.1, 'hatnet-medium': 0.3,
+    'hatnet-large': 0.3, 'lit-tiny': 0.1, 'lit-small': 0.2,
+    'lit-medium': 0.3, 'lit-base': 0.5, 'accvit-femto': 0.1,
+    'accvit-pico': 0.1, 'accvit-nano': 0.1, 'accvit-tiny': 0.2,
+    'accvit-small': 0.3, 'accvit-base': 0.4
+}
+LIT_LARGER = ('lit-small', 'lit-medium', 'lit-base')
+WITH_3X = ('hatnet-small', 'hatnet-medium', 'lit-small', 'lit-medium',
+           'accvit-tiny', 'accvit-small')
 OVERFIT = 'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py'
 COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
 
 
-def read(name: str) -> Config:
-    return Config.fromfile(ROOT / name)
-
-
 @pytest.fixture(scope='module', autouse=True)
-def mmdet_scope():
-    register_all_modules()
+def quiet_registered_modules():
+    register_all()
+    # One line per parameter otherwise.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 
-@pytest.fixture(scope='module', params=CONFIGS)
-def config(request) -> Config:
-    return read(request.param)
+def variant_and_head(name: str):
+    """Such as 'lit-tiny' and 'retinanet' of a path."""
+    stem = Path(name).stem
+    if stem.endswith('_in1k'):
+        return stem.split('_')[0], 'in1k'
+    return stem.split('_')[1], stem.split('_')[0]
 
 
-def test_every_family_folder_has_configs():
-    assert {Path(name).parts[1] for name in CONFIGS} >= {'hatnet'}
-    assert len(CONFIGS) >= 5
+def test_every_variant_has_every_config():
+    wanted = set()
+    for variant in PARAMETERS:
+        batch = '32xb128' if variant.startswith('accvit') else '8xb128'
+        names = [
+            f'{variant}_{batch}_in1k', f'mask-rcnn_{variant}_fpn_1x_coco',
+            f'retinanet_{variant}_fpn_1x_coco',
+            f'upernet_{variant}_160k_ade20k-512x512',
+            f'semantic-fpn_{variant}_80k_ade20k-512x512'
+        ]
+        if variant in WITH_3X:
+            names += [
+                f'mask-rcnn_{variant}_fpn_ms-3x_coco',
+                f'cascade-mask-rcnn_{variant}_fpn_ms-3x_coco'
+            ]
+        family = variant.split('-')[0]
+        wanted |= {f'configs/{family}/{n}.py' for n in names}
+    assert set(ZOO) == wanted and len(wanted) == 112
 
 
-def test_loads_without_legacy_keys(config, tmp_path):
-    load_config(config.filename, work_dir=str(tmp_path))
-
-
-def test_names_no_url(config):
-    assert '://' not in config.pretty_text
-
-
-def test_dump_reads_back_as_the_same_config(config, tmp_path):
+@pytest.mark.parametrize('name', CONFIGS)
+def test_loads_and_reads_back_as_the_same(name, tmp_path):
+    # Reads it, refuses keys of OpenMMLab 2.x.
+    load_config(str(ROOT / name), work_dir=str(tmp_path / 'work'))
+    cfg = read(name)
     path = tmp_path / 'config.py'
-    config.dump(path)
-    assert Config.fromfile(path).to_dict() == config.to_dict()
+    cfg.dump(path)
+    assert '://' not in path.read_text()
+    assert Config.fromfile(path).to_dict() == cfg.to_dict()
 
 
-def test_builds_and_agrees_with_the_backbone(config):
-    model = MODELS.build(config.model)
-    channels = tuple(config.model.neck.in_channels)
-    assert channels == tuple(model.backbone.out_channels)
-    head = model.roi_head if model.with_roi_head else None
-    if head is not None:
-        strides = tuple(head.bbox_roi_extractor.featmap_strides)
-        assert strides == model.backbone.strides[:len(strides)]
-        if head.with_mask:
-            assert head.mask_head.num_classes == head.bbox_head.num_classes
+@pytest.mark.parametrize('name', ZOO)
+def test_types_no_channels_or_classes(name):
+    """They follow from the backbone, neck.out_channels and the dataset."""
+    cfg = read(name)
+    typed = re.findall(r"'(in_channels|num_classes)'",
+                       str(cfg.model.to_dict()))
+    assert typed == ['num_classes']
+    assert cfg.model.num_classes == cfg.num_classes
+    assert cfg.model.type.startswith('mmhier.')
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_parameters_channels_and_decay(name):
+    cfg = read(name)
+    variant, head = variant_and_head(name)
+    model = build(cfg, 'meta')
+    count = sum(p.numel() for p in model.parameters())
+    assert count == PARAMETERS[variant][head]
+    check_channels(model, cfg)
+    family = variant.split('-')[0]
+    rate = DROP_PATH[variant] if family != 'hvt' else 0.1
+    assert cfg.model.backbone.drop_path_rate == rate
+    check_groups(model, cfg, variant, head, '3x' in name)
+
+
+@pytest.mark.parametrize('variant', PUBLISHED_MILLIONS)
+def test_parameters_of_published_detectors(variant):
+    """Published figures are rounded: half a million either way, or 1 %."""
+    for head, millions in PUBLISHED_MILLIONS[variant].items():
+        ours = PARAMETERS[variant][head] / 1e6
+        assert abs(ours - millions) < max(0.5, 0.01 * millions)
+
+
+def check_channels(model: nn.Module, cfg: Config) -> None:
+    """The contract of the backbone, and strides that heads do state."""
+    backbone = model.backbone
     assert all(p.requires_grad for p in model.parameters())
+    if cfg.default_scope == 'mmpretrain':
+        assert model.head.in_channels == backbone.out_channels[-1]
+        assert model.head.num_classes == 1000
+        assert model.data_preprocessor.batch_augments is not None
+        return
+    strides = list(backbone.strides)
+    if cfg.default_scope == 'mmseg':
+        head = model.decode_head
+        maps = list(backbone.out_channels)
+        if model.with_neck:
+            assert model.neck.in_channels == maps
+            maps = [model.neck.out_channels] * 4
+            assert list(head.feature_strides) == strides
+        else:
+            assert model.auxiliary_head.in_channels == maps[2]
+            assert model.auxiliary_head.num_classes == 150
+        assert list(head.in_channels) == maps and head.num_classes == 150
+        return
+    assert model.neck.in_channels == list(backbone.out_channels)
+    levels = strides[model.neck.start_level:]
+    levels += [levels[-1] * 2**i for i in (1, 2)]
+    if not getattr(model, 'with_roi_head', False):
+        anchors = model.bbox_head.prior_generator.strides
+        assert model.bbox_head.num_classes == 80
+        assert model.bbox_head.in_channels == model.neck.out_channels
+        assert anchors == [(s, s) for s in levels[:5]]
+        return
+    anchors = model.rpn_head.prior_generator.strides
+    assert anchors == [(s, s) for s in levels[:5]]
+    roi_head = model.roi_head
+    for kind, extractor in (('bbox_head', 'bbox_roi_extractor'),
+                            ('mask_head', 'mask_roi_extractor')):
+        heads, extractors = getattr(roi_head, kind), getattr(
+            roi_head, extractor)
+        if not isinstance(heads, nn.ModuleList):
+            heads, extractors = [heads], [extractors]
+        for head in heads:
+            assert head.num_classes == 80
+            assert head.in_channels == model.neck.out_channels
+        for extractor in extractors:
+            assert extractor.featmap_strides == strides
+            assert extractor.out_channels == model.neck.out_channels
 
 
-@pytest.mark.parametrize('variant, drop_path_rate, millions', [
-    ('tiny', 0.1, 32.4),
-    ('small', 0.1, 45.4),
-    ('medium', 0.3, 62.6),
-    ('large', 0.3, 82.7),
+def check_groups(model, cfg, variant, head, is_3x) -> None:
+    """Each parameter in one group, with the recipe's decay and rate."""
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    base = cfg.optim_wrapper.optimizer
+    groups = {}
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            assert id(parameter) not in groups
+            groups[id(parameter)] = (group['lr'], group['weight_decay'])
+    named = dict(model.named_parameters())
+    assert set(groups) == {id(p) for p in named.values()}
+    norms = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm))
+        for p in module.parameters(recurse=False)
+    }
+    without = no_decay_rule(variant, head, is_3x)
+    for name, parameter in named.items():
+        exempt = without(name, parameter, id(parameter) in norms)
+        slow = head == 'in1k' and name.endswith('conv_offset.weight')
+        lr, decay = groups[id(parameter)]
+        assert decay == (0 if exempt else base.weight_decay), name
+        assert lr == pytest.approx(base.lr * (0.01 if slow else 1)), name
+
+
+def no_decay_rule(variant, head, is_3x):
+    """(name, parameter, is_norm) -> whether the recipe exempts it."""
+    family = variant.split('-')[0]
+
+    def is_table(name):
+        return 'pos_embed' in name or 'relative_position_bias_table' in name
+
+    if head == 'in1k':
+        exempt = dict(hvt='pos_embed', lit='relative_position_bias_table')
+        exempt['lit'] = 'cls_token' if variant == 'lit-tiny' else exempt['lit']
+        key = exempt.get(family, '(none)')
+        if family == 'accvit':
+            return lambda name, p, norm: 'bias_table' in name
+        return lambda name, p, norm: p.ndim == 1 or key in name
+    if head == 'upernet' or is_3x:
+        return lambda name, p, norm: norm or is_table(name)
+    if head == 'semantic-fpn' or family == 'hatnet' or variant == 'lit-tiny':
+        return lambda name, p, norm: False
+    if family == 'lit':
+        # The authors' keys, which match parts of names.
+        return lambda name, p, norm: 'norm' in name or 'bias_table' in name
+    return lambda name, p, norm: norm or is_table(name)
+
+
+@pytest.mark.parametrize('name', ZOO)
+def test_one_step_changes_every_parameter_and_it_predicts(name):
+    torch.manual_seed(0)
+    cfg = read(name)
+    shrink(cfg)
+    model = revert_sync_batchnorm(build(cfg)).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    batch = generated_batch(cfg)
+    data = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    assert loss.isfinite()
+    before = [p.detach().clone() for p in model.parameters()]
+    wrapper.backward(loss)
+    # Weight decay would change a parameter without a gradient too.
+    dead = [
+        n for n, p in model.named_parameters()
+        if p.grad is None or not p.grad.any()
+    ]
+    assert not dead
+    wrapper.step()
+    same = [
+        n for (n, p), old in zip(model.named_parameters(), before)
+        if torch.equal(p, old)
+    ]
+    assert not same
+
+    model.eval()
+    batch = generated_batch(cfg, num_images=1)
+    with torch.no_grad():
+        results = model(
+            **model.data_preprocessor(batch, training=False), mode='predict')
+    assert len(results) == 1
+    check_prediction(results[0], cfg)
+
+
+def check_prediction(result, cfg: Config) -> None:
+    if cfg.default_scope == 'mmpretrain':
+        assert result.pred_score.shape == (1000, )
+        assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
+    elif cfg.default_scope == 'mmseg':
+        assert result.pred_sem_seg.data.shape == (1, HEIGHT, WIDTH)
+        assert result.seg_logits.data.shape == (150, HEIGHT, WIDTH)
+        assert result.seg_logits.data.isfinite().all()
+    else:
+        instances = result.pred_instances
+        assert 0 < len(instances) <= 10
+        assert instances.bboxes.isfinite().all()
+        assert instances.labels.max() < 80
+        if 'roi_head' in cfg.model:
+            shape = (len(instances), HEIGHT, WIDTH)
+            assert instances.masks.shape == shape
+
+
+def test_a_dead_parameter_is_found():
+    """HVT's stride-4 map, built but not read by RetinaNet."""
+    cfg = read('configs/hvt/retinanet_hvt-ti-1_fpn_1x_coco.py')
+    cfg.model.backbone.out_indices = (0, 1, 2, 3)
+    cfg.model.neck.start_level = 1
+    shrink(cfg)
+    model = revert_sync_batchnorm(build(cfg)).train()
+    data = model.data_preprocessor(generated_batch(cfg), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    dead = {n for n, p in model.named_parameters() if p.grad is None}
+    assert dead and all('norm_2' in n or 'stride4' in n for n in dead)
+
+
+@pytest.mark.parametrize('name', [
+    'configs/hatnet/hatnet-tiny_8xb128_in1k.py',
+    'configs/lit/lit-small_8xb128_in1k.py',
+    'configs/hvt/mask-rcnn_hvt-s-2_fpn_1x_coco.py',
+    'configs/accvit/upernet_accvit-tiny_160k_ade20k-512x512.py',
 ])
-def test_hatnet_mask_rcnn_1x(variant, drop_path_rate, millions):
-    """The recipe of PVT and P2T, and the parameters of the whole detector."""
-    cfg = read(HATNET_1X.format(variant))
-    assert cfg.model.backbone == dict(
-        type='mmhier.HATNet', arch=variant, drop_path_rate=drop_path_rate)
-    assert cfg.optim_wrapper == dict(
-        type='OptimWrapper',
-        optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4))
-    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
-    assert cfg.train_dataloader.batch_size == 2
-    assert cfg.train_cfg.max_epochs == 12
-    warm_up, steps = cfg.param_scheduler
-    assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001,
-                                                                     500, False)
-    assert (steps.milestones, steps.gamma) == ([8, 11], 0.1)
-    assert cfg.model.data_preprocessor.pad_size_divisor == 32
-    transforms = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
-    assert transforms['Resize'].scale == (1333, 800)
-    assert transforms['RandomFlip'].prob == 0.5
-    assert cfg.test_dataloader.dataset.pipeline[1].scale == (1333, 800)
+def test_layer_wise_decay_by_mmpretrains_constructor(name):
+    cfg = read(name)
+    model = build(cfg, 'meta')
+    rate, lr = 0.9, 1e-3
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05),
+            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=rate, flat_decay_mult=0.)))
+    depths = {}
+    for group in wrapper.optimizer.param_groups:
+        depths[group['param_name']] = group['layer_id']
+        last = model.backbone.num_blocks + 1
+        assert group['lr'] == pytest.approx(
+            lr * rate**(last - group['layer_id']))
+    assert depths.keys() == dict(model.named_parameters()).keys()
+    assert set(depths.values()) == set(range(last + 1))
+    assert all(d == last for n, d in depths.items()
+               if not n.startswith('backbone.'))
 
-    parameters = sum(p.numel() for p in MODELS.build(cfg.model).parameters())
-    assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
+
+def recipe(name: str) -> dict:
+    """The numbers of a config that its spec sheet states."""
+    cfg = read(name)
+    warm_up, decay = ([None] + list(cfg.param_scheduler))[-2:]
+    optimizer = cfg.optim_wrapper.optimizer
+    clip = cfg.optim_wrapper.get('clip_grad') or {}
+    start = warm_up and warm_up['start_factor'] * optimizer.lr
+    return dict(
+        lr=optimizer.lr,
+        wd=optimizer.weight_decay,
+        warm_up=(warm_up and warm_up['end'], start),
+        end=decay.get('milestones', decay.get('eta_min')),
+        length=cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')),
+        clip=clip.get('max_norm'),
+        batch=(cfg.train_dataloader.batch_size,
+               cfg.auto_scale_lr.base_batch_size),
+        sampler=cfg.train_dataloader.sampler.type)
+
+
+def test_mask_rcnn_and_retinanet_1x_recipes():
+    common = dict(
+        warm_up=(500, pytest.approx(1e-7)), end=[8, 11], length=12, clip=None,
+        batch=(2, 16), sampler='DefaultSampler', lr=1e-4, wd=1e-4)
+    for variant in PARAMETERS:
+        family = variant.split('-')[0]
+        for head in ('mask-rcnn', 'retinanet'):
+            wanted = dict(common)
+            if family in ('hvt', 'accvit'):
+                wanted['wd'] = 0.05
+            if family == 'lit' and head == 'mask-rcnn':
+                wanted.update(lr=2e-4, warm_up=(500, pytest.approx(2e-7)))
+            assert recipe(f'configs/{family}/{head}_{variant}_fpn_1x_coco.py'
+                          ) == wanted
+
+
+def test_3x_recipe():
+    for variant in WITH_3X:
+        family = variant.split('-')[0]
+        for head in ('mask-rcnn', 'cascade-mask-rcnn'):
+            name = f'configs/{family}/{head}_{variant}_fpn_ms-3x_coco.py'
+            assert recipe(name) == dict(
+                lr=1e-4, wd=0.05, warm_up=(1000, pytest.approx(1e-7)),
+                end=[27, 33], length=36, clip=None, batch=(2, 16),
+                sampler='DefaultSampler')
+            resize = read(name).train_dataloader.dataset.pipeline[2]
+            assert resize.scales[0] == (1333, 480)
+            assert resize.scales[-1] == (1333, 800) and len(resize.scales) == 11
+
+
+def test_segmentation_recipes():
+    for variant in PARAMETERS:
+        family = variant.split('-')[0]
+        assert recipe(
+            f'configs/{family}/upernet_{variant}_160k_ade20k-512x512.py'
+        ) == dict(
+            lr=6e-5, wd=0.01, warm_up=(1500, pytest.approx(6e-11)), end=0.,
+            length=160000, clip=None, batch=(2, 16),
+            sampler='InfiniteSampler')
+        assert recipe(
+            f'configs/{family}/semantic-fpn_{variant}_80k_ade20k-512x512.py'
+        ) == dict(
+            lr=1e-4, wd=1e-4, warm_up=(None, None),
+            end=1e-6 if family == 'lit' else 0., length=80000, clip=None,
+            batch=(2, 16), sampler='InfiniteSampler')
+
+
+def test_imagenet_recipes():
+    deit = dict(
+        lr=1e-3, wd=0.05, warm_up=(5, pytest.approx(1e-6)), end=1e-5,
+        length=300, clip=None, batch=(128, 1024), sampler='RepeatAugSampler')
+    for variant in PARAMETERS:
+        family = variant.split('-')[0]
+        wanted = dict(deit)
+        if variant in ('hatnet-medium', 'hatnet-large'):
+            wanted['clip'] = 1.0
+        elif variant in LIT_LARGER:
+            wanted.update(
+                warm_up=(20, pytest.approx(1e-6)), clip=5.0,
+                sampler='DefaultSampler')
+        elif family == 'hvt':
+            wanted['wd'] = 0.025
+        elif family == 'accvit':
+            wanted.update(
+                lr=3e-3, warm_up=(32, pytest.approx(3e-5)), length=400,
+                clip=1.0, batch=(128, 4096), sampler='DefaultSampler')
+        gpus = '32' if family == 'accvit' else '8'
+        name = f'configs/{family}/{variant}_{gpus}xb128_in1k.py'
+        assert recipe(name) == wanted
+        cfg = read(name)
+        hooks = [hook.type for hook in cfg.get('custom_hooks', [])]
+        assert hooks == (['EMAHook'] if family == 'accvit' else [])
+        augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
+        assert augments == (dict(Mixup=0.8) if family == 'accvit' else dict(
+            Mixup=0.8, CutMix=1.0))
+
+
+def test_lit_dense_settings():
+    for variant in ('lit-small', 'lit-medium', 'lit-base'):
+        detector = read(f'configs/lit/mask-rcnn_{variant}_fpn_1x_coco.py')
+        segmentor = read(
+            f'configs/lit/semantic-fpn_{variant}_80k_ade20k-512x512.py')
+        assert detector.model.backbone.bias_size == 50
+        assert 'out_norms' not in detector.model.backbone
+        assert segmentor.model.backbone.bias_size == 32
+        assert segmentor.model.backbone.out_norms == (0, 1, 2, 3)
+        assert detector.model.backbone.with_cp
+        assert segmentor.model.backbone.with_cp
+    tables = dict(
+        build(read('configs/lit/retinanet_lit-small_fpn_1x_coco.py'),
+              'meta').backbone.named_parameters())
+    sizes = {p.shape for n, p in tables.items() if n.endswith('bias_table')}
+    assert sizes == {(9801, 12), (2401, 24)}
+
+
+@pytest.mark.parametrize('name', [
+    'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py',
+    'configs/hatnet/mask-rcnn_hatnet-small_fpn_ms-3x_coco.py',
+    'configs/lit/retinanet_lit-tiny_fpn_1x_coco.py',
+    'configs/lit/semantic-fpn_lit-tiny_80k_ade20k-512x512.py',
+    'configs/hatnet/semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py',
+    'configs/lit/lit-tiny_8xb128_in1k.py',
+    'configs/accvit/accvit-tiny_32xb128_in1k.py',
+])
+def test_pipelines_run(name, tmp_path):
+    """Each pipeline of the zoo, on one image of 80 x 60 pixels."""
+    import cv2
+    import numpy as np
+    from mmcv.transforms import Compose
+    from mmengine.registry import init_default_scope
+    cfg = read(name)
+    init_default_scope(cfg.default_scope)
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / 'a.png'), rng.integers(0, 255, (60, 80, 3)))
+    cv2.imwrite(str(tmp_path / 'm.png'),
+                rng.integers(0, 151, (60, 80), dtype=np.uint8))
+    for loader in ('train_dataloader', 'test_dataloader'):
+        # What the three kinds of datasets hand on.
+        box = dict(
+            bbox=[8, 8, 40, 40], bbox_label=3, ignore_flag=0,
+            mask=[[8, 8, 40, 8, 40, 40]])
+        packed = Compose(cfg[loader].dataset.pipeline)(
+            dict(
+                img_path=str(tmp_path / 'a.png'),
+                seg_map_path=str(tmp_path / 'm.png'),
+                img_id=0,
+                height=60,
+                width=80,
+                instances=[box],
+                gt_label=3,
+                seg_fields=[],
+                reduce_zero_label=True,
+                label_map=None))
+        size = tuple(packed['inputs'].shape[1:])
+        sample = packed['data_samples']
+        if cfg.default_scope == 'mmdet':
+            short = min(size)
+            assert short == 800 or 'ms-3x' in name and 480 <= short <= 800
+            assert len(sample.gt_instances) == 1
+            assert (sample.gt_instances.labels == 3).all()
+        elif cfg.default_scope == 'mmseg':
+            if loader == 'test_dataloader':
+                aligned = (512, 704) if 'hatnet' in name else (512, 683)
+                assert size == aligned
+            labels = sample.gt_sem_seg.data
+            assert labels.max() == 255 and 100 < labels[labels < 255].max()
+        else:
+            assert size == (224, 224) and packed['inputs'].shape[0] == 3
+            assert sample.gt_label.item() == 3
 
 
 @pytest.mark.parametrize('name, metric, loads', [
     ('coco_detection', 'bbox', dict(with_bbox=True)),
     ('coco_instance', ['bbox', 'segm'], dict(with_bbox=True, with_mask=True)),
+    ('coco_instance_ms', ['bbox', 'segm'],
+     dict(with_bbox=True, with_mask=True)),
 ])
-def test_base_datasets(name, metric, loads):
+def test_coco_datasets(name, metric, loads):
     cfg = read(f'configs/_base_/datasets/{name}.py')
     annotations = dict(type='LoadAnnotations', **loads)
     assert cfg.train_dataloader.dataset.pipeline[1] == annotations
@@ -114,6 +530,8 @@ def test_base_datasets(name, metric, loads):
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no coco_mini')
 def test_overfit_config_trains_and_tests_on_the_same_listed_photos(tmp_path):
     from mmdet.registry import DATASETS, METRICS
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmdet')
     cfg = load_config(
         str(ROOT / OVERFIT), work_dir=str(tmp_path), data_root=str(COCO_MINI))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -128,6 +546,8 @@ def test_overfit_config_trains_and_tests_on_the_same_listed_photos(tmp_path):
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no coco_mini')
 def test_overfit_config_names_an_unknown_photo(tmp_path):
     from mmdet.registry import DATASETS
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmdet')
     cfg = load_config(
         str(ROOT / OVERFIT),
         work_dir=str(tmp_path),

@@ -1,0 +1,154 @@
+"""What the tests of the configs share: their list, small models, batches."""
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils import register_all_modules as register_mmdet
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
+from mmpretrain.utils import register_all_modules as register_mmpretrain
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules as register_mmseg
+
+from mmhier.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py')
+    if '_base_' not in path.parts)
+# All but the demo and the one that overfits a few photos.
+ZOO = [
+    name for name in CONFIGS
+    if 'demo' not in Path(name).parts and 'overfit' not in name
+]
+HEIGHT, WIDTH = 64, 96
+
+
+def register_all() -> None:
+    """Register the modules of all three frameworks."""
+    for register in (register_mmdet, register_mmseg, register_mmpretrain):
+        register(init_default_scope=False)
+
+
+@lru_cache(maxsize=None)
+def _read(name: str) -> Config:
+    return Config.fromfile(ROOT / name, format_python_code=False)
+
+
+def read(name: str) -> Config:
+    """Config of a path below the repository, to do with as one likes."""
+    return deepcopy(_read(name))
+
+
+def build(cfg: Config, device: str = 'cpu') -> torch.nn.Module:
+    """Model of a config, its weights not initialized."""
+    init_default_scope(cfg.default_scope)
+    with torch.device(device):
+        return MODELS.build(cfg.model)
+
+
+def shrink(cfg: Config) -> None:
+    """Make a config quick: one block a stage, slim heads, few proposals.
+
+    Widths and names of the backbone stay; so does the depth of HVT, whose
+    blocks differ. Stochastic depth, which may skip a parameter, is off.
+    """
+    model = cfg.model
+    backbone_class = MODELS.get(model.backbone.type)
+    arch = backbone_class.resolve_arch(model.backbone.arch)
+    if 'depths' in arch:
+        arch['depths'] = (1, 1, 1, 1)
+    model.backbone.update(arch=arch, drop_path_rate=0.)
+    if 'neck' in model and model.neck.type == 'FPN':
+        model.neck.out_channels = 32
+    if cfg.default_scope == 'mmdet':
+        _shrink_detector(model)
+    elif cfg.default_scope == 'mmseg':
+        model.data_preprocessor.size = (HEIGHT, WIDTH)
+        model.decode_head.channels = 32
+        if 'auxiliary_head' in model:
+            model.auxiliary_head.channels = 32
+
+
+def _shrink_detector(model: ConfigDict) -> None:
+    if 'bbox_head' in model:
+        model.bbox_head.update(feat_channels=32, stacked_convs=1)
+        model.test_cfg.update(score_thr=0., max_per_img=10)
+        return
+    model.rpn_head.feat_channels = 32
+    bbox_heads = model.roi_head.bbox_head
+    for head in bbox_heads if isinstance(bbox_heads, list) else [bbox_heads]:
+        head.fc_out_channels = 32
+    model.roi_head.mask_head.update(num_convs=1, conv_out_channels=32)
+    proposals = dict(nms_pre=50, max_per_img=10)
+    # Enough to draw every anchor, so that each level gets a gradient.
+    model.train_cfg.rpn.sampler.num = 4096
+    model.train_cfg.rpn_proposal.update(proposals)
+    stages = model.train_cfg.rcnn
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.num = 16
+    model.test_cfg.rpn.update(proposals)
+    model.test_cfg.rcnn.update(score_thr=0., max_per_img=5)
+
+
+def generated_batch(cfg: Config, num_images: int = 3) -> dict:
+    """Random images with targets, as a dataloader of the config gives them."""
+    generator = torch.Generator().manual_seed(0)
+    images = [
+        torch.randint(
+            256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=generator)
+        for _ in range(num_images)
+    ]
+    make = dict(
+        mmdet=_detection_sample,
+        mmseg=_segmentation_sample,
+        mmpretrain=_classification_sample)[cfg.default_scope]
+    samples = [make(i, cfg.model.num_classes) for i in range(num_images)]
+    if cfg.default_scope == 'mmpretrain':
+        images = torch.stack(images)
+    return dict(inputs=images, data_samples=samples)
+
+
+def _meta(index: int) -> dict:
+    size = (HEIGHT, WIDTH)
+    return dict(
+        img_id=index,
+        img_path=f'{index}.jpg',
+        ori_shape=size,
+        img_shape=size,
+        pad_shape=size,
+        scale_factor=(1., 1.))
+
+
+def _detection_sample(index: int, num_classes: int) -> DetDataSample:
+    boxes = torch.tensor([[4., 8, 20, 24], [10, 12, 60, 62], [30, 0, 96, 64]])
+    masks = np.zeros((len(boxes), HEIGHT, WIDTH), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+        mask[top:bottom, left:right] = 1
+    instances = InstanceData(
+        bboxes=boxes,
+        labels=torch.tensor([0, index, num_classes - 1]),
+        masks=BitmapMasks(masks, HEIGHT, WIDTH))
+    sample = DetDataSample(metainfo=_meta(index))
+    sample.gt_instances = instances
+    return sample
+
+
+def _segmentation_sample(index: int, num_classes: int) -> SegDataSample:
+    labels = torch.arange(HEIGHT * WIDTH).view(1, HEIGHT, WIDTH)
+    labels = (labels + index) % num_classes
+    labels[:, :4] = 255
+    sample = SegDataSample(metainfo=_meta(index))
+    sample.gt_sem_seg = PixelData(data=labels)
+    return sample
+
+
+def _classification_sample(index: int, num_classes: int) -> DataSample:
+    label = index % num_classes
+    return DataSample(metainfo=_meta(index)).set_gt_label(label)
