@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmhier.checkpoints import CheckpointError, load_backbone_weights
 from mmhier.models.backbones import ACCViT, HATNet
 from mmhier.models.backbones.accvit import (AtrousAttention,
                                             AtrousInvertedResidual)
 from mmhier.models.heads import ACCViTClsHead
-from mmhier.models.layers import windows
+from mmhier.models.layers import (BranchGate, DilatedDepthwiseConv,
+                                  branch_gate, windows)
 from mmpretrain.registry import MODELS
 from tests.reference import accvit as reference
 from torch import nn
@@ -208,11 +210,119 @@ def test_windows_of_padding_alone_stay_finite(attn_impl):
     assert out.isfinite().all() and x.grad.isfinite().all()
 
 
-def test_gates_of_equal_branches_change_nothing():
+@pytest.mark.parametrize('count', [2, 3, 4])
+@pytest.mark.parametrize('with_scales', [True, False])
+@pytest.mark.parametrize('pixels_per_chunk', [1, 7, 1000])
+def test_gates_in_chunks_are_the_gates(count, with_scales, pixels_per_chunk,
+                                       monkeypatch):
+    """The readable form, its input, parameter and branch gradients."""
+    batch, height, width, channels = 2, 5, 4, 6
+    monkeypatch.setattr(
+        branch_gate._GatedSum, 'CHUNK_ELEMENTS',
+        pixels_per_chunk * batch * channels // torch.get_num_threads())
+    gates = [
+        randomize(BranchGate(channels, count, impl))
+        for impl in ('auto', 'eager')
+    ]
+    torch.manual_seed(0)
+    x = torch.randn(batch, height, width, channels).double()
+    maps = torch.randn(count, batch, height, width, channels).double()
+    scales = torch.rand(count, batch, 1, 1, channels).double()
+    weight = torch.randn_like(x)
+    results = []
+    for gate in gates:
+        leaves = [t.clone().requires_grad_() for t in (x, maps, scales)]
+        out = gate(leaves[0], list(leaves[1]),
+                   list(leaves[2]) if with_scales else None)
+        used = leaves[:2 + with_scales] + list(gate.parameters())
+        results.append([out, *torch.autograd.grad((out * weight).sum(), used)])
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('attn_impl', ['auto', 'eager'])
+def test_gates_of_equal_branches_change_nothing(attn_impl):
     """They sum to one, whatever their weights."""
-    gate = randomize(AtrousAttention(8, 2, (1, 2, 4), 'eager')).gate
+    gate = randomize(BranchGate(8, 3, attn_impl))
     x, branch = torch.randn(2, 1, 5, 6, 8, dtype=torch.float64)
     torch.testing.assert_close(gate(x, [branch] * 3), branch)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('dilation', [1, 2, 3, 4])
+@pytest.mark.parametrize('size', [(1, 1), (2, 7), (12, 9)])
+def test_dilated_depthwise_gradients(stride, dilation, size):
+    conv = randomize(DilatedDepthwiseConv(5, stride, dilation))
+    x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
+    out = conv(x)
+    wanted = nn.functional.conv2d(x, conv.weight, None, stride, dilation,
+                                  dilation, 5)
+    torch.testing.assert_close(out, wanted)
+    grad = torch.randn_like(out)
+    for found, expected in zip(
+            torch.autograd.grad(out, (x, conv.weight), grad),
+            torch.autograd.grad(wanted, (x, conv.weight), grad)):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('norm_cfg', [
+    dict(type='BN'), dict(type='SyncBN'), dict(type='GN', num_groups=2)
+])
+@pytest.mark.parametrize('size', [(33, 47), (224, 64)])
+def test_inference_kernels_change_no_result(norm_cfg, size):
+    """Folded norms and fused attention, against eager under autograd."""
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    model, eager = (
+        randomize(ACCViT(SMALL, norm_cfg=norm_cfg, attn_impl=impl)).eval()
+        for impl in ('auto', 'eager'))
+    with torch.no_grad():
+        outputs = model(x)
+    for found, expected in zip(outputs, eager(x)):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_fusing_batch_norm_by_mmcv_changes_no_result():
+    model = randomize(ACCViT(SMALL)).eval()
+    x = torch.randn(1, 3, 40, 52, dtype=torch.float64)
+    wanted = model(x)
+    for found, expected in zip(fuse_conv_bn(model)(x), wanted):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('dilations', [(1, ), (1, 8)])
+def test_padding_reaches_as_far_as_windows_and_convolutions(dilations):
+    """One block without squeeze-excitation, of 56 columns, 8 padded.
+
+    The convolutions reach two columns to the left, 54 and 55; from there
+    plain windows reach column 49, windows of dilation 8 every eighth column.
+    """
+    reached = {
+        column
+        for column in range(56) if column >= 49 or (
+            8 in dilations and column % 8 in (54 % 8, 55 % 8))
+    }
+    arch = dict(SMALL, dilations=(dilations, ) * 4)
+    model = randomize(ACCViT(arch, out_indices=(0, ))).eval()
+    for module in model.stages[0][0].conv.squeeze_excites:
+        module.excite.weight.data.zero_()
+    x = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    with torch.no_grad():
+        change = model(nn.functional.pad(x, (0, 32)))[0][..., :56]
+        change = (change - model(x)[0]).abs().amax((0, 1, 2))
+    assert set(change.nonzero().flatten().tolist()) == reached
+
+
+def test_padding_changes_features_by_the_documented_amount():
+    model = randomize(ACCViT('femto')).float().eval()
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 448, 448)
+    with torch.no_grad():
+        maps, padded = model(x), model(nn.functional.pad(x, (0, 64, 0, 32)))
+    for wanted, found in zip(maps, padded):
+        size = wanted.shape[2]
+        change = (found[..., :size, :size] - wanted).abs() / wanted.std()
+        assert change.mean() < 0.05
+        assert 0 < change[..., :size // 4, :size // 4].mean() < 0.015
 
 
 def test_initialization_is_that_of_maxvit():

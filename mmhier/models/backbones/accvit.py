@@ -3,42 +3,12 @@
 Papers: arXiv 2403.04200; workshop version, "Fusion of Regional and Sparse
 Attention in Vision Transformers", arXiv 2406.08859.
 
-The authors published neither code nor weights: this is a reconstruction.
+The authors published neither code nor weights: this is a reconstruction, and
+:class:`ACCViT` lists what it rests on.
 
-Stated by the papers (text and the architecture figure):
-- four stages at strides 4/8/16/32; each repeat of a stage is an atrous
-  inverted residual block, then an atrous attention block;
-- the attention block runs windowed self-attention in parallel over
-  dilations 1, 2, 4, 8 in stage 1, 1, 2, 4 in stage 2, 1, 2 in stage 3 and 1
-  in stage 4, each branch with its own LayerNorm and weights, and fuses the
-  branches by gates (softmax over branches of one linear projection of the
-  block's input), followed by one MLP that the branches share;
-- the inverted residual block expands, runs three depthwise 3x3 convolutions
-  of dilation 1, 2, 3, each with its own squeeze-excitation, fuses them by
-  gates, projects, adds its input and normalizes the sum.
-
-Inferred, because it is the one configuration found that reproduces the
-published parameter and FLOP counts: depths, widths, windows of 7x7, heads of
-32 channels (16 for femto and pico), one bias table per head and branch, gates
-per channel, and the layout of MaxViT (as in torchvision) for whatever the
-figure leaves out: stem, biases, norm positions, shortcut of a striding
-block, squeeze width, head.
-
-Assumed, because no count depends on it:
-- A1 the residual topology of the attention block, see `topology`;
-- A2 the gates see the block's input (the expanded map in an inverted
-  residual, every second pixel of it in a striding one);
-- A3 GELU, SiLU inside squeeze-excitation;
-- A4 logits scaled by head_dim ** -0.5;
-- A5 the shortcut of a striding block averages 3x3 cells with stride 2;
-- A6 squeeze-excitation follows the depthwise convolution's norm and GELU;
-- A7 initialization, norm constants, linearly growing drop path;
-- A8 sizes that 7x7 windows do not tile: each branch pads its own map on the
-  right and bottom and masks the padding as keys, so it changes no output;
-- A9 femto has the depths and head width of pico.
+Maps are channels-last in memory throughout, so that convolutions, BatchNorm
+and attention over windows pass them on without copies.
 """
-from itertools import product
-from math import gcd
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
@@ -51,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmhier.registry import MODELS
-from ..layers import (Mlp, attend, merge_windows, partition_windows,
+from ..layers import (BranchGate, DilatedDepthwiseConv, Mlp, attend,
+                      merge_windows, partition_windows,
                       relative_position_bias, window_key_mask)
 from .base import HierarchicalBackbone
 
@@ -99,92 +70,9 @@ class ConvNorm(nn.Sequential):
                 or getattr(norm, 'running_var', None) is None):
             return super().forward(x)
         weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var,
-            norm.eps, norm.weight, norm.bias)
+            conv.weight.detach(), conv.bias, norm.running_mean,
+            norm.running_var, norm.eps, norm.weight, norm.bias)
         return conv._conv_forward(x, weight, bias)
-
-
-class _DilatedDepthwiseConv(torch.autograd.Function):
-    """Depthwise 3x3 convolution whose backward pass is fast on a CPU.
-
-    oneDNN takes ten times as long for the gradients of a dilated depthwise
-    convolution as for the convolution. Here the input's is another
-    convolution, the weight's that of an undilated one over the subsampled
-    maps that the dilation keeps apart.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, stride, dilation):
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation
-        return F.conv2d(x, weight, None, stride, dilation, dilation,
-                        len(weight))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        channels, kernel = len(weight), weight.to(grad.dtype)
-        # Pixels between those of a common step are never read.
-        step = gcd(ctx.stride, ctx.dilation)
-        read = x[..., ::step, ::step].to(grad.dtype)
-        stride, dilation = ctx.stride // step, ctx.dilation // step
-        if stride > 1:
-            sparse = torch.zeros_like(read)
-            sparse[..., ::stride, ::stride] = grad
-            grad = sparse
-        grad_read = F.conv2d(grad, kernel.flip(2, 3), None, 1, dilation,
-                             dilation, channels)
-        grad_weight = torch.ops.aten.convolution_backward(
-            subsample(grad, dilation), subsample(read, dilation), kernel, None,
-            (1, 1), (1, 1), (1, 1), False, (0, 0), channels,
-            (False, True, False))[1]
-        grad_x = grad_read
-        if step > 1:
-            grad_x = torch.zeros_like(x)
-            grad_x[..., ::step, ::step] = grad_read
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
-
-
-def subsample(x: Tensor, step: int) -> Tensor:
-    """All maps x[..., p::step, q::step] as images of one batch.
-
-    (B, C, H, W) -> (step**2 * B, C, ceil(H / step), ceil(W / step)), zeros
-    where a map is shorter.
-    """
-    batch, channels, height, width = x.shape
-    rows, columns = -(-height // step), -(-width // step)
-    out = x.new_empty(step, step, batch, rows, columns, channels)
-    for p, q in product(range(step), repeat=2):
-        part = x[..., p::step, q::step].permute(0, 2, 3, 1)
-        out[p, q, :, :part.shape[1], :part.shape[2]] = part
-        out[p, q, :, part.shape[1]:] = 0
-        out[p, q, :, :, part.shape[2]:] = 0
-    return out.flatten(0, 2).permute(0, 3, 1, 2)
-
-
-class DilatedDepthwiseConv(nn.Conv2d):
-    """Depthwise 3x3 convolution, padded to keep the size at stride 1.
-
-    Args:
-        channels (int): Channels in and out.
-        stride (int): Stride.
-        dilation (int): Dilation.
-    """
-
-    def __init__(self, channels: int, stride: int, dilation: int):
-        super().__init__(
-            channels, channels, 3, stride, dilation, dilation,
-            groups=channels, bias=False)
-
-    def _conv_forward(self, x: Tensor, weight: Tensor,
-                      bias: Optional[Tensor]) -> Tensor:
-        if (self.dilation[0] == 1 or x.device.type != 'cpu'
-                or torch.compiler.is_compiling()
-                or not torch.is_grad_enabled()):
-            return super()._conv_forward(x, weight, bias)
-        return _DilatedDepthwiseConv.apply(x, weight, self.stride[0],
-                                           self.dilation[0])
 
 
 class AveragePool(nn.Module):
@@ -200,122 +88,6 @@ class AveragePool(nn.Module):
         channels = x.shape[1]
         kernel = x.new_full((channels, 1, 3, 3), 1 / 9)
         return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
-
-
-class _GatedSum(torch.autograd.Function):
-    """The sum of :class:`BranchGate` in chunks of pixels.
-
-    Gates live for one chunk, in the processor's cache, and are computed again
-    in the backward pass, so that no K maps of them are ever stored.
-
-    Shapes: x and each branch (B, N, C), weight and bias (K, 1, 1, C), scales
-    (K, B, 1, C).
-    """
-
-    CHUNK_ELEMENTS = 2**16
-
-    @staticmethod
-    def chunks(x: Tensor):
-        """Slices of N that together cover x."""
-        batch, length, channels = x.shape
-        size = length
-        if x.device.type == 'cpu':
-            elements = _GatedSum.CHUNK_ELEMENTS * torch.get_num_threads()
-            size = max(1, elements // (batch * channels))
-        return [slice(i, i + size) for i in range(0, length, size)]
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, scales, *branches):
-        ctx.save_for_backward(x, weight, bias, scales, *branches)
-        out = torch.empty_like(branches[0])
-        for part in _GatedSum.chunks(x):
-            gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
-            if scales is not None:
-                gates *= scales
-            total = gates[0] * branches[0][:, part]
-            for gate, branch in zip(gates[1:], branches[1:]):
-                total = total.addcmul_(gate, branch[:, part])
-            out[:, part] = total
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, weight, bias, scales, *branches = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        grad_branches = [torch.empty_like(branch) for branch in branches]
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(
-            bias)
-        grad_scales = None if scales is None else torch.zeros_like(scales)
-        for part in _GatedSum.chunks(x):
-            gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
-            shares = torch.empty_like(gates)
-            for k, branch in enumerate(branches):
-                torch.mul(grad[:, part], branch[:, part], out=shares[k])
-            shares *= gates
-            weights = gates
-            if scales is not None:
-                grad_scales += shares.sum(2, keepdim=True)
-                shares *= scales
-                weights = gates * scales
-            for k, grad_branch in enumerate(grad_branches):
-                grad_branch[:, part] = weights[k] * grad[:, part]
-            grad_logits = shares.addcmul_(gates, shares.sum(0), value=-1)
-            grad_x[:, part] = (grad_logits * weight).sum(0)
-            grad_bias += grad_logits.sum((1, 2), keepdim=True)
-            grad_weight += (grad_logits * x[None, :, part]).sum(
-                (1, 2), keepdim=True)
-        return grad_x, grad_weight, grad_bias, grad_scales, *grad_branches
-
-
-class BranchGate(nn.Conv2d):
-    """Weighted sum of parallel branches, weights per channel and pixel.
-
-    A depthwise 1x1 convolution of the input gives each channel one logit per
-    branch, their softmax the weights.
-
-    Args:
-        channels (int): Channels C.
-        num_branches (int): Number of branches K.
-        attn_impl (str): 'eager' for the readable form, which a compiler can
-            fuse, anything else for one that stores no gates.
-    """
-
-    def __init__(self, channels: int, num_branches: int, attn_impl: str):
-        super().__init__(
-            channels, num_branches * channels, 1, groups=channels)
-        self.attn_impl = attn_impl
-
-    def forward(self,
-                x: Tensor,
-                branches: Sequence[Tensor],
-                scales: Optional[Sequence[Tensor]] = None) -> Tensor:
-        """Gated sum of maps.
-
-        Args:
-            x (Tensor): (B, H, W, C), what the gates depend on.
-            branches (Sequence[Tensor]): K maps (B, H, W, C).
-            scales (Sequence[Tensor], optional): One (B, 1, 1, C) per branch
-                that it is multiplied by. Defaults to None.
-
-        Returns:
-            Tensor: (B, H, W, C).
-        """
-        shape = (self.in_channels, len(branches))
-        weight = self.weight.view(shape).t()[:, None, None].contiguous()
-        bias = self.bias.view(shape).t()[:, None, None].contiguous()
-        if scales is not None:
-            scales = torch.stack(list(scales)).flatten(2, 3)
-        if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
-            out = _GatedSum.apply(x.flatten(1, 2), weight, bias, scales,
-                                  *(y.flatten(1, 2) for y in branches))
-            return out.view_as(branches[0])
-        gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
-        gates = gates.softmax(0)
-        if scales is not None:
-            gates = gates * scales[:, :, None]
-        total = sum(gate * y for gate, y in zip(gates, branches))
-        return total.to(branches[0].dtype)
 
 
 class SqueezeExcite(nn.Module):
@@ -466,10 +238,7 @@ class AtrousAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """An atrous inverted residual, then atrous attention with an MLP.
-
-    The map between them and inside is channels-last in memory.
-    """
+    """An atrous inverted residual, then atrous attention and an MLP."""
 
     def __init__(self, in_channels: int, embed_dims: int, stride: int,
                  num_heads: int, dilations: Sequence[int], topology: str,
@@ -508,19 +277,51 @@ def _arch(embed_dims, depths, stem_channels=64, head_dim=32) -> dict:
 
 @MODELS.register_module()
 class ACCViT(HierarchicalBackbone):
-    """ACC-ViT backbone, a reconstruction.
+    """ACC-ViT backbone, a reconstruction: no official code or weights exist.
 
-    No official code or weights exist. The variants below are the
-    configurations that reproduce the published parameter and FLOP counts;
-    the header of this file lists what the papers state, what was inferred
-    from those counts and what is assumed. Accuracies of the papers cannot be
-    expected of it before they have been measured.
+    Accuracies of the papers cannot be expected of it before they have been
+    measured.
 
-    Squeeze-excitation averages over whole maps and the windows of the larger
-    dilations reach across them, so every output depends on every input
-    pixel: padding an image, as batching does, changes the features of the
-    real part. What the windows need beyond the map is masked and changes
-    nothing. The outputs carry no norm besides that of the blocks.
+    Stated by the papers, in the text or in the architecture figure:
+
+    - four stages at strides 4/8/16/32; each repeat of a stage is an atrous
+      inverted residual block, then an atrous attention block;
+    - the attention block runs windowed self-attention with relative position
+      bias in parallel over dilations 1, 2, 4, 8 in stage 1, 1, 2, 4 in stage
+      2, 1, 2 in stage 3 and 1 in stage 4, fuses the branches by gates
+      (softmax over branches of one linear projection of the block's input)
+      and ends in one MLP that the branches share;
+    - the inverted residual block expands, runs three depthwise 3x3
+      convolutions of dilation 1, 2, 3, each with its own squeeze-excitation,
+      fuses them by gates, projects, adds its input and normalizes the sum.
+
+    Inferred, since no other configuration was found to reproduce the
+    published parameter and FLOP counts: depths, widths, 7x7 windows, heads of
+    32 channels (16 in femto and pico), a LayerNorm, weights and a bias table
+    per branch, gates per channel, and MaxViT's layout (as in torchvision)
+    where the figure shows none: stem, biases, norms, shortcut of a striding
+    block, squeeze width, classifier.
+
+    Assumed, since no count depends on it:
+
+    - A1 the residuals of the attention block, see `topology`;
+    - A2 gates see the block's input (in an inverted residual the expanded
+      map, in a striding one every second pixel of it);
+    - A3 GELU, and SiLU within squeeze-excitation;
+    - A4 logits are scaled by ``head_dim ** -0.5``;
+    - A5 the shortcut of a striding block averages 3x3 cells, stride 2;
+    - A6 squeeze-excitation follows the depthwise convolution's norm and GELU;
+    - A7 initialization and norm constants of MaxViT, linear drop path;
+    - A8 where 7x7 windows do not tile a map, each branch pads it on the right
+      and bottom and masks the padding as keys, which changes no output;
+    - A9 femto has the depths and head width of pico.
+
+    Squeeze-excitation averages over whole maps, and the windows of the largest
+    dilation span 224 pixels of the image: padding an image, as batching does,
+    changes the features of its real part everywhere, most near the padding.
+    With random weights, padding 448x448 noise to 480x512 moves each map by at
+    most 4 % of its standard deviation on average, 1 % in the farthest quarter.
+    The outputs carry no norm besides those of the blocks.
 
     Args:
         arch (str | dict): 'femto', 'pico', 'nano', 'tiny', 'small', 'base',

@@ -1,10 +1,13 @@
 from .attention import SelfAttention, attend
+from .branch_gate import BranchGate
+from .dilated_depthwise import DilatedDepthwiseConv
 from .mlp import Mlp
 from .position_bias import relative_position_bias
 from .windows import (may_need_padding, merge_windows, partition_windows,
                       window_key_mask)
 
 __all__ = [
-    'Mlp', 'SelfAttention', 'attend', 'may_need_padding', 'merge_windows',
-    'partition_windows', 'relative_position_bias', 'window_key_mask'
+    'BranchGate', 'DilatedDepthwiseConv', 'Mlp', 'SelfAttention', 'attend',
+    'may_need_padding', 'merge_windows', 'partition_windows',
+    'relative_position_bias', 'window_key_mask'
 ]
