@@ -50,6 +50,8 @@ def shallow(family, arch):
     settings = dict(FAMILIES[family].arch_zoo[arch])
     if 'depths' in settings:
         settings['depths'] = (1, 1, 1, 1)
+    else:
+        settings['depth'] = 6
     return settings
 
 

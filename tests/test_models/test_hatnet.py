@@ -149,7 +149,7 @@ def test_padding_an_image_changes_features_by_a_bounded_amount():
         for a, b in zip(model(x), model(padded)):
             b = b[..., :a.shape[-1]]
             change = (a - b).std() / a.std()
-            assert 1e-3 < change < 0.5
+            assert 0.01 < change < 0.25
 
 
 def test_arch_dict_is_checked():
