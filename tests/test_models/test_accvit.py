@@ -208,6 +208,8 @@ def test_windows_of_padding_alone_stay_finite(attn_impl):
         out = module(x)
     out.float().sum().backward()
     assert out.isfinite().all() and x.grad.isfinite().all()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize('count', [2, 3, 4])
