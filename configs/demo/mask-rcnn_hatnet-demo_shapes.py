@@ -1,0 +1,134 @@
+# The demo: a slim Mask R-CNN with a HAT-Net of a million parameters on the
+# generated shapes (tools/dataset_tools/generate_shapes.py), from random
+# weights, in minutes on two CPU cores. tools/demo.py runs it.
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/default_runtime.py'
+]
+
+classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
+data_root = 'data/shapes/'
+
+# Windows of 8, 8 and 4 tokens tile the maps of a 192 px picture: 48, 24, 12.
+# Batch norm, which the usual recipe leaves out, is worth hundreds of
+# iterations when pyramid and heads start from random weights.
+norm_cfg = dict(type='BN')
+channels = 64
+roi_extractor = dict(
+    roi_layer=dict(sampling_ratio=2),
+    out_channels=channels,
+    featmap_strides=[4, 8, 16],
+    finest_scale=28)
+proposals = dict(nms_pre=300, max_per_img=100)
+model = dict(
+    backbone=dict(
+        type='mmhier.HATNet',
+        arch=dict(
+            embed_dims=(32, 64, 128, 160),
+            depths=(1, 1, 2, 1),
+            head_dim=32,
+            expansions=(4, 4, 4, 4),
+            kernel_sizes=(3, 3, 3, 3),
+            grid_sizes=(8, 8, 4, 1),
+            ds_ratios=(8, 4, 2, 1))),
+    neck=dict(
+        in_channels=[32, 64, 128, 160],
+        out_channels=channels,
+        num_outs=4,
+        norm_cfg=norm_cfg),
+    rpn_head=dict(
+        in_channels=channels,
+        feat_channels=channels,
+        # Shapes are 12 to 96 px long: half the usual anchors, and no P6.
+        anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])),
+    roi_head=dict(
+        bbox_roi_extractor=roi_extractor,
+        bbox_head=dict(
+            type='ConvFCBBoxHead',
+            num_shared_convs=2,
+            num_shared_fcs=1,
+            norm_cfg=norm_cfg,
+            in_channels=channels,
+            conv_out_channels=channels,
+            fc_out_channels=256,
+            reg_class_agnostic=True,
+            num_classes=len(classes)),
+        mask_roi_extractor=roi_extractor,
+        mask_head=dict(
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=channels,
+            num_classes=len(classes))),
+    train_cfg=dict(
+        rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
+    test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
+    dict(type='PackDetInputs')
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                   'scale_factor'))
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        data_root=data_root,
+        metainfo=dict(classes=classes),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=dict(classes=classes),
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+
+max_iters = 600
+warmup_iters = 50
+train_cfg = dict(
+    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=False,
+        begin=0,
+        end=warmup_iters),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=False,
+        begin=warmup_iters,
+        end=max_iters,
+        eta_min=1e-5)
+]
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1))
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)
