@@ -27,6 +27,16 @@ ZOO = [
     name for name in CONFIGS
     if 'demo' not in Path(name).parts and 'overfit' not in name
 ]
+VARIANTS = [
+    f'{family}-{arch}' for family, archs in dict(
+        hatnet=('tiny', 'small', 'medium', 'large'),
+        lit=('tiny', 'small', 'medium', 'base'),
+        hvt=('ti-1', 's-0', 's-1', 's-2', 's-3', 's-4'),
+        accvit=('femto', 'pico', 'nano', 'tiny', 'small', 'base')).items()
+    for arch in archs
+]
+WITH_3X = ('hatnet-small', 'hatnet-medium', 'lit-small', 'lit-medium',
+           'accvit-tiny', 'accvit-small')
 HEIGHT, WIDTH = 64, 96
 
 

@@ -1,0 +1,126 @@
+"""The numbers of every recipe are those of its source."""
+import pytest
+
+from .config_zoo import VARIANTS, WITH_3X, build, read, register_all
+
+LIT_LARGER = ('lit-small', 'lit-medium', 'lit-base')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered_modules():
+    register_all()
+
+
+def recipe(name: str) -> dict:
+    """The numbers of a config that its spec sheet states."""
+    cfg = read(name)
+    warm_up, decay = ([None] + list(cfg.param_scheduler))[-2:]
+    optimizer = cfg.optim_wrapper.optimizer
+    clip = cfg.optim_wrapper.get('clip_grad') or {}
+    start = warm_up and warm_up['start_factor'] * optimizer.lr
+    return dict(
+        lr=optimizer.lr,
+        wd=optimizer.weight_decay,
+        warm_up=(warm_up and warm_up['end'], start),
+        end=decay.get('milestones', decay.get('eta_min')),
+        length=cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')),
+        clip=clip.get('max_norm'),
+        batch=(cfg.train_dataloader.batch_size,
+               cfg.auto_scale_lr.base_batch_size),
+        sampler=cfg.train_dataloader.sampler.type)
+
+
+def test_mask_rcnn_and_retinanet_1x_recipes():
+    common = dict(
+        warm_up=(500, pytest.approx(1e-7)), end=[8, 11], length=12, clip=None,
+        batch=(2, 16), sampler='DefaultSampler', lr=1e-4, wd=1e-4)
+    for variant in VARIANTS:
+        family = variant.split('-')[0]
+        for head in ('mask-rcnn', 'retinanet'):
+            wanted = dict(common)
+            if family in ('hvt', 'accvit'):
+                wanted['wd'] = 0.05
+            if family == 'lit' and head == 'mask-rcnn':
+                wanted.update(lr=2e-4, warm_up=(500, pytest.approx(2e-7)))
+            assert recipe(f'configs/{family}/{head}_{variant}_fpn_1x_coco.py'
+                          ) == wanted
+
+
+def test_3x_recipe():
+    for variant in WITH_3X:
+        family = variant.split('-')[0]
+        for head in ('mask-rcnn', 'cascade-mask-rcnn'):
+            name = f'configs/{family}/{head}_{variant}_fpn_ms-3x_coco.py'
+            assert recipe(name) == dict(
+                lr=1e-4, wd=0.05, warm_up=(1000, pytest.approx(1e-7)),
+                end=[27, 33], length=36, clip=None, batch=(2, 16),
+                sampler='DefaultSampler')
+            resize = read(name).train_dataloader.dataset.pipeline[2]
+            assert resize.scales[0] == (1333, 480)
+            assert resize.scales[-1] == (1333, 800)
+            assert len(resize.scales) == 11
+
+
+def test_segmentation_recipes():
+    for variant in VARIANTS:
+        family = variant.split('-')[0]
+        assert recipe(
+            f'configs/{family}/upernet_{variant}_160k_ade20k-512x512.py'
+        ) == dict(
+            lr=6e-5, wd=0.01, warm_up=(1500, pytest.approx(6e-11)), end=0.,
+            length=160000, clip=None, batch=(2, 16),
+            sampler='InfiniteSampler')
+        assert recipe(
+            f'configs/{family}/semantic-fpn_{variant}_80k_ade20k-512x512.py'
+        ) == dict(
+            lr=1e-4, wd=1e-4, warm_up=(None, None),
+            end=1e-6 if family == 'lit' else 0., length=80000, clip=None,
+            batch=(2, 16), sampler='InfiniteSampler')
+
+
+def test_imagenet_recipes():
+    deit = dict(
+        lr=1e-3, wd=0.05, warm_up=(5, pytest.approx(1e-6)), end=1e-5,
+        length=300, clip=None, batch=(128, 1024), sampler='RepeatAugSampler')
+    for variant in VARIANTS:
+        family = variant.split('-')[0]
+        wanted = dict(deit)
+        if variant in ('hatnet-medium', 'hatnet-large'):
+            wanted['clip'] = 1.0
+        elif variant in LIT_LARGER:
+            wanted.update(
+                warm_up=(20, pytest.approx(1e-6)), clip=5.0,
+                sampler='DefaultSampler')
+        elif family == 'hvt':
+            wanted['wd'] = 0.025
+        elif family == 'accvit':
+            wanted.update(
+                lr=3e-3, warm_up=(32, pytest.approx(3e-5)), length=400,
+                clip=1.0, batch=(128, 4096), sampler='DefaultSampler')
+        gpus = '32' if family == 'accvit' else '8'
+        name = f'configs/{family}/{variant}_{gpus}xb128_in1k.py'
+        assert recipe(name) == wanted
+        cfg = read(name)
+        hooks = [hook.type for hook in cfg.get('custom_hooks', [])]
+        assert hooks == (['EMAHook'] if family == 'accvit' else [])
+        augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
+        assert augments == (dict(Mixup=0.8) if family == 'accvit' else dict(
+            Mixup=0.8, CutMix=1.0))
+
+
+def test_lit_dense_settings():
+    for variant in ('lit-small', 'lit-medium', 'lit-base'):
+        detector = read(f'configs/lit/mask-rcnn_{variant}_fpn_1x_coco.py')
+        segmentor = read(
+            f'configs/lit/semantic-fpn_{variant}_80k_ade20k-512x512.py')
+        assert detector.model.backbone.bias_size == 50
+        assert 'out_norms' not in detector.model.backbone
+        assert segmentor.model.backbone.bias_size == 32
+        assert segmentor.model.backbone.out_norms == (0, 1, 2, 3)
+        assert detector.model.backbone.with_cp
+        assert segmentor.model.backbone.with_cp
+    tables = dict(
+        build(read('configs/lit/retinanet_lit-small_fpn_1x_coco.py'),
+              'meta').backbone.named_parameters())
+    sizes = {p.shape for n, p in tables.items() if n.endswith('bias_table')}
+    assert sizes == {(9801, 12), (2401, 24)}
