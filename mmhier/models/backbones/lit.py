@@ -29,7 +29,8 @@ from torch.nn.init import trunc_normal_
 from torchvision.ops import deform_conv2d
 
 from mmhier.registry import MODELS
-from ..layers import Mlp, SelfAttention, relative_position_bias
+from ..layers import (Mlp, SelfAttention, attend, attend_grid,
+                      relative_position_bias)
 from .base import HierarchicalBackbone
 
 BIAS_TABLE = 'relative_position_bias_table'
@@ -139,7 +140,9 @@ class Attention(SelfAttention):
         bias_size (int, optional): Side of the square grid whose biases are
             learned; those of other grids are interpolated. None for
             attention without a bias.
-        attn_impl (str): See :func:`mmhier.models.layers.attend`.
+        attn_impl (str): 'auto' holds the biases and logits of a few rows of
+            queries at a time; 'sdpa' and 'eager' see
+            :func:`mmhier.models.layers.attend`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int,
@@ -151,13 +154,19 @@ class Attention(SelfAttention):
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B, height * width, C) -> same; more tokens only without a bias."""
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, height: int,
+            width: int) -> Tensor:
+        """(B, num_heads, height * width, d) each; more tokens, which precede
+        those of the grid, only without a bias."""
         if self.bias_size is None:
-            return super().forward(x)
+            return attend(q, k, v, attn_impl=self.attn_impl)
         table = resize_bias_table(self.relative_position_bias_table, height,
                                   width)
-        return super().forward(x, relative_position_bias(table, height, width))
+        if self.attn_impl == 'auto' and not (torch.compiler.is_compiling()
+                                             or torch.jit.is_tracing()):
+            return attend_grid(q, k, v, table, height, width)
+        bias = relative_position_bias(table, height, width)
+        return attend(q, k, v, bias, attn_impl=self.attn_impl)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict,
                               missing_keys, unexpected_keys, error_msgs):
