@@ -1,0 +1,81 @@
+"""What a whole detector, segmentor or classifier costs for one image."""
+from typing import Iterator, Sequence
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .complexity import Complexity, count_complexity
+
+NUM_BOX_PROPOSALS = 1000
+NUM_MASK_PROPOSALS = 100
+
+
+class InferencePass(nn.Module):
+    """Every layer of a model that inference needs, on values of no meaning.
+
+    Box heads see 1000 proposals an image and mask heads 100, the convention
+    of mmdet 2.x and of the papers. RoIAlign, NMS and auxiliary heads are left
+    out.
+
+    Args:
+        model (nn.Module): Of mmdet, mmseg or mmpretrain, or a backbone.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> None:
+        """Run the layers on images (B, 3, H, W)."""
+        model = self.model
+        if not hasattr(model, 'extract_feat'):
+            model(images)
+            return
+        maps = model.extract_feat(images)
+        for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
+            for head in _modules(getattr(model, name, None)):
+                head(maps)
+        roi_head = getattr(model, 'roi_head', None)
+        kinds = (('bbox', NUM_BOX_PROPOSALS), ('mask', NUM_MASK_PROPOSALS))
+        for kind, num_proposals in kinds:
+            heads = _modules(getattr(roi_head, f'{kind}_head', None))
+            extractors = _modules(
+                getattr(roi_head, f'{kind}_roi_extractor', None))
+            for head, extractor in zip(heads, extractors):
+                size = extractor.roi_layers[0].output_size
+                head(maps[0].new_zeros(
+                    len(images) * num_proposals, maps[0].shape[1], *size))
+
+
+def _modules(part) -> Iterator[nn.Module]:
+    """Modules of a part that may be absent, one or several."""
+    if part is not None:
+        yield from part if isinstance(part, nn.ModuleList) else [part]
+
+
+def count_config_complexity(cfg: Config,
+                            input_size: Sequence[int]) -> Complexity:
+    """Count parameters and multiply-adds of the model of a config.
+
+    Nothing is computed and no memory is taken, whatever the size.
+
+    Args:
+        cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and
+            ``default_scope`` are read.
+        input_size (Sequence[int]): Height and width of the image, in pixels.
+
+    Returns:
+        Complexity: For one image; see :class:`InferencePass` for what runs.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    # Wiring builds on the meta device, so not all tensors are fake ones.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = MODELS.build(cfg.model)
+        cost = count_complexity(InferencePass(model), (1, 3, *input_size))
+    by_module = {
+        name.partition('.')[2]: macs
+        for name, macs in cost.macs_by_module.items() if '.' in name
+    }
+    return Complexity(cost.params, cost.macs, by_module)

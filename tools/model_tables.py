@@ -1,0 +1,134 @@
+"""Write the measured figures of the metafiles, and the README tables.
+
+A family's metafile.yml holds what its README lists. Parameters and FLOPs in
+it are measured, results are published ones with their source.
+
+Example:
+    python tools/model_tables.py             # write configs/*/README.md
+    python tools/model_tables.py --check     # fail if one is out of step
+    python tools/model_tables.py --measure   # count anew first, in minutes
+"""
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import yaml
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmhier.analysis import count_config_complexity
+from mmhier.apis import UserError, run_tool
+
+ROOT = Path(__file__).parents[1]
+START = '<!-- Tables from metafile.yml, by tools/model_tables.py. -->\n'
+END = '<!-- End of the tables. -->\n'
+# Title, name of the dataset, and columns of published metrics.
+TABLES = (
+    ('ImageNet-1k', 'ImageNet-1k', ('Top 1 Accuracy', 'Top 5 Accuracy')),
+    ('COCO', 'COCO', ('box AP', 'mask AP')),
+    ('ADE20K', 'ADE20K', ('mIoU', )),
+)
+
+
+def read_metafile(path: Path) -> dict:
+    """Content of a metafile."""
+    return yaml.safe_load(path.read_text())
+
+
+def measure(metafile: dict) -> None:
+    """Count parameters and FLOPs of each model anew, in place."""
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    for model in metafile['Models']:
+        cfg = Config.fromfile(ROOT / model['Config'])
+        data = model['Metadata']
+        cost = count_config_complexity(cfg, data['Input Size'])
+        data.update(Parameters=cost.params, FLOPs=cost.macs)
+
+
+def model_tables(metafile: dict) -> str:
+    """Markdown tables of a metafile."""
+    return '\n'.join(
+        _table(title, metrics, [
+            model for model in metafile['Models']
+            if model['Metadata']['Training Data'] == dataset
+        ]) for title, dataset, metrics in TABLES)
+
+
+def _table(title: str, metrics: tuple, models: list) -> str:
+    header = ('Config', 'Params (M)', 'FLOPs (G)', *metrics, 'Source',
+              'Official weights')
+    rows = [header, ('---', ) * len(header)]
+    for model in models:
+        data = model['Metadata']
+        published = {}
+        for result in model.get('Results', ()):
+            published.update(result['Metrics'], Source=result['Source'])
+        name = Path(model['Config']).name
+        rows.append((
+            f'[{Path(name).stem}]({name})', f'{data["Parameters"] / 1e6:.1f}',
+            f'{data["FLOPs"] / 1e9:.{1 if data["FLOPs"] > 1e10 else 2}f}',
+            *(str(published.get(metric, '')) for metric in metrics),
+            published.get('Source', ''), data.get('Official Weights', '')))
+    sizes = {tuple(model['Metadata']['Input Size']) for model in models}
+    (height, width), = sizes
+    lines = [f'## {title}\n\nFLOPs are multiply-adds at {height}x{width}.\n']
+    lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
+    return '\n'.join(lines) + '\n'
+
+
+def with_tables(readme: str, tables: str, path: Path) -> str:
+    """Text of a README with what lies between the marks replaced."""
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise UserError(f'{path} lacks the marks of the tables: '
+                        f'{START.strip()} and {END.strip()}')
+    return f'{before}{START}\n{tables}\n{END}{after}'
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Write the tables of configs/*/README.md from '
+        'configs/*/metafile.yml.')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='write nothing, fail if a table is out of step')
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='count parameters and FLOPs anew and write the metafiles first')
+    arguments = parser.parse_args()
+    stale = []
+    for path in sorted(ROOT.glob('configs/*/metafile.yml')):
+        metafile = read_metafile(path)
+        if arguments.measure:
+            measure(metafile)
+            text = yaml.safe_dump(metafile, sort_keys=False, width=79)
+            if text != path.read_text():
+                stale.append(path)
+                if not arguments.check:
+                    replace(path, text)
+        readme = path.with_name('README.md')
+        text = with_tables(readme.read_text(), model_tables(metafile), readme)
+        if text != readme.read_text():
+            stale.append(readme)
+            if not arguments.check:
+                replace(readme, text)
+    names = ', '.join(str(path.relative_to(ROOT)) for path in stale)
+    if arguments.check and stale:
+        raise UserError(f'out of step: {names}; run tools/model_tables.py' +
+                        ' --measure' * arguments.measure)
+    print(f'wrote {names}' if stale else 'all tables are in step')
+
+
+if __name__ == '__main__':
+    run_tool(main)
