@@ -14,11 +14,6 @@ NUM_TRAIN, NUM_VAL = 16, 5
 MAX_ITERS = 6
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('demo')
-
-
 def command(*options):
     # One process and few pixels: what is tested is the order of things.
     return [
@@ -42,82 +37,89 @@ def run(folder, *options):
         text=True)
 
 
-class TestInterruptedThenRepeated:
-    """The tests are steps: each goes on where the one before stopped."""
+def interrupt_training(folder):
+    process = subprocess.Popen(
+        list(map(str, command())),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if f'[3/{MAX_ITERS}]' in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, ''.join(lines[-30:])
+    text = ''.join(lines)
+    assert f'{NUM_TRAIN} + {NUM_VAL} pictures in data/shapes, drawn' in text
+    assert 'Training: started' in text
+    assert f'Iter(train) [2/{MAX_ITERS}]' in text and 'eta: ' in text
+    assert 'Give the same command again to go on' in lines[-1]
+    assert not (folder / f'work_dirs/demo/iter_{MAX_ITERS}.pth').exists()
 
-    def test_interrupted_in_training(self, folder):
-        process = subprocess.Popen(
-            list(map(str, command())),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True)
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if f'[3/{MAX_ITERS}]' in line:
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 130, ''.join(lines[-30:])
-        text = ''.join(lines)
-        assert f'{NUM_TRAIN} + {NUM_VAL} pictures in data/shapes, drawn' in text
-        assert 'Training: started' in text
-        assert f'Iter(train) [2/{MAX_ITERS}]' in text and 'eta: ' in text
-        assert 'Give the same command again to go on' in lines[-1]
-        assert not (folder / f'work_dirs/demo/iter_{MAX_ITERS}.pth').exists()
 
-    def test_resumed_and_finished(self, folder):
-        result = run(folder)
-        assert result.returncode == 1, result.stderr
-        assert 'pictures in data/shapes, reused' in result.stdout
-        assert 'Training: resumed from iter_' in result.stdout
-        assert f'Iter(train) [1/{MAX_ITERS}]' not in result.stdout
-        assert f'Iter(train) [{MAX_ITERS}/{MAX_ITERS}]' in result.stdout
-        # Six iterations are not enough, and that is an error.
-        assert result.stderr.strip().splitlines()[-1].startswith(
-            'error: bbox AP 0.0')
+def resume_and_finish(folder):
+    result = run(folder)
+    assert result.returncode == 1, result.stderr
+    assert 'pictures in data/shapes, reused' in result.stdout
+    assert 'Training: resumed from iter_' in result.stdout
+    assert f'Iter(train) [1/{MAX_ITERS}]' not in result.stdout
+    assert f'Iter(train) [{MAX_ITERS}/{MAX_ITERS}]' in result.stdout
+    # Six iterations are not enough, and that is an error.
+    assert result.stderr.strip().splitlines()[-1].startswith(
+        'error: bbox AP 0.0')
 
-        work_dir = folder / 'work_dirs/demo'
-        metrics = json.loads((work_dir / 'result.json').read_text())
-        assert set(metrics) == {'bbox', 'segm'}
-        table = result.stdout[result.stdout.index('    AP    AP50'):]
-        for kind, values in metrics.items():
-            assert f'{kind}  ' + ''.join(
-                f'{value:8.3f}' for value in values.values()) in table
-        pictures = sorted((work_dir / 'pictures').iterdir())
-        assert [path.name for path in pictures
-                ] == [f'{17 + i:012d}.png' for i in range(NUM_VAL)]
-        # Three rows of two pairs.
-        pair = cv2.imread(str(pictures[0]))
-        sheet = cv2.imread(str(work_dir / 'sheet.png'))
-        assert sheet.shape == (3 * pair.shape[0], 2 * pair.shape[1], 3)
-        assert (sheet[:pair.shape[0], :pair.shape[1]] == pair).all()
+    work_dir = folder / 'work_dirs/demo'
+    metrics = json.loads((work_dir / 'result.json').read_text())
+    assert set(metrics) == {'bbox', 'segm'}
+    table = result.stdout[result.stdout.index('    AP    AP50'):]
+    for kind, values in metrics.items():
+        assert f'{kind}  ' + ''.join(
+            f'{value:8.3f}' for value in values.values()) in table
+    pictures = sorted((work_dir / 'pictures').iterdir())
+    assert [path.name for path in pictures
+            ] == [f'{17 + i:012d}.png' for i in range(NUM_VAL)]
+    # Three rows of two pairs.
+    pair = cv2.imread(str(pictures[0]))
+    sheet = cv2.imread(str(work_dir / 'sheet.png'))
+    assert sheet.shape == (3 * pair.shape[0], 2 * pair.shape[1], 3)
+    assert (sheet[:pair.shape[0], :pair.shape[1]] == pair).all()
 
-    def test_all_is_reused(self, folder):
-        before = {
-            path: path.stat().st_mtime_ns
-            for path in (folder / 'work_dirs/demo').glob('*')
-        }
-        first = json.loads(
-            (folder / 'work_dirs/demo/result.json').read_text())
-        result = run(folder)
-        assert result.returncode == 1, result.stderr
-        assert 'pictures in data/shapes, reused' in result.stdout
-        assert 'Training: finished before' in result.stdout
-        assert 'Evaluation: finished before' in result.stdout
-        assert 'Iter(' not in result.stdout
-        assert f'bbox  {first["bbox"]["AP"]:8.3f}' in result.stdout
-        assert before == {
-            path: path.stat().st_mtime_ns
-            for path in (folder / 'work_dirs/demo').glob('*')
-        }
 
-    def test_other_settings_are_refused(self, folder):
-        result = run(folder, 'optim_wrapper.optimizer.lr=1e-4')
-        assert result.returncode == 2
-        assert result.stderr == (
-            'error: work_dirs/demo holds something else than the demo with '
-            'this data and these settings: delete it or choose another '
-            '--work-dir\n')
+def repeat(folder):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (folder / 'work_dirs/demo').glob('*')
+    }
+    first = json.loads(
+        (folder / 'work_dirs/demo/result.json').read_text())
+    result = run(folder)
+    assert result.returncode == 1, result.stderr
+    assert 'pictures in data/shapes, reused' in result.stdout
+    assert 'Training: finished before' in result.stdout
+    assert 'Evaluation: finished before' in result.stdout
+    assert 'Iter(' not in result.stdout
+    assert f'bbox  {first["bbox"]["AP"]:8.3f}' in result.stdout
+    assert before == {
+        path: path.stat().st_mtime_ns
+        for path in (folder / 'work_dirs/demo').glob('*')
+    }
+
+
+def change_settings(folder):
+    result = run(folder, 'optim_wrapper.optimizer.lr=1e-4')
+    assert result.returncode == 2
+    assert result.stderr == (
+        'error: work_dirs/demo holds something else than the demo with '
+        'this data and these settings: delete it or choose another '
+        '--work-dir\n')
+
+
+def test_interrupted_resumed_repeated_and_refused(tmp_path):
+    interrupt_training(tmp_path)
+    resume_and_finish(tmp_path)
+    repeat(tmp_path)
+    change_settings(tmp_path)
 
 
 @pytest.fixture(scope='module')

@@ -10,20 +10,20 @@ _base_ = [
 classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
 data_root = 'data/shapes/'
 
-# Windows of 8, 8 and 4 tokens tile the maps of a 192 px picture: 48, 24, 12.
-# Batch norm, which the usual recipe leaves out, is worth hundreds of
-# iterations when pyramid and heads start from random weights.
+# Batch norm, which the usual recipe leaves out: pyramid and box head start
+# from random weights too, and have a few hundred iterations.
 norm_cfg = dict(type='BN')
 channels = 64
 roi_extractor = dict(
     roi_layer=dict(sampling_ratio=2),
-    out_channels=channels,
     featmap_strides=[4, 8, 16],
     finest_scale=28)
 proposals = dict(nms_pre=300, max_per_img=100)
 model = dict(
+    num_classes=len(classes),
     backbone=dict(
         type='mmhier.HATNet',
+        # The windows tile the maps of 48, 24 and 12 tokens.
         arch=dict(
             embed_dims=(32, 64, 128, 160),
             depths=(1, 1, 2, 1),
@@ -32,13 +32,8 @@ model = dict(
             kernel_sizes=(3, 3, 3, 3),
             grid_sizes=(8, 8, 4, 1),
             ds_ratios=(8, 4, 2, 1))),
-    neck=dict(
-        in_channels=[32, 64, 128, 160],
-        out_channels=channels,
-        num_outs=4,
-        norm_cfg=norm_cfg),
+    neck=dict(out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(
-        in_channels=channels,
         feat_channels=channels,
         # Shapes are 12 to 96 px long: half the usual anchors, and no P6.
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])),
@@ -49,19 +44,14 @@ model = dict(
             num_shared_convs=2,
             num_shared_fcs=1,
             norm_cfg=norm_cfg,
-            in_channels=channels,
             conv_out_channels=channels,
             fc_out_channels=256,
-            reg_class_agnostic=True,
-            num_classes=len(classes)),
+            reg_class_agnostic=True),
         mask_roi_extractor=roi_extractor,
-        mask_head=dict(
-            num_convs=2,
-            in_channels=channels,
-            conv_out_channels=channels,
-            num_classes=len(classes))),
+        mask_head=dict(num_convs=2, conv_out_channels=channels)),
     train_cfg=dict(
-        rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
+        rpn_proposal=proposals,
+        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
     test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
 
 train_pipeline = [
@@ -129,6 +119,7 @@ param_scheduler = [
 
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1))
+    # Two, since the last one is incomplete if its saving was interrupted.
+    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
