@@ -20,10 +20,13 @@ class Complexity:
         macs (int): Multiply-adds of convolutions, linear layers and matrix
             products; norms, activations and softmax are not counted.
         macs_by_module (dict[str, int]): The same for each module by name.
+        params_by_module (dict[str, int]): Parameters of each module by name,
+            those of its children included.
     """
     params: int
     macs: int
     macs_by_module: Dict[str, int]
+    params_by_module: Dict[str, int]
 
 
 def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
@@ -80,4 +83,8 @@ def count_complexity(model: nn.Module,
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,
-        macs_by_module=by_module)
+        macs_by_module=by_module,
+        params_by_module={
+            name: sum(p.numel() for p in module.parameters())
+            for name, module in model.named_modules() if name
+        })

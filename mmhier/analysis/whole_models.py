@@ -74,8 +74,15 @@ def count_config_complexity(cfg: Config,
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = MODELS.build(cfg.model)
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
-    by_module = {
-        name.partition('.')[2]: macs
-        for name, macs in cost.macs_by_module.items() if '.' in name
-    }
-    return Complexity(cost.params, cost.macs, by_module)
+    macs, params = ({
+        name.partition('.')[2]: value
+        for name, value in values.items() if '.' in name
+    } for values in (cost.macs_by_module, cost.params_by_module))
+    # Children come after their parents. Modules that are not called, such as
+    # RoI heads, get what their children take.
+    for name in reversed(params):
+        if name not in macs:
+            macs[name] = sum(
+                macs[child] for child in params
+                if child.rpartition('.')[0] == name)
+    return Complexity(cost.params, cost.macs, macs, params)

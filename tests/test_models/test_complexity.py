@@ -61,6 +61,7 @@ def test_fused_attention_is_counted():
     assert cost.macs == 2 * (tokens * 8 * 8 + 2 * tokens * tokens * 8)
     assert cost.macs_by_module['project'] == 2 * tokens * 8 * 8
     assert cost.params == 64
+    assert cost.params_by_module == dict(project=64)
 
 
 class Deform(DeformConv2d):

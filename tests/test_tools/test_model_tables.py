@@ -127,8 +127,14 @@ def test_get_flops_lists_the_parts():
                        'configs/lit/mask-rcnn_lit-tiny_fpn_1x_coco.py',
                        '--shape', '64', '96', '--depth', '1')
     assert process.returncode == 0, process.stderr
-    *parts, total = process.stdout.splitlines()[-3:]
-    assert [part.split()[0] for part in parts] == ['neck', 'rpn_head']
+    *parts, total = process.stdout.splitlines()[-5:]
+    assert [part.split()[0] for part in parts] == [
+        'backbone', 'neck', 'rpn_head', 'roi_head'
+    ]
+    columns = list(zip(*(part.split() for part in parts)))
+    assert sum(map(float, columns[1])) == pytest.approx(39.54, abs=0.01)
+    assert sum(map(float, columns[3])) == pytest.approx(
+        float(total.split()[4]), abs=0.01)
     assert total.startswith('64x96: 39.54 M parameters, ')
 
 

@@ -67,9 +67,11 @@ def main() -> None:
     size = input_size(arguments.shape, cfg.get('default_scope'))
     with mistakes_as_user_errors():
         cost = count_config_complexity(cfg, size)
-    for name, macs in cost.macs_by_module.items():
-        if name.count('.') < arguments.depth:
-            print(f'{name:<40}{macs / 1e9:>12.3f} G')
+    print(f'{"module":<40}{"parameters":>14}{"multiply-adds":>18}')
+    for name, params in cost.params_by_module.items():
+        macs = cost.macs_by_module[name]
+        if (params or macs) and name.count('.') < arguments.depth:
+            print(f'{name:<40}{params / 1e6:>12.3f} M{macs / 1e9:>16.3f} G')
     print(f'{size[0]}x{size[1]}: {cost.params / 1e6:.2f} M parameters, '
           f'{cost.macs / 1e9:.2f} G multiply-adds')
 
