@@ -15,7 +15,6 @@ from mmpretrain.structures import DataSample
 from mmpretrain.utils import register_all_modules as register_mmpretrain
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_mmseg
-
 from mmhier.registry import MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,21 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
-
 from mmhier.apis import load_config
-
-from .config_zoo import (CONFIGS, HEIGHT, ROOT, VARIANTS, WIDTH, WITH_3X, ZOO,
-                         build, generated_batch, read, register_all, shrink)
+from .config_zoo import (
+    CONFIGS,
+    HEIGHT,
+    ROOT,
+    VARIANTS,
+    WIDTH,
+    WITH_3X,
+    ZOO,
+    build,
+    generated_batch,
+    read,
+    register_all,
+    shrink,
+)
 
 # Parameters of the whole model. LIT publishes 30, 39 (RetinaNet), 40, 48
 # (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small.

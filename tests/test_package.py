@@ -5,8 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import mmhier
 import pytest
+import mmhier
 
 ROOT = Path(__file__).parents[1]
 BUILD = '''

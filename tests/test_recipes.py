@@ -1,6 +1,5 @@
 """The numbers of every recipe are those of its source."""
 import pytest
-
 from .config_zoo import VARIANTS, WITH_3X, build, read, register_all
 
 LIT_LARGER = ('lit-small', 'lit-medium', 'lit-base')

@@ -8,6 +8,7 @@ Example:
     python tools/convert_checkpoint.py HAT-Net_Tiny.pth hatnet-tiny.pth
 """
 import argparse
+
 from mmhier.apis import run_tool
 from mmhier.apis.errors import mistakes_as_user_errors
 from mmhier.checkpoints import convert_checkpoint_file

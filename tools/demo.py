@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from mmengine.config import DictAction
 from pycocotools.coco import COCO
-
 from mmhier.apis import UserError, load_config, run_tool, test, train
 from mmhier.datasets import generate_shapes
 
@@ -253,8 +252,7 @@ def draw_pictures(data_root: Path, predictions: str, sheet: Path) -> None:
 def draw_instances(image: np.ndarray, caption: str, coco: COCO,
                    instances: list) -> np.ndarray:
     """Picture at twice its size with masks, boxes, classes and scores."""
-    # Pale, so that the colours of the classes stand out.
-    canvas = cv2.resize(255 - (255 - image) // 2, None, fx=2, fy=2)
+    canvas = cv2.resize(image, None, fx=2, fy=2)
     for instance in instances:
         colour = COLOURS[instance['category_id'] - 1]
         mask = coco.annToMask(instance).repeat(2, 0).repeat(2, 1)

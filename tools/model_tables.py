@@ -16,7 +16,6 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import UserError, run_tool
 

@@ -5,7 +5,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-
 from .complexity import Complexity, count_complexity
 
 NUM_BOX_PROPOSALS = 1000

@@ -8,9 +8,7 @@ from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import nn
-
 from mmhier.registry import OPTIM_WRAPPERS
-
 from .errors import UserError
 
 

@@ -9,9 +9,11 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
-
-from mmhier.checkpoints import (CheckpointError, read_checkpoint,
-                                unwrap_state_dict)
+from mmhier.checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    unwrap_state_dict,
+)
 
 _FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 

@@ -7,7 +7,6 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
-
 from .errors import UserError
 
 # Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs

@@ -9,7 +9,6 @@ from typing import Any, Iterable, List, Sequence
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, init_default_scope
-
 from .config import iter_datasets, iter_metrics
 from .errors import UserError
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Callable, Iterator
 
 import mmengine.registry
-
 import mmhier
 
 _MMHIER_DIR = osp.join(osp.dirname(mmhier.__file__), '')

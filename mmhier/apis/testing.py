@@ -6,7 +6,6 @@ from typing import Any, Dict, Optional
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
-
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data

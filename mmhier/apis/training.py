@@ -8,9 +8,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-
 from mmhier.ops import describe_operators
-
 from .amp import use_amp
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import load_config

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Tuple, Union
 
 import torch
-
 import mmhier
 from mmhier.registry import MODELS
 from .converting import convert_model_state_dict

@@ -5,7 +5,6 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
-
 from .converting import convert_model_state_dict
 from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
 

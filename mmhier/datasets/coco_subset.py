@@ -2,7 +2,6 @@
 from typing import List, Sequence
 
 from mmdet.datasets import CocoDataset
-
 from mmhier.registry import DATASETS
 
 

@@ -36,7 +36,7 @@ _SPLITS = ('train', 'val')
 _ADE_SPLITS = dict(train='training', val='validation')
 
 _MIN_SHAPE = 12
-_MIN_VISIBLE_SHARE = 0.4
+_MIN_VISIBLE_SHARE = 0.5
 _MIN_VISIBLE_PIXELS = 25
 _SUPERSAMPLING = 4
 
@@ -470,7 +470,7 @@ def _shape_opacity(rng: np.random.Generator, name: str,
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)],
                      [np.sin(angle), np.cos(angle)]])
-    squeeze = np.array([rng.uniform(0.75, 1), 1])
+    squeeze = np.array([rng.uniform(0.8, 1), 1])
     contours = [contour * squeeze @ turn.T for contour in contours]
     low = contours[0].min(0)
     high = contours[0].max(0)
@@ -505,9 +505,9 @@ def _shape_contours(rng: np.random.Generator,
         return [_regular_polygon(3)]
     if name == 'star':
         corners = _regular_polygon(10)
-        corners[1::2] *= rng.uniform(0.4, 0.5)
+        corners[1::2] *= rng.uniform(0.38, 0.46)
         return [corners]
-    arm = rng.uniform(0.28, 0.4)
+    arm = rng.uniform(0.26, 0.34)
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
     turn = np.array([[0, 1], [-1, 0]])
     return [

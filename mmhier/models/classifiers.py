@@ -1,8 +1,6 @@
 """mmpretrain's classifier with the channels of its parts filled in."""
 from mmpretrain.models import classifiers
-
 from mmhier.registry import MODELS
-
 from .wiring import WiredModel, wire_classifier
 
 __all__ = ['ImageClassifier']

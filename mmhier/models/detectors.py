@@ -1,8 +1,6 @@
 """mmdet's detectors with the channels of their parts filled in."""
 from mmdet.models import detectors
-
 from mmhier.registry import MODELS
-
 from .wiring import WiredModel, wire_detector
 
 __all__ = ['CascadeRCNN', 'MaskRCNN', 'RetinaNet']

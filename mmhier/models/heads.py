@@ -3,7 +3,6 @@ from typing import Optional, Tuple
 
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
-
 from mmhier.registry import MODELS
 
 __all__ = ['ACCViTClsHead', 'DropoutClsHead']

@@ -1,8 +1,6 @@
 """mmseg's segmentor with the channels of its parts filled in."""
 from mmseg.models import segmentors
-
 from mmhier.registry import MODELS
-
 from .wiring import WiredModel, wire_segmentor
 
 __all__ = ['EncoderDecoder']

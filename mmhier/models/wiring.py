@@ -9,7 +9,6 @@ from copy import deepcopy
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-
 from mmhier.registry import MODELS
 
 Maps = Union[List[int], Tuple[int, ...]]

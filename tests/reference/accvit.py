@@ -149,8 +149,8 @@ def window_attention(x, w: dict, num_heads: int, dilation: int):
     for members in window_members(height, width, dilation):
         ys = torch.tensor([m[2] for m in members])
         xs = torch.tensor([m[3] for m in members])
-        rows = torch.tensor([[(i - k + WINDOW - 1) * (2 * WINDOW - 1) + j - l
-                              + WINDOW - 1 for k, l, _, _ in members]
+        rows = torch.tensor([[(i - k + WINDOW - 1) * (2 * WINDOW - 1) + j - m
+                              + WINDOW - 1 for k, m, _, _ in members]
                              for i, j, _, _ in members])
         bias = w['relative_position_bias_table'][rows]
         qkv = linear(tokens[:, ys, xs], below(w, 'qkv.'))

@@ -8,8 +8,16 @@ authors have not.
 """
 import torch
 import torch.nn.functional as F
-from .lit import (batch_norm, below, cubic, gelu, layer_norm, linear, resize,
-                  strided_conv)
+from .lit import (
+    batch_norm,
+    below,
+    cubic,
+    gelu,
+    layer_norm,
+    linear,
+    resize,
+    strided_conv,
+)
 
 
 def official(images, weights: dict, arch: dict, last: int):

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmhier.checkpoints import (CheckpointError, convert_checkpoint_file,
-                                load_backbone_weights, read_checkpoint)
+from mmhier.checkpoints import (
+    CheckpointError,
+    convert_checkpoint_file,
+    load_backbone_weights,
+    read_checkpoint,
+)
 from mmhier.models.backbones import HATNet
 from mmhier.registry import MODELS
 from tests import golden

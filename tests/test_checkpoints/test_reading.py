@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmhier.checkpoints import (CheckpointError, read_checkpoint,
-                                unwrap_state_dict)
+from mmhier.checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    unwrap_state_dict,
+)
 
 WEIGHTS = {'a.weight': torch.arange(3.), 'a.bias': torch.ones(1)}
 

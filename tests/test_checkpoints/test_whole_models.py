@@ -7,10 +7,9 @@ import pytest
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine import ConfigDict
-from mmhier.checkpoints import (convert_model_state_dict,
-                                load_backbone_weights)
-from mmhier.models.backbones import LIT, HATNet
 from mmseg.registry import MODELS as MMSEG_MODELS
+from mmhier.checkpoints import convert_model_state_dict, load_backbone_weights
+from mmhier.models.backbones import LIT, HATNet
 from tests import golden
 from tests.reference import lit as reference
 

@@ -13,7 +13,6 @@ from mmseg.datasets import BaseSegDataset
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
 from mmhier.datasets import SHAPE_CLASSES, generate_shapes, shapes
 
 TOOL = Path(__file__).parents[2] / 'tools/dataset_tools/generate_shapes.py'

@@ -5,16 +5,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
+from mmpretrain.registry import MODELS
+from torch import nn
 from mmhier.checkpoints import CheckpointError, load_backbone_weights
 from mmhier.models.backbones import ACCViT, HATNet
-from mmhier.models.backbones.accvit import (AtrousAttention,
-                                            AtrousInvertedResidual)
+from mmhier.models.backbones.accvit import (
+    AtrousAttention,
+    AtrousInvertedResidual,
+)
 from mmhier.models.heads import ACCViTClsHead
-from mmhier.models.layers import (BranchGate, DilatedDepthwiseConv,
-                                  branch_gate, windows)
-from mmpretrain.registry import MODELS
+from mmhier.models.layers import (
+    BranchGate,
+    DilatedDepthwiseConv,
+    branch_gate,
+    windows,
+)
 from tests.reference import accvit as reference
-from torch import nn
 
 SMALL = dict(
     embed_dims=(8, 8, 16, 16),

@@ -1,10 +1,10 @@
 """Multiply-adds: known answers, and the published ones of every variant."""
 import pytest
 import torch
-from mmhier.analysis import count_complexity
 from mmpretrain.registry import MODELS
 from torch import nn
 from torchvision.ops import DeformConv2d
+from mmhier.analysis import count_complexity
 
 # Multiply-adds at 224x224 in units of 1e9: LIT and HVT as published and
 # measured on the authors' code, ACC-ViT as fitted to the published counts.

@@ -7,10 +7,10 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.models.backbones import HATNet
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.registry import MODELS
-from torch.nn.modules.batchnorm import _BatchNorm
 
 MODELS.import_from_location()
 FAMILIES = {

@@ -1,10 +1,14 @@
 """Attention in chunks of queries equals attention at once, in less memory."""
 import pytest
 import torch
-from mmhier.models.backbones import LIT
-from mmhier.models.layers import (attend, attend_grid, grid_attention,
-                                  relative_position_bias)
 from torch.utils._python_dispatch import TorchDispatchMode
+from mmhier.models.backbones import LIT
+from mmhier.models.layers import (
+    attend,
+    attend_grid,
+    grid_attention,
+    relative_position_bias,
+)
 
 
 def inputs(batch, heads, height, width, head_dim, dtype=torch.float64):

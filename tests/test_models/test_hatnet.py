@@ -1,12 +1,11 @@
 """HAT-Net agrees with its authors' code and with a slow reference."""
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from mmhier.analysis import count_complexity
 from mmhier.checkpoints import load_backbone_weights
 from mmhier.models.backbones import HATNet
-from mmhier.models.backbones.hatnet import (HierarchicalAttention,
-                                            average_cells)
-from mmpretrain.registry import MODELS
+from mmhier.models.backbones.hatnet import HierarchicalAttention, average_cells
 from tests import golden
 from tests.reference.hatnet import hierarchical_attention
 

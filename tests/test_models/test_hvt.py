@@ -5,14 +5,17 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from torch.nn.modules.batchnorm import SyncBatchNorm
 from mmhier.checkpoints import CheckpointError, load_backbone_weights
 from mmhier.models.backbones import HVT
-from mmhier.models.backbones.hvt import (PyramidLevel, TokenLayout,
-                                         resample_positions)
-from mmpretrain.registry import MODELS
+from mmhier.models.backbones.hvt import (
+    PyramidLevel,
+    TokenLayout,
+    resample_positions,
+)
 from tests import golden
 from tests.reference import hvt as reference
-from torch.nn.modules.batchnorm import SyncBatchNorm
 
 # Taps at pooled levels 0, 1, 1 (before the second pool) and 2.
 NARROW = dict(embed_dims=8, num_heads=2, depth=5, pool_block_width=2)

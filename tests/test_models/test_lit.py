@@ -2,14 +2,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from torch.nn.modules.batchnorm import SyncBatchNorm
 from mmhier.checkpoints import load_backbone_weights
 from mmhier.models.backbones import LIT
-from mmhier.models.backbones.lit import (Attention, DeformableMerging,
-                                         resize_bias_table)
-from mmpretrain.registry import MODELS
+from mmhier.models.backbones.lit import (
+    Attention,
+    DeformableMerging,
+    resize_bias_table,
+)
 from tests import golden
 from tests.reference import lit as reference
-from torch.nn.modules.batchnorm import SyncBatchNorm
 
 TINY = dict(LIT.arch_zoo['tiny'], embed_dims=(8, 8, 12, 16), num_heads=(3, 4),
             depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))

@@ -3,8 +3,11 @@ import itertools
 
 import pytest
 import torch
-from mmhier.models.layers import (merge_windows, partition_windows,
-                                  window_key_mask)
+from mmhier.models.layers import (
+    merge_windows,
+    partition_windows,
+    window_key_mask,
+)
 
 SIZE = 7
 PADDING = -1

@@ -2,9 +2,12 @@
 import pytest
 from mmdet.utils import register_all_modules
 from mmengine.registry import init_default_scope
-
-from mmhier.models.wiring import (declared_channels, wire_classifier,
-                                  wire_detector, wire_segmentor)
+from mmhier.models.wiring import (
+    declared_channels,
+    wire_classifier,
+    wire_detector,
+    wire_segmentor,
+)
 
 TINY = dict(type='mmhier.HATNet', arch='tiny')
 CHANNELS = [48, 96, 240, 384]

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from . import samples
 
 CONFIGS = Path(__file__).parent / 'configs'

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from mmhier import apis
 from mmhier.apis import UserError
 from mmhier.apis.checkpoints import safe_checkpoints
 from mmhier.checkpoints import CheckpointError, read_checkpoint
-
 from .conftest import DETECTOR
 
 

@@ -3,12 +3,10 @@ import re
 
 import pytest
 from mmengine.config import Config
-
 from mmhier import apis
 from mmhier.apis import UserError, load_config
 from mmhier.apis.errors import mistakes_as_user_errors
 from mmhier.models import HATNet
-
 from .conftest import DETECTOR
 
 

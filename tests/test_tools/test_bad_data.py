@@ -3,9 +3,7 @@ import json
 import shutil
 
 import pytest
-
 from mmhier.apis import UserError, check_data, load_config
-
 from .conftest import CONFIGS, DETECTOR
 
 

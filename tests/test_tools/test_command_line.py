@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from mmhier import apis
-
 from .conftest import DETECTOR
 
 TOOLS = Path(__file__).parents[2] / 'tools'

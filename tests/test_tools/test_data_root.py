@@ -3,10 +3,8 @@ import os.path as osp
 
 import pytest
 from mmengine.config import Config
-
 from mmhier.apis import UserError, set_data_root
 from mmhier.apis.config import iter_datasets
-
 from .conftest import CONFIGS
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import UserError
-
 from ..config_zoo import ROOT, ZOO, read, register_all
 
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))

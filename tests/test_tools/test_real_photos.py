@@ -3,9 +3,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-
 from mmhier import apis
-
 from .conftest import DETECTOR
 
 COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from mmhier import apis
 from mmhier.apis.amp import AutocastOptimWrapper
-
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 

@@ -9,7 +9,6 @@ import os
 import tempfile
 
 from mmengine.config import DictAction
-
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import UserError, load_config, run_tool
 from mmhier.apis.errors import mistakes_as_user_errors

@@ -19,11 +19,17 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
 from mmhier.registry import MODELS
-from ..layers import (BranchGate, DilatedDepthwiseConv, Mlp, attend,
-                      merge_windows, partition_windows,
-                      relative_position_bias, window_key_mask)
+from ..layers import (
+    BranchGate,
+    DilatedDepthwiseConv,
+    Mlp,
+    attend,
+    merge_windows,
+    partition_windows,
+    relative_position_bias,
+    window_key_mask,
+)
 from .base import HierarchicalBackbone
 
 WINDOW_SIZE = 7

@@ -9,7 +9,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
 from mmhier.checkpoints.loading import load_backbone_weights
 
 MIN_INPUT_SIZE = 32

@@ -19,10 +19,14 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-
 from mmhier.registry import MODELS
-from ..layers import (attend, may_need_padding, merge_windows,
-                      partition_windows, window_key_mask)
+from ..layers import (
+    attend,
+    may_need_padding,
+    merge_windows,
+    partition_windows,
+    window_key_mask,
+)
 from .base import HierarchicalBackbone
 
 

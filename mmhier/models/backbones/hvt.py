@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-
 from mmhier.registry import MODELS
 from ..layers import Mlp, SelfAttention
 from .base import HierarchicalBackbone

@@ -27,10 +27,14 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torchvision.ops import deform_conv2d
-
 from mmhier.registry import MODELS
-from ..layers import (Mlp, SelfAttention, attend, attend_grid,
-                      relative_position_bias)
+from ..layers import (
+    Mlp,
+    SelfAttention,
+    attend,
+    attend_grid,
+    relative_position_bias,
+)
 from .base import HierarchicalBackbone
 
 BIAS_TABLE = 'relative_position_bias_table'

@@ -4,8 +4,12 @@ from .dilated_depthwise import DilatedDepthwiseConv
 from .grid_attention import attend_grid
 from .mlp import Mlp
 from .position_bias import relative_position_bias
-from .windows import (may_need_padding, merge_windows, partition_windows,
-                      window_key_mask)
+from .windows import (
+                      may_need_padding,
+                      merge_windows,
+                      partition_windows,
+                      window_key_mask,
+)
 
 __all__ = [
     'BranchGate', 'DilatedDepthwiseConv', 'Mlp', 'SelfAttention', 'attend',
