@@ -311,8 +311,7 @@ class _Scene:
     def add_shapes(self, number: int) -> None:
         for _ in range(number):
             label = self.rng.integers(len(SHAPE_CLASSES))
-            length = np.exp(
-                self.rng.uniform(np.log(_MIN_SHAPE), np.log(self.size / 2)))
+            length = self.rng.uniform(_MIN_SHAPE, self.size / 2)
             for _ in range(20):
                 if self.add_shape(label, length):
                     break

@@ -38,7 +38,7 @@ def build(family, arch, seed=0, **kwargs):
     Zero-initialised offsets, gates and biases would hide mistakes.
     """
     torch.manual_seed(seed)
-    model = MODELS.build(dict(type=family, arch=arch, **kwargs))
+    model = MODELS.build(dict(type=f'mmhier.{family}', arch=arch, **kwargs))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
