@@ -45,13 +45,12 @@ model = dict(
             num_shared_fcs=1,
             norm_cfg=norm_cfg,
             conv_out_channels=channels,
-            fc_out_channels=256,
-            reg_class_agnostic=True),
+            fc_out_channels=256),
         mask_roi_extractor=roi_extractor,
         mask_head=dict(num_convs=2, conv_out_channels=channels)),
     train_cfg=dict(
         rpn_proposal=proposals,
-        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
+        rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
 
 train_pipeline = [
@@ -91,7 +90,7 @@ val_evaluator = dict(
     ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_iters = 750
+max_iters = 800
 warmup_iters = 50
 train_cfg = dict(
     type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
