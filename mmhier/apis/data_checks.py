@@ -143,7 +143,7 @@ def _check_classes(name: str, ann_file: str, categories: List[dict],
     """
     names = [category['name'] for category in categories]
     hint = ('give the json\'s own with metainfo=dict(classes=(...)) in every '
-            'dataset, and set num_classes in the heads')
+            'dataset, and set model.num_classes')
     absent = [c for c in classes if c not in names]
     if absent:
         raise UserError(
