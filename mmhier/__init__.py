@@ -3,11 +3,12 @@ from importlib.util import find_spec
 
 from .version import __version__
 
-if find_spec('mmengine') is None:
-    raise ImportError(
-        'mmhier needs OpenMMLab, and mmengine is not installed: run '
-        '`pip install "mmhier[openmmlab]"` (or `pip install -e '
-        '".[openmmlab]"` in a checkout of mmhier)')
+for package in ('mmengine', 'mmcv'):
+    if find_spec(package) is None:
+        raise ImportError(
+            f'mmhier needs OpenMMLab, and {package} is not installed: run '
+            '`pip install "mmhier[openmmlab]"` (or `pip install -e '
+            '".[openmmlab]"` in a checkout of mmhier)')
 
 from . import ops  # noqa: E402
 

@@ -37,12 +37,14 @@ def test_backbones_build_where_mmhier_is_never_imported():
         assert process.returncode == 0, (package, outputs[package])
 
 
-def test_import_without_openmmlab_says_what_to_install():
-    process = run("import sys; sys.modules['mmengine'] = None; import mmhier")
+@pytest.mark.parametrize('package', ['mmengine', 'mmcv'])
+def test_import_without_openmmlab_says_what_to_install(package):
+    process = run(f"import sys; sys.modules['{package}'] = None; "
+                  'import mmhier')
     output, _ = process.communicate()
     assert process.returncode == 1
     assert output.strip().splitlines()[-1] == (
-        'ImportError: mmhier needs OpenMMLab, and mmengine is not installed: '
+        f'ImportError: mmhier needs OpenMMLab, and {package} is not installed: '
         'run `pip install "mmhier[openmmlab]"` (or `pip install -e '
         '".[openmmlab]"` in a checkout of mmhier)')
 
