@@ -13,12 +13,10 @@ img_ids = [30, 72, 529, 629, 10256, 24577, 173350, 542720]
 model = dict(
     backbone=dict(drop_path_rate=0.),
     neck=dict(out_channels=64),
-    rpn_head=dict(in_channels=64, feat_channels=64),
+    rpn_head=dict(feat_channels=64),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=256),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(in_channels=64, conv_out_channels=64)),
+        bbox_head=dict(fc_out_channels=256),
+        mask_head=dict(conv_out_channels=64)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=dict(sampler=dict(num=64))),

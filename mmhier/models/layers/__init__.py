@@ -5,10 +5,10 @@ from .grid_attention import attend_grid
 from .mlp import Mlp
 from .position_bias import relative_position_bias
 from .windows import (
-                      may_need_padding,
-                      merge_windows,
-                      partition_windows,
-                      window_key_mask,
+    may_need_padding,
+    merge_windows,
+    partition_windows,
+    window_key_mask,
 )
 
 __all__ = [
