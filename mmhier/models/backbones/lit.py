@@ -17,6 +17,7 @@ Differences from the authors' code:
 - `frozen_stages=k` freezes k stages, not k - 1.
 """
 import math
+from contextlib import nullcontext
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -111,7 +112,10 @@ class DeformConv(nn.Conv2d):
         """(B, C_in, H, W), H and W even -> (B, C_out, H / 2, W / 2)."""
         in_dtype = x.dtype
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        # The meta device, on which costs are counted, has no autocast.
+        off = nullcontext() if x.is_meta else torch.autocast(
+            x.device.type, enabled=False)
+        with off:
             x = x.to(self.weight.dtype)
             offset = self.conv_offset(x)
             x = deform_conv2d(
