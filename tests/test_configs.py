@@ -8,10 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from mmhier.apis import load_config
+from mmhier.apis.amp import AutocastOptimWrapper, use_amp
 from .config_zoo import (
     CONFIGS,
     HEIGHT,
@@ -251,17 +252,36 @@ def no_decay_rule(variant, head, is_3x):
 
 
 @pytest.mark.parametrize('name', ZOO)
-def test_one_step_changes_every_parameter_and_it_predicts(name):
+def test_a_step_changes_every_parameter_with_amp_too_and_it_predicts(name):
     torch.manual_seed(0)
     cfg = read(name)
     shrink(cfg)
     model = revert_sync_batchnorm(build(cfg)).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    batch = generated_batch(cfg)
-    data = model.data_preprocessor(batch, training=True)
-    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    check_step(model, wrapper, cfg)
+
+    use_amp(cfg, 'bfloat16')
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert isinstance(wrapper, AutocastOptimWrapper)
+    check_step(model, wrapper, cfg)
+
+    model.eval()
+    batch = generated_batch(cfg, num_images=1)
+    with torch.no_grad():
+        results = model(
+            **model.data_preprocessor(batch, training=False), mode='predict')
+    assert len(results) == 1
+    check_prediction(results[0], cfg)
+
+
+def check_step(model: nn.Module, wrapper: OptimWrapper, cfg: Config) -> None:
+    """One step gives a finite loss and changes every parameter."""
+    data = model.data_preprocessor(generated_batch(cfg), training=True)
+    with wrapper.optim_context(model):
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
     assert loss.isfinite()
     before = [p.detach().clone() for p in model.parameters()]
+    wrapper.zero_grad()
     wrapper.backward(loss)
     # Weight decay would change a parameter without a gradient too.
     dead = [
@@ -275,14 +295,6 @@ def test_one_step_changes_every_parameter_and_it_predicts(name):
         if torch.equal(p, old)
     ]
     assert not same
-
-    model.eval()
-    batch = generated_batch(cfg, num_images=1)
-    with torch.no_grad():
-        results = model(
-            **model.data_preprocessor(batch, training=False), mode='predict')
-    assert len(results) == 1
-    check_prediction(results[0], cfg)
 
 
 def check_prediction(result, cfg: Config) -> None:
