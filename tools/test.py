@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint.
+"""Evaluate a detector, segmentor or classifier.
 
 Example:
     python tools/test.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py \
@@ -8,7 +8,7 @@ from mmhier.apis import parse_tool_args, run_tool, test, tool_parser
 
 
 def main() -> None:
-    parser = tool_parser('Evaluate a detector, segmentor or classifier.')
+    parser = tool_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out', metavar='FILE', help='write the predictions to a .pkl file')

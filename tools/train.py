@@ -1,4 +1,4 @@
-"""Train a model.
+"""Train a detector, segmentor or classifier.
 
 Example:
     python tools/train.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py
@@ -7,7 +7,7 @@ from mmhier.apis import parse_tool_args, run_tool, tool_parser, train
 
 
 def main() -> None:
-    parser = tool_parser('Train a detector, segmentor or classifier.')
+    parser = tool_parser(__doc__)
     parser.add_argument(
         '--resume',
         nargs='?',

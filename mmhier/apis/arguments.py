@@ -10,13 +10,16 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the config and the arguments of every tool that runs one.
 
     Args:
-        description (str): What the tool does.
+        description (str): What the tool does, with examples; printed as
+            it is.
 
     Returns:
         argparse.ArgumentParser: To be extended by the tool, then given to
         :func:`parse_tool_args`.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         'config', help='config file, for mmdet, mmseg or mmpretrain')
     parser.add_argument(

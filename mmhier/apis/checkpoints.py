@@ -87,9 +87,22 @@ class CheckpointFitHook(Hook):
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        self._check(model, unwrap_state_dict(checkpoint))
+        report = self.compare(model, unwrap_state_dict(checkpoint))
+        print_log(f'checkpoint: {report}', logger='current')
 
-    def _check(self, model: nn.Module, weights: Dict[str, Any]) -> None:
+    def compare(self, model: nn.Module, weights: Dict[str, Any]) -> str:
+        """Compare the names and shapes of weights with those of a model.
+
+        Args:
+            model (nn.Module): Without wrappers.
+            weights (dict[str, Tensor]): State dict of the checkpoint.
+
+        Returns:
+            str: How many match, and some of the names that do not.
+
+        Raises:
+            CheckpointError: If they do not fit, with the same counts.
+        """
         own = model.state_dict()
         matched, mismatched = [], []
         for name in own.keys() & weights.keys():
@@ -110,7 +123,7 @@ class CheckpointFitHook(Hook):
             raise CheckpointError(
                 'the checkpoint does not fit the model of the config: '
                 f'{report}')
-        print_log(f'checkpoint: {report}', logger='current')
+        return report
 
 
 def _listed(kind: str, names: List[str]) -> str:
