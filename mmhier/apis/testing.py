@@ -1,15 +1,19 @@
 """Testing a checkpoint with a config file."""
 import os
 import os.path as osp
-from typing import Any, Dict, Optional
+from copy import deepcopy
+from typing import Any, Dict, Optional, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmhier.evaluation.class_scores import collected_class_scores
+from mmhier.evaluation.records import EvaluationRecord
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .recording import EvaluationRecordHook
 from .training import build_runner
 
 
@@ -27,6 +31,8 @@ def test(config: str,
          cfg_options: Optional[Dict[str, Any]] = None,
          launcher: str = 'none') -> Dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
+
+    What the run was goes to ``test_record_<time>.json`` in work_dir.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
@@ -55,12 +61,48 @@ def test(config: str,
         UserError: If the command, the config, the data or the checkpoint
             cannot be used.
     """
+    arguments = dict(locals())
     cfg = load_config(
         config,
         work_dir=work_dir,
         data_root=data_root,
         cfg_options=cfg_options,
         launcher=launcher)
+    if out is not None:
+        _check_out(out, overwrite)
+    if show or show_dir is not None:
+        _draw_predictions(cfg, show, show_dir, wait_time)
+    metrics, _ = run_test(
+        cfg, config, checkpoint, out=out, tta=tta, arguments=arguments)
+    return metrics
+
+
+def run_test(
+        cfg: Config,
+        config: str,
+        checkpoint: str,
+        *,
+        out: Optional[str] = None,
+        tta: bool = False,
+        arguments: Dict[str, Any]
+) -> Tuple[Dict[str, float], Optional[EvaluationRecord]]:
+    """Evaluate a checkpoint with a config that was read, and record it.
+
+    Args:
+        cfg (Config): Made by :func:`mmhier.apis.load_config`.
+        config (str): Its path, for messages and the record.
+        checkpoint (str): See :func:`test`.
+        out (str, optional): See :func:`test`; replaced if it exists.
+        tta (bool): See :func:`test`.
+        arguments (dict): What the record says was asked for.
+
+    Returns:
+        tuple[dict[str, float], EvaluationRecord]: Metrics by name, and the
+        record, None in all processes but the first.
+
+    Raises:
+        UserError: See :func:`test`.
+    """
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
             raise UserError(f'{config} has no {key}, so it cannot be tested')
@@ -68,24 +110,30 @@ def test(config: str,
         raise UserError(f'checkpoint {checkpoint} does not exist')
     cfg.load_from = checkpoint
     cfg.resume = False
-    if out is not None:
-        _check_out(out, overwrite)
-    if show or show_dir is not None:
-        _draw_predictions(cfg, show, show_dir, wait_time)
+    recorder = EvaluationRecordHook(
+        deepcopy(cfg), config, checkpoint, tta, arguments)
     if tta:
         _use_tta(cfg)
     check_data(cfg, ('test', ))
     with safe_checkpoints(), mistakes_as_user_errors():
         runner = build_runner(cfg)
         runner.register_hook(CheckpointFitHook(complete=True))
+        runner.register_hook(recorder)
         if out is not None:
             unfinished = f'{out}.unfinished.pkl'
             runner.test_evaluator.metrics.append(
                 _dump_metric(cfg.get('default_scope'), unfinished))
-        metrics = runner.test()
-    if out is not None and is_main_process():
-        os.replace(unfinished, out)
-    return metrics
+        recorder.announce()
+        try:
+            with collected_class_scores(
+                    runner.test_evaluator.metrics) as per_class:
+                metrics = runner.test()
+            if out is not None and is_main_process():
+                os.replace(unfinished, out)
+            record = recorder.finish(runner, metrics, per_class)
+        finally:
+            recorder.discard()
+    return metrics, record
 
 
 def _check_out(out: str, overwrite: bool) -> None:

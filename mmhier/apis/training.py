@@ -14,6 +14,7 @@ from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .recording import TrainingRecordHook
 
 
 def train(config: str,
@@ -31,6 +32,8 @@ def train(config: str,
           cfg_options: Optional[Dict[str, Any]] = None,
           launcher: str = 'none') -> Runner:
     """Train the model of a config; checkpoints and logs go to work_dir.
+
+    So does ``train_record.json``, which says what the run was.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
@@ -61,6 +64,7 @@ def train(config: str,
         UserError: If the command, the config, the data or a checkpoint cannot
             be used; almost always before training starts.
     """
+    arguments = dict(locals())
     cfg = load_config(
         config,
         work_dir=work_dir,
@@ -95,6 +99,7 @@ def train(config: str,
     with safe_checkpoints(), mistakes_as_user_errors():
         runner = build_runner(cfg)
         runner.register_hook(CheckpointFitHook(complete=cfg.resume))
+        runner.register_hook(TrainingRecordHook(cfg, config, arguments))
         runner.train()
     return runner
 

@@ -1,0 +1,1 @@
+"""Records and leaderboards of runs, submissions, metrics and analysis."""
