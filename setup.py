@@ -57,7 +57,8 @@ setup(
             'onedl-mmsegmentation>=1.4.2,<1.5',
             'onedl-mmpretrain>=1.3.6,<1.4',
         ],
-        'tests': ['pytest>=8'],
+        'fast-eval': ['faster-coco-eval>=1.8'],
+        'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False)

@@ -4,6 +4,7 @@ Importing this module is all that `type='mmhier.X'` needs: mmengine does it
 by itself when it meets the scope, and imports `locations` on first use.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
@@ -18,6 +19,11 @@ DATASETS = Registry(
     parent=MMENGINE_DATASETS,
     scope='mmhier',
     locations=['mmhier.datasets.coco_subset'])
+METRICS = Registry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='mmhier',
+    locations=['mmhier.evaluation.coco_metric'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,

@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from .config import iter_datasets, iter_metrics
 from .errors import UserError
 
+_COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
 
@@ -40,7 +41,7 @@ def check_data(cfg: Config, phases: Sequence[str]) -> None:
             for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
                 ann_file = metric.get('ann_file')
                 _check_file(f'{name}.ann_file', ann_file)
-                if ann_file and metric.get('type') == 'CocoMetric':
+                if ann_file and metric.get('type') in _COCO_METRICS:
                     _read_coco(ann_file)
     finally:
         _read_coco.cache_clear()

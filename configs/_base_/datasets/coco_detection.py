@@ -54,7 +54,7 @@ test_dataloader = val_dataloader
 # proposal_nums: the recalls among COCO's twelve numbers are at 1, 10 and 100
 # detections per image.
 val_evaluator = dict(
-    type='CocoMetric',
+    type='mmhier.CocoMetric',
     ann_file=data_root + 'annotations/instances_val2017.json',
     metric='bbox',
     proposal_nums=(1, 10, 100))

@@ -1,0 +1,390 @@
+"""COCO's numbers by both backends, on known answers and on each other."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from mmhier.datasets import generate_shapes
+from mmhier.evaluation.coco_metric import (
+    CocoMetric,
+    FasterCOCOeval,
+    TolerantCOCO,
+    coco_eval_class,
+)
+
+pytest.importorskip('faster_coco_eval')
+ROOT = Path(__file__).parents[2]
+COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
+TWELVE = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1',
+          'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100')
+BACKENDS = ('pycocotools', 'faster')
+
+
+def rectangle(x, y, w, h, size=(200, 200)):
+    mask = np.zeros(size, np.uint8, order='F')
+    mask[y:y + h, x:x + w] = 1
+    return mask_api.encode(mask)
+
+
+def write_truth(folder: Path, boxes, sizes=None, num_images=1,
+                first_id=1) -> str:
+    """Annotation file of boxes (image, class, x, y, w, h[, crowd])."""
+    annotations = []
+    for image, label, x, y, w, h, *crowd in boxes:
+        counts = rectangle(x, y, w, h)['counts'].decode()
+        annotations.append(
+            dict(
+                id=first_id + len(annotations),
+                image_id=image,
+                category_id=label,
+                bbox=[x, y, w, h],
+                area=w * h,
+                iscrowd=int(bool(crowd)),
+                segmentation=dict(size=[200, 200], counts=counts)))
+    content = dict(
+        images=[
+            dict(id=i, file_name=f'{i}.jpg', height=200, width=200)
+            for i in range(num_images)
+        ],
+        annotations=annotations,
+        categories=[dict(id=i, name=f'class {i}') for i in (1, 2)])
+    path = folder / 'truth.json'
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def sample(image, found, size=(200, 200)) -> dict:
+    """Data sample of detections (label, score, x, y, w, h[, mask])."""
+    boxes = [[x, y, x + w, y + h] for _, _, x, y, w, h, *_ in found]
+    masks = [
+        rest[0] if rest else rectangle(x, y, w, h, size)
+        for _, _, x, y, w, h, *rest in found
+    ]
+    return dict(
+        img_id=image,
+        ori_shape=size,
+        pred_instances=dict(
+            bboxes=torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+            scores=torch.tensor([d[1] for d in found], dtype=torch.float64),
+            labels=torch.tensor([d[0] for d in found], dtype=torch.long),
+            masks=masks))
+
+
+def evaluate(truth, samples, backend, classes=('class 1', 'class 2'),
+             metric=('bbox', 'segm'), **kwargs) -> dict:
+    metric = CocoMetric(
+        ann_file=truth, metric=list(metric), backend=backend, **kwargs)
+    metric.dataset_meta = dict(classes=classes)
+    metric.process({}, samples)
+    return metric.evaluate(len(samples))
+
+
+TRUTH = [(0, 1, 10, 10, 50, 40), (0, 1, 100, 100, 20, 20)]
+PERFECT = [(0, 0.9, 10, 10, 50, 40), (0, 0.8, 100, 100, 20, 20)]
+# What is found; AP, AP50, AP75, AR@1, AR@10.
+KNOWN = {
+    'all': (PERFECT, 1, 1, 1, 0.5, 1),
+    # Precision 1 at recalls 0.00 to 0.50: 51 of the 101 points.
+    'one of two': (PERFECT[:1], 51 / 101, 51 / 101, 51 / 101, 0.5, 0.5),
+    # IoU 0.6: right at thresholds 0.5, 0.55 and 0.6.
+    'badly placed': ([(0, 0.9, 10, 10, 50, 24), (0, 0.8, 100, 100, 20, 12)],
+                     0.3, 1, 0, 0.15, 0.3),
+    # The first is wrong: precision 1/2 then 2/3, which counts backwards.
+    'false alarm first': ([(0, 0.95, 150, 10, 20, 20), *PERFECT],
+                          2 / 3, 2 / 3, 2 / 3, 0, 1),
+    # Precision 1/1, then 2/3.
+    'duplicate': ([PERFECT[0], (0, 0.85, 11, 10, 50, 40), PERFECT[1]],
+                  (51 + 50 * 2 / 3) / 101, (51 + 50 * 2 / 3) / 101,
+                  (51 + 50 * 2 / 3) / 101, 0.5, 1),
+    'other class': ([(1, 0.9, 10, 10, 50, 40), (1, 0.8, 100, 100, 20, 20)],
+                    0, 0, 0, 0, 0),
+    'nothing': ([], 0, 0, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', KNOWN)
+def test_known_answers(name, backend, tmp_path):
+    found, ap, ap50, ap75, ar1, ar10 = KNOWN[name]
+    metrics = evaluate(
+        write_truth(tmp_path, TRUTH), [sample(0, found)], backend)
+    assert len(metrics) == 24
+    for kind in ('bbox', 'segm'):
+        values = [metrics[f'coco/{kind}_{key}'] for key in TWELVE]
+        assert values[:3] == pytest.approx([ap, ap50, ap75])
+        assert values[6:8] == pytest.approx([ar1, ar10])
+        # No large object.
+        assert values[5] == values[11] == -1
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_nothing_found_is_zero_and_nothing_to_find_minus_one(
+        backend, tmp_path):
+    found_nothing = evaluate(
+        write_truth(tmp_path, TRUTH), [sample(0, [])], backend,
+        metric=('bbox', 'segm', 'proposal'))
+    assert len(found_nothing) == 30
+    assert {
+        key: value
+        for key, value in found_nothing.items() if value != 0
+    } == {
+        f'coco/{name}': -1
+        for name in ('bbox_mAP_l', 'bbox_AR_l@100', 'segm_mAP_l',
+                     'segm_AR_l@100', 'AR_l@100')
+    }
+    for found in ([], PERFECT):
+        metrics = evaluate(
+            write_truth(tmp_path, []), [sample(0, found)], backend)
+        assert set(metrics.values()) == {-1}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_false_alarms_count_on_images_without_ground_truth(backend, tmp_path):
+    truth = write_truth(tmp_path, TRUTH, num_images=2)
+    alarm = sample(1, [(0, 0.95, 5, 5, 30, 30)])
+    metrics = evaluate(truth, [sample(0, PERFECT), alarm], backend)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(2 / 3)
+    quiet = evaluate(truth, [sample(0, PERFECT), sample(1, [])], backend)
+    assert quiet['coco/bbox_mAP'] == pytest.approx(1)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_detections_within_a_crowd_of_their_class_are_ignored(
+        backend, tmp_path):
+    truth = write_truth(tmp_path, [*TRUTH, (0, 1, 120, 10, 70, 70, 'crowd')])
+    within = (0, 0.95, 130, 20, 20, 20)
+    metrics = evaluate(truth, [sample(0, [within, *PERFECT])], backend)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
+    other_class = (1, 0.95, 130, 20, 20, 20)
+    metrics = evaluate(truth, [sample(0, [other_class, *PERFECT])], backend)
+    # There is no ground truth of that class, so it has no average precision.
+    assert metrics['coco/bbox_mAP'] == 1
+    outside = (0, 0.95, 10, 120, 20, 20)
+    metrics = evaluate(truth, [sample(0, [outside, *PERFECT])], backend)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('first_id', [0, 1, 900100000000])
+def test_ids_of_annotations_do_not_matter(backend, first_id, tmp_path):
+    truth = write_truth(tmp_path, TRUTH, first_id=first_id)
+    metrics = evaluate(truth, [sample(0, PERFECT)], backend)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_area_ranges(backend, tmp_path):
+    """Up to 32 x 32 is small, up to 96 x 96 medium; bounds are in both."""
+    sides = {'s': 31, 'sm': 32, 'm': 95, 'l': 97}
+    for ranges, side in sides.items():
+        truth = write_truth(tmp_path, [(0, 1, 0, 0, side, side)])
+        found = [(0, 0.9, 0, 0, side, side)]
+        metrics = evaluate(truth, [sample(0, found)], backend)
+        for name in 'sml':
+            expected = pytest.approx(1 if name in ranges else -1)
+            for key in (f'mAP_{name}', f'AR_{name}@100'):
+                assert metrics[f'coco/bbox_{key}'] == expected
+                assert metrics[f'coco/segm_{key}'] == expected
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_number_of_detections(backend, tmp_path):
+    """What comes 101st by its score does not count."""
+    truth = write_truth(tmp_path, [(0, 1, 10, 10, 50, 40)])
+    alarms = [(0, 0.9 - i / 1e3, 100, 100, 20, 20) for i in range(100)]
+    for num_alarms, keys in ((0, ('AR@1', 'AR@10', 'AR@100')),
+                             (9, ('AR@10', 'AR@100')), (99, ('AR@100', )),
+                             (100, ())):
+        found = [*alarms[:num_alarms], (0, 0.1, 10, 10, 50, 40)]
+        metrics = evaluate(truth, [sample(0, found)], backend)
+        for key in ('AR@1', 'AR@10', 'AR@100'):
+            assert metrics[f'coco/bbox_{key}'] == (key in keys)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_proposals_have_no_class(backend, tmp_path):
+    truth = write_truth(tmp_path, TRUTH)
+    found = [(1, score, *box) for _, score, *box in PERFECT]
+    metrics = evaluate(
+        truth, [sample(0, found)], backend, metric=['proposal'],
+        proposal_nums=(1, 10, 50))
+    assert metrics == {
+        'coco/AR@1': 0.5, 'coco/AR@10': 1, 'coco/AR@50': 1, 'coco/AR_s@50': 1,
+        'coco/AR_m@50': 1, 'coco/AR_l@50': -1
+    }
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_precision_of_each_class(backend, tmp_path):
+    """Also where the annotation file does not list them by their ids."""
+    path = write_truth(
+        tmp_path, [*TRUTH, (0, 2, 10, 100, 40, 40), (0, 2, 150, 10, 40, 40)])
+    content = json.loads(Path(path).read_text())
+    content['categories'].reverse()
+    Path(path).write_text(json.dumps(content))
+    found = [*PERFECT, (1, 0.9, 10, 100, 40, 40, rectangle(10, 100, 40, 10))]
+    # Labels count in the order of the file.
+    found = [(1 - label, *rest) for label, *rest in found]
+    metrics = evaluate(
+        path, [sample(0, found)], backend, ('class 2', 'class 1'),
+        classwise=True)
+    assert metrics['coco/bbox_class 1_precision'] == 1
+    assert metrics['coco/bbox_class 2_precision'] == pytest.approx(51 / 101)
+    assert metrics['coco/segm_class 2_precision'] == 0
+    assert metrics['coco/class 2_precision'] == 0
+    assert metrics['coco/bbox_mAP'] == pytest.approx((1 + 51 / 101) / 2)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_asked_items_and_thresholds_only(backend, tmp_path):
+    metrics = evaluate(
+        write_truth(tmp_path, TRUTH), [sample(0, KNOWN['badly placed'][0])],
+        backend, metric=['bbox'], iou_thrs=[0.5, 0.6, 0.65, 0.7],
+        metric_items=['mAP', 'mAP_50'])
+    assert metrics == {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 1}
+    metrics = evaluate(
+        str(tmp_path / 'truth.json'), [sample(0, KNOWN['badly placed'][0])],
+        backend, metric=['bbox'], iou_thrs=0.6)
+    assert metrics['coco/bbox_mAP'] == 1
+    assert metrics['coco/bbox_mAP_50'] == -1
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_ground_truth_from_the_dataset(backend):
+    """Without ann_file, as mmdet's CocoMetric does it."""
+    found = sample(0, PERFECT)
+    found['instances'] = [
+        dict(bbox=[x, y, x + w, y + h], bbox_label=0, ignore_flag=0,
+             mask=rectangle(x, y, w, h)) for _, _, x, y, w, h in TRUTH
+    ]
+    metrics = evaluate(None, [found], backend)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
+
+
+def disturbed(path: str, seed: int) -> list:
+    """Noisy, dropped, repeated, mistaken detections of a ground truth."""
+    rng = np.random.default_rng(seed)
+    truth = COCO(path)
+    labels = {c: i for i, c in enumerate(truth.getCatIds())}
+    samples = []
+    for image, info in truth.imgs.items():
+        size = info['height'], info['width']
+        found = []
+        for annotation in truth.imgToAnns[image]:
+            mask = truth.annToMask(annotation)
+            for _ in range(rng.choice(4, p=[0.15, 0.55, 0.2, 0.1])):
+                x, y, w, h = annotation['bbox']
+                noise = rng.choice([0.02, 0.1, 0.3])
+                x, y = (x, y) + noise * rng.standard_normal(2) * (w, h)
+                w, h = (w, h) * np.exp(noise * rng.standard_normal(2))
+                label = labels[annotation['category_id']]
+                if rng.random() < 0.15:
+                    label = int(rng.integers(len(labels)))
+                shift = (rng.standard_normal(2) * noise * 20).astype(int)
+                moved = np.roll(mask, shift, (0, 1))
+                # Few decimals, so that some scores are equal.
+                found.append((label, round(rng.random(), 2), x, y, w, h,
+                              mask_api.encode(np.asfortranarray(moved))))
+        for _ in range(rng.integers(4)):
+            w, h = (int(v) for v in rng.integers(4, min(size) // 2, 2))
+            x, y = (int(rng.integers(size[1] - w)),
+                    int(rng.integers(size[0] - h)))
+            found.append((int(rng.integers(len(labels))), rng.random(), x, y,
+                          w, h, rectangle(x, y, w, h, size)))
+        samples.append(sample(image, found, size))
+    return samples
+
+
+def compare_backends(path: str, seed: int) -> dict:
+    samples = disturbed(path, seed)
+    classes = [c['name'] for c in COCO(path).loadCats(COCO(path).getCatIds())]
+    reference, faster = (
+        evaluate(path, samples, backend, classes,
+                 ('bbox', 'segm', 'proposal'), classwise=True)
+        for backend in BACKENDS)
+    assert reference.keys() == faster.keys()
+    assert len(reference) == 24 + 6 + 3 * len(classes)
+    for key, value in reference.items():
+        assert faster[key] == pytest.approx(value, abs=1e-6, nan_ok=True), key
+    return reference
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp('shapes')
+    generate_shapes(str(root), 1, 24)
+    return str(root / 'annotations/instances_val2017.json')
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_backends_agree_on_generated_shapes(seed, shapes):
+    metrics = compare_backends(shapes, seed)
+    assert 0.1 < metrics['coco/bbox_mAP'] < 0.9
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no coco_mini')
+@pytest.mark.parametrize('seed', range(2))
+def test_backends_agree_on_coco_mini(seed):
+    path = COCO_MINI / 'annotations/instances_val2017.json'
+    crowds = [a for a in COCO(str(path)).anns.values() if a['iscrowd']]
+    assert len(crowds) == 5
+    metrics = compare_backends(str(path), seed)
+    assert 0.1 < metrics['coco/segm_mAP'] < 0.9
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no coco_mini')
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_ground_truth_of_coco_mini_is_perfect(backend):
+    path = str(COCO_MINI / 'annotations/instances_val2017.json')
+    truth = COCO(path)
+    labels = {c: i for i, c in enumerate(truth.getCatIds())}
+    samples = []
+    for image, info in truth.imgs.items():
+        found = [
+            (labels[a['category_id']], 1., *a['bbox'], truth.annToRLE(a))
+            for a in truth.imgToAnns[image] if not a['iscrowd']
+        ]
+        samples.append(sample(image, found, (info['height'], info['width'])))
+    classes = [c['name'] for c in truth.loadCats(truth.getCatIds())]
+    metrics = evaluate(path, samples, backend, classes)
+    for kind in ('bbox', 'segm'):
+        for name in TWELVE[:6]:
+            assert metrics[f'coco/{kind}_{name}'] == pytest.approx(1)
+
+
+def test_backend_is_faster_where_installed(monkeypatch):
+    assert coco_eval_class('auto') is FasterCOCOeval
+    assert coco_eval_class('pycocotools') is not FasterCOCOeval
+    monkeypatch.setattr('mmhier.evaluation.coco_metric.find_spec',
+                        lambda name: None)
+    assert coco_eval_class('auto') is coco_eval_class('pycocotools')
+    with pytest.raises(ValueError, match='pip install faster-coco-eval'):
+        CocoMetric(backend='faster')
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="backend='slow'.*auto, pycocotools"):
+        CocoMetric(backend='slow')
+    with pytest.raises(ValueError, match='expected three numbers'):
+        CocoMetric(proposal_nums=(100, ))
+    boxes_only = sample(0, PERFECT)
+    del boxes_only['pred_instances']['masks']
+    with pytest.raises(ValueError, match='needs masks'):
+        evaluate(write_truth(tmp_path, TRUTH), [boxes_only], 'auto')
+
+
+def test_configs_use_it(shapes):
+    from mmdet.registry import METRICS
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/coco_instance.py')
+    cfg.test_evaluator.ann_file = shapes
+    metric = METRICS.build(cfg.test_evaluator)
+    assert isinstance(metric, CocoMetric)
+    assert isinstance(metric._coco_api, TolerantCOCO)
+    assert metric.metrics == ['bbox', 'segm']
+    assert metric.proposal_nums == [1, 10, 100]
