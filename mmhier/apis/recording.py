@@ -253,18 +253,21 @@ class TrainingRecordHook(Hook):
         write_record(self.record, self.path)
 
 
+def metric_files(cfg: Config) -> List[str]:
+    """Annotation files of the metrics of a test."""
+    metrics = iter_metrics(cfg.get('test_evaluator'), 'test_evaluator')
+    return [
+        metric['ann_file'] for _, metric in metrics
+        if isinstance(metric.get('ann_file'), str)
+    ]
+
+
 def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
                config: str, config_text: str, arguments: Dict[str, Any],
                started: str, image_size: Optional[Sequence[int]]) -> dict:
     """Fields of :class:`RunRecord`."""
     loop = getattr(runner, f'{phase}_loop')
-    metric_files = []
-    if phase == 'test':
-        metric_files = [
-            metric['ann_file'] for _, metric in iter_metrics(
-                cfg.get('test_evaluator'), 'test_evaluator')
-            if isinstance(metric.get('ann_file'), str)
-        ]
+    files = metric_files(cfg) if phase == 'test' else []
     return dict(
         version=VERSION,
         kind=kind,
@@ -279,7 +282,7 @@ def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
         work_dir=cfg.work_dir,
         task=TASKS.get(cfg.get('default_scope'),
                        str(cfg.get('default_scope'))),
-        data=describe_data(loop.dataloader.dataset, metric_files),
+        data=describe_data(loop.dataloader.dataset, files),
         environment=describe_environment(),
         model=describe_model(cfg, _unwrap(runner.model), image_size),
         seed=runner.seed,
