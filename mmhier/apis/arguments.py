@@ -32,6 +32,14 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
         help='use the data in DIR, laid out as in data_root of the config, '
         'for every dataset and evaluator')
     parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='classes of your own data in the order of the labels, or a .txt '
+        'file with a name a line; "auto" takes the categories of the COCO '
+        'json or the names of the class folders. Sets the classes of every '
+        'dataset and num_classes of the model')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,

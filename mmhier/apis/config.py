@@ -3,7 +3,7 @@ import os
 import os.path as osp
 import tempfile
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
@@ -32,14 +32,15 @@ _DROPPED = {
     'resume_from': 'resume and load_from',
     'dist_params': 'env_cfg=dict(dist_cfg=...)',
 }
-_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_EVALUATORS = ('val_evaluator', 'test_evaluator')
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def load_config(path: str,
                 *,
                 work_dir: Optional[str] = None,
                 data_root: Optional[str] = None,
+                classes: Union[str, Sequence[str], None] = None,
                 cfg_options: Optional[Dict[str, Any]] = None,
                 launcher: str = 'none') -> Config:
     """Read a config file and apply what was asked on the command line.
@@ -50,6 +51,9 @@ def load_config(path: str,
             config's own, else work_dirs/ and the name of the file.
         data_root (str, optional): See :func:`set_data_root`.
             Defaults to None, the config's own.
+        classes (str | Sequence[str], optional): Names, a file of them, or
+            'auto'; see :func:`mmhier.apis.classes.set_classes`. They win
+            over ``cfg_options``. Defaults to None, the config's own.
         cfg_options (dict, optional): Values by dotted key; they win over
             ``data_root``. Defaults to None.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
@@ -83,6 +87,10 @@ def load_config(path: str,
             cfg.merge_from_dict(cfg_options)
         except (KeyError, TypeError) as error:
             raise UserError(f'--cfg-options: {error.args[0]}') from error
+    if classes is not None:
+        # It needs iter_datasets, so it cannot be imported before.
+        from .classes import set_classes
+        set_classes(cfg, classes)
     if launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError('--launcher pytorch needs the variables that torchrun '
                         'sets: start with tools/dist_train.sh, '
@@ -193,7 +201,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     if isinstance(cfg.get('data_root'), str):
         old_roots.append(cfg.data_root)
         cfg.data_root = data_root
-    for loader in _DATALOADERS:
+    for loader in DATALOADERS:
         for name, dataset in iter_datasets(cfg.get(loader), loader):
             old_root = dataset.get('data_root') or ''
             if not old_root and not old_roots:
@@ -208,7 +216,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                                              f'{name}.{key}')
             dataset.data_root = data_root
             old_roots.append(old_root)
-    for evaluator in _EVALUATORS:
+    for evaluator in EVALUATORS:
         for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
             for key in ('ann_file', 'seg_prefix', 'img_prefix'):
                 if key in metric:

@@ -2,7 +2,7 @@
 import os
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -22,6 +22,7 @@ def test(config: str,
          *,
          work_dir: Optional[str] = None,
          data_root: Optional[str] = None,
+         classes: Union[str, Sequence[str], None] = None,
          out: Optional[str] = None,
          overwrite: bool = False,
          show: bool = False,
@@ -40,6 +41,8 @@ def test(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
+        classes (str | Sequence[str], optional): See
+            :func:`mmhier.apis.load_config`.
         out (str, optional): Pickle file for the predictions, masks of
             instances as RLE. Defaults to None.
         overwrite (bool): Replace ``out`` if it exists. Defaults to False.
@@ -66,6 +69,7 @@ def test(config: str,
         config,
         work_dir=work_dir,
         data_root=data_root,
+        classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
     if out is not None:

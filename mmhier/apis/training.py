@@ -1,7 +1,7 @@
 """Training from a config file."""
 import os.path as osp
 from glob import escape, glob
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
@@ -21,6 +21,7 @@ def train(config: str,
           *,
           work_dir: Optional[str] = None,
           data_root: Optional[str] = None,
+          classes: Union[str, Sequence[str], None] = None,
           resume: Optional[str] = None,
           overwrite: bool = False,
           amp: bool = False,
@@ -40,6 +41,8 @@ def train(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
+        classes (str | Sequence[str], optional): See
+            :func:`mmhier.apis.load_config`.
         resume (str, optional): Checkpoint to go on from, or 'auto' for the
             latest in work_dir, if there is one. Defaults to None: start anew.
         overwrite (bool): Start anew in a work_dir that holds checkpoints.
@@ -69,6 +72,7 @@ def train(config: str,
         config,
         work_dir=work_dir,
         data_root=data_root,
+        classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):

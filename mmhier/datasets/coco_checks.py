@@ -1,0 +1,236 @@
+"""Checks of annotation files in COCO's format, before mmdet reads them."""
+import json
+import math
+import os
+import os.path as osp
+from collections import Counter, defaultdict
+from functools import lru_cache
+from typing import Any, Dict, Iterable, List, Sequence
+
+_IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
+_ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
+
+
+@lru_cache(maxsize=1)
+def read_coco(path: str) -> Dict[str, Any]:
+    """Content of an annotation file with the keys that mmdet relies on.
+
+    The last file is kept: ``read_coco.cache_clear()`` forgets it.
+
+    Args:
+        path (str): Json in the format of COCO's instances.
+
+    Raises:
+        ValueError: If the file is no such json, or an entry lacks a key.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            coco = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f'annotation file {path} is not readable json: {error}') from error
+    for key in ('images', 'categories'):
+        if not isinstance(coco, dict) or not isinstance(
+                coco.get(key), list) or not coco[key]:
+            raise ValueError(
+                f'annotation file {path} has no {key}: expected COCO '
+                'instances json with "images", "annotations" and "categories"')
+    coco.setdefault('annotations', [])
+    _check_keys(path, 'images', coco['images'], _IMAGE_KEYS)
+    _check_keys(path, 'categories', coco['categories'], {'id', 'name'})
+    _check_keys(path, 'annotations', coco['annotations'], _ANNOTATION_KEYS)
+    return coco
+
+
+def _check_keys(path: str, kind: str, entries: Iterable[dict],
+                expected: set) -> None:
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not expected <= entry.keys():
+            missing = expected - set(entry) if isinstance(
+                entry, dict) else expected
+            raise ValueError(f'annotation file {path}: {kind}[{i}] lacks '
+                             f'{", ".join(sorted(missing))}')
+
+
+def check_categories(path: str, classes: Sequence[str],
+                     owner: str) -> List[str]:
+    """Compare the categories of a file with the classes of a dataset.
+
+    mmdet matches them by name but numbers them in the order of the json, so
+    both must agree. Annotations of other categories are left out by mmdet.
+
+    Args:
+        path (str): Annotation file.
+        classes (Sequence[str]): Of the dataset.
+        owner (str): The dataset, for messages.
+
+    Returns:
+        list[str]: Warnings.
+
+    Raises:
+        ValueError: If a class is no category, or they come in another order.
+    """
+    names = [category['name'] for category in read_coco(path)['categories']]
+    hint = ('take the json\'s own with --classes auto, or set '
+            'metainfo=dict(classes=(...)) in every dataset and '
+            'model.num_classes')
+    absent = [c for c in classes if c not in names]
+    if absent:
+        raise ValueError(
+            f'{owner} has {len(classes)} classes, of which {path} lacks '
+            f'{len(absent)}: {_shorten(absent)}. Its own are '
+            f'{_shorten(names)}: {hint}')
+    used = [n for n in names if n in classes]
+    if used != list(classes):
+        raise ValueError(
+            f'the classes of {owner} come in another order in {path}, so '
+            f'labels would be mixed up: {_shorten(classes)} against '
+            f'{_shorten(used)}: {hint}')
+    if len(used) == len(names):
+        return []
+    return [
+        f'{owner} leaves out {len(names) - len(used)} of the {len(names)} '
+        f'categories in {path}'
+    ]
+
+
+def check_annotations(path: str, with_masks: bool = False) -> List[str]:
+    """Check ids, boxes and polygons of an annotation file.
+
+    mmdet leaves out boxes without area or outside of their image, clips
+    those that reach out, and takes no mask from polygons of fewer than three
+    points: these are counted.
+
+    Args:
+        path (str): Annotation file.
+        with_masks (bool): Whether segmentations will be used. Defaults to
+            False.
+
+    Returns:
+        list[str]: Warnings, one for each kind of flaw.
+
+    Raises:
+        ValueError: If ids are not unique, an annotation names a category
+            that does not exist, or holds what is no number; with masks, if
+            an annotation has no segmentation.
+    """
+    coco = read_coco(path)
+    for kind in ('images', 'annotations', 'categories'):
+        _check_unique(path, kind, [entry['id'] for entry in coco[kind]])
+    _check_unique(path, 'category names',
+                  [category['name'] for category in coco['categories']])
+    categories = {category['id'] for category in coco['categories']}
+    sizes = {
+        image['id']: (image['width'], image['height'])
+        for image in coco['images']
+    }
+    flaws = defaultdict(list)
+    for annotation in coco['annotations']:
+        where = f'annotation file {path}: annotation {annotation["id"]}'
+        if annotation['category_id'] not in categories:
+            raise ValueError(
+                f'{where} has category_id={annotation["category_id"]}, which '
+                'is not among the categories: add the category, or remove the '
+                'annotation')
+        box = annotation['bbox']
+        if not _are_numbers(box) or len(box) != 4:
+            raise ValueError(f'{where} has bbox={box}: expected four finite '
+                             'numbers, x, y, width and height in pixels')
+        if not _are_numbers([annotation['area']]):
+            raise ValueError(f'{where} has area={annotation["area"]}: expected'
+                             ' a finite number of pixels')
+        size = sizes.get(annotation['image_id'])
+        kind = ('belong to no image, so they are left out'
+                if size is None else
+                _describe_box(box, annotation['area'], *size))
+        if kind:
+            flaws[kind].append(annotation['id'])
+        if with_masks:
+            _check_segmentation(where, annotation, flaws)
+    return [
+        f'{path}: {len(ids)} of {len(coco["annotations"])} annotations {kind},'
+        f' such as annotation {ids[0]}' for kind, ids in flaws.items()
+    ]
+
+
+def _describe_box(box: Sequence[float], area: float, width: float,
+                  height: float) -> str:
+    """What is wrong with a box, and what mmdet does with it."""
+    x, y, w, h = box
+    if w < 1 or h < 1 or area <= 0:
+        return ('have a box of less than a pixel or no area, so they are left '
+                'out')
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return 'have a box outside of their image, so they are left out'
+    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+        return 'have a box that reaches out of its image and is clipped'
+    return ''
+
+
+def _check_segmentation(where: str, annotation: dict,
+                        flaws: Dict[str, list]) -> None:
+    mask = annotation.get('segmentation')
+    if not mask:
+        raise ValueError(f'{where} has no segmentation, which masks are '
+                         'trained with: add polygons or RLE, or take a config '
+                         'without masks, such as RetinaNet\'s')
+    if not isinstance(mask, list):
+        return
+    if not all(_are_numbers(polygon) for polygon in mask):
+        raise ValueError(f'{where} has a segmentation that is no list of '
+                         'polygons [x1, y1, x2, y2, ...] of finite numbers')
+    good = [len(p) >= 6 and len(p) % 2 == 0 for p in mask]
+    if not any(good):
+        flaws['have only polygons of fewer than 3 points, so they are '
+              'ignored'].append(annotation['id'])
+    elif not all(good):
+        flaws['have a polygon of fewer than 3 points, which is left '
+              'out'].append(annotation['id'])
+
+
+def check_images(path: str, folder: str) -> None:
+    """Check that every listed image is on disk, listing each folder once.
+
+    Args:
+        path (str): Annotation file.
+        folder (str): What file names are relative to.
+
+    Raises:
+        ValueError: If images are missing.
+    """
+    images = read_coco(path)['images']
+    listed = defaultdict(set)
+    for image in images:
+        subfolder, file_name = osp.split(image['file_name'])
+        listed[osp.join(folder, subfolder)].add(file_name)
+    missing = []
+    for subfolder, names in listed.items():
+        present = os.listdir(subfolder) if osp.isdir(subfolder) else ()
+        missing += [
+            osp.join(subfolder, n) for n in sorted(names.difference(present))
+        ]
+    if missing:
+        raise ValueError(f'{len(missing)} of the {len(images)} images in '
+                         f'{path} are not on disk, such as {missing[0]}')
+
+
+def _check_unique(path: str, kind: str, values: List[Any]) -> None:
+    if len(set(values)) < len(values):
+        value, times = Counter(values).most_common(1)[0]
+        what = kind if kind == 'category names' else f'ids of {kind}'
+        raise ValueError(f'annotation file {path}: {what} are not unique, '
+                         f'{value} occurs {times} times')
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether this is a list of finite numbers."""
+    try:
+        return isinstance(values, list) and math.isfinite(sum(values))
+    except TypeError:
+        return False
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """At most five names."""
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return ', '.join(names[:5]) + more
