@@ -1,0 +1,386 @@
+"""Predictions for images, videos and cameras, as pictures and json."""
+import json
+import os
+import os.path as osp
+from collections import Counter
+from dataclasses import dataclass
+from glob import glob
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Union
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+from .errors import UserError
+from .predictor import Prediction, Predictor
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
+                  '.ppm', '.pgm')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg',
+                  '.mpeg', '.wmv', '.gif')
+RESULT_NAMES = ('predictions.json', 'pictures', 'labels', 'video.mp4')
+
+
+class UnreadableImage(ValueError):
+    """A file that holds no usable image, and why."""
+
+
+def infer(config: str,
+          checkpoint: str,
+          inputs: Optional[str] = None,
+          *,
+          out_dir: str,
+          camera: Optional[int] = None,
+          max_frames: Optional[int] = None,
+          score_thr: float = 0.3,
+          top_k: int = 5,
+          device: Optional[str] = None,
+          batch_size: int = 1,
+          overwrite: bool = False,
+          cfg_options: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    """Run a model on images, a video or a camera.
+
+    ``out_dir`` receives
+
+    - predictions.json: ``task``, ``classes``, ``images`` (for a video,
+      ``frames``), each with its ``file`` (``frame``), ``width``, ``height``,
+      ``picture`` and the record of :class:`Predictor`, and ``skipped``, the
+      files that could not be used, with the ``reason``. Coordinates refer to
+      the image as it is to be seen, turned as its EXIF data says;
+    - pictures/: each image with its predictions drawn; for a video,
+      video.mp4 instead;
+    - labels/: for segmentation, PNG files whose values are the labels.
+
+    Args:
+        config (str): See :class:`Predictor`.
+        checkpoint (str): Weights of the model of the config.
+        inputs (str, optional): An image, a folder of images, a glob pattern
+            such as 'photos/**/*.jpg', or a video. Defaults to None, if
+            ``camera`` is given.
+        out_dir (str): Where the results go.
+        camera (int, optional): Number of a camera to read instead, until
+            ``max_frames`` or Ctrl-C. Defaults to None.
+        max_frames (int, optional): Frames of a video or camera to read.
+            Defaults to None, all.
+        score_thr (float): Lowest score of an instance, in pictures and json.
+            Defaults to 0.3.
+        top_k (int): Number of classes that a classifier reports.
+            Defaults to 5.
+        device (str, optional): Such as 'cpu' or 'cuda:0'. Defaults to None,
+            a GPU if there is one.
+        batch_size (int): Images in a batch. Defaults to 1.
+        overwrite (bool): Replace results in ``out_dir``. Defaults to False.
+        cfg_options (dict, optional): Values of the config by dotted key.
+
+    Returns:
+        dict: What predictions.json holds.
+
+    Raises:
+        UserError: If an argument cannot be used. Files that cannot be used
+            are skipped and listed instead.
+    """
+    if (inputs is None) == (camera is None):
+        raise UserError('expected either an INPUT (an image, a folder, a glob '
+                        'pattern or a video) or --camera')
+    for name, value in (('--batch-size', batch_size),
+                        ('--max-frames', max_frames)):
+        if value is not None and value < 1:
+            raise UserError(f'{name} {value}: expected at least 1')
+    if not osp.isfile(osp.expanduser(checkpoint)):
+        raise UserError(f'checkpoint {checkpoint} does not exist')
+    is_video = camera is not None or inputs.lower().endswith(VIDEO_SUFFIXES)
+    source = None if is_video else list_images(inputs)
+    video = Video.open(camera if inputs is None else inputs,
+                       max_frames) if is_video else None
+    _check_out_dir(out_dir, overwrite)
+    predictor = Predictor(
+        config,
+        checkpoint,
+        device=device,
+        score_thr=score_thr,
+        top_k=top_k,
+        cfg_options=cfg_options)
+    summary: Dict[str, Any] = dict(
+        config=config,
+        checkpoint=checkpoint,
+        task=predictor.task,
+        classes=predictor.classes)
+    if predictor.task == 'detection':
+        summary['bbox_format'] = '[x, y, width, height] in pixels'
+    if is_video:
+        summary.update(_infer_video(predictor, video, batch_size, out_dir))
+    else:
+        summary.update(_infer_images(predictor, source, batch_size, out_dir))
+    _write(
+        osp.join(out_dir, 'predictions.json'),
+        json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def list_images(inputs: str) -> List[str]:
+    """Image files that an argument stands for, sorted.
+
+    Args:
+        inputs (str): A file, a folder, whose image files are listed by their
+            suffix, or a glob pattern.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if osp.isfile(inputs):
+        return [inputs]
+    if osp.isdir(inputs):
+        files = [
+            osp.join(inputs, name) for name in sorted(os.listdir(inputs))
+            if name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+        if not files:
+            raise UserError(f'folder {shown(inputs)} holds no images '
+                            f'({", ".join(IMAGE_SUFFIXES)})')
+        return files
+    files = sorted(filter(osp.isfile, glob(inputs, recursive=True)))
+    if not files:
+        raise UserError(f'{shown(inputs)} is not a file or a folder, and as a '
+                        'glob pattern it matches no file')
+    return files
+
+
+def shown(path: str) -> str:
+    """A path with the bytes that are not UTF-8 as \\x escapes."""
+    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
+def read_image(path: str) -> np.ndarray:
+    """Image of a file, as the models are given it in training.
+
+    Gray, palette, 16-bit and CMYK images become 8-bit colour; the rotation
+    in EXIF data is applied.
+
+    Args:
+        path (str): Any name that the file system takes.
+
+    Returns:
+        np.ndarray: (H, W, 3) uint8, BGR.
+
+    Raises:
+        UnreadableImage: If the file is empty, no image or cut off.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f'cannot be read: {error.strerror}') from error
+    if not content:
+        raise UnreadableImage('is empty (0 bytes)')
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableImage(f'cannot be decoded: {error.err}') from error
+    if image is None:
+        raise UnreadableImage('is damaged or not an image: OpenCV cannot '
+                              'decode it')
+    try:
+        # OpenCV fills what is missing with gray and says nothing.
+        with Image.open(BytesIO(content)) as parsed:
+            parsed.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass
+    except (OSError, SyntaxError) as error:
+        raise UnreadableImage(f'is damaged or cut off: {error}') from error
+    return image
+
+
+@dataclass
+class Video:
+    """An open video or camera.
+
+    Attributes:
+        name (str): Path, or 'camera 0'.
+        capture (cv2.VideoCapture): Where frames come from.
+        rate (float): Frames per second.
+        length (int, optional): Number of frames that will be read, as far as
+            it is known.
+    """
+    name: str
+    capture: Any
+    rate: float
+    length: Optional[int]
+
+    @classmethod
+    def open(cls, source: Union[str, int],
+             max_frames: Optional[int]) -> 'Video':
+        """Open a file or, by its number, a camera."""
+        is_camera = isinstance(source, int)
+        name = f'camera {source}' if is_camera else shown(source)
+        if not is_camera and not osp.isfile(source):
+            raise UserError(f'video {name} does not exist')
+        capture = cv2.VideoCapture(source)
+        if not capture.isOpened():
+            raise UserError(
+                f'{name} cannot be opened: ' +
+                ('is it connected, and not in use by another program?'
+                 if is_camera else 'is it a video that OpenCV can decode?'))
+        length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        length = None if is_camera or length <= 0 else length
+        if max_frames is not None:
+            length = min(max_frames, length or max_frames)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        return cls(name, capture, rate if rate > 0 else 25., length)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8, BGR, until the end, `length` or Ctrl-C."""
+        count = 0
+        try:
+            while self.length is None or count < self.length:
+                more, frame = self.capture.read()
+                if not more:
+                    return
+                count += 1
+                yield frame
+        except KeyboardInterrupt:
+            return
+        finally:
+            self.capture.release()
+
+
+def _check_out_dir(out_dir: str, overwrite: bool) -> None:
+    present = [
+        name for name in RESULT_NAMES if osp.exists(osp.join(out_dir, name))
+    ]
+    if present and not overwrite:
+        raise UserError(
+            f'--out-dir {shown(out_dir)} holds results already '
+            f'({", ".join(present)}): choose another folder, or replace them '
+            'with --overwrite')
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        # Whoever finds it can rely on the pictures that it lists.
+        Path(out_dir, 'predictions.json').unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f'--out-dir {shown(out_dir)} cannot be written to: '
+                        f'{error.strerror}') from error
+
+
+def _infer_images(predictor: Predictor, files: List[str], batch_size: int,
+                  out_dir: str) -> Dict[str, Any]:
+    """Part of the summary on images; writes pictures and label maps."""
+    names = _picture_names(files)
+    entries, skipped = [], []
+    for start in track(
+            range(0, len(files), batch_size), description='Inference'):
+        batch = []
+        for path in files[start:start + batch_size]:
+            try:
+                batch.append((path, read_image(path)))
+            except UnreadableImage as error:
+                skipped.append(dict(file=shown(path), reason=str(error)))
+        predictions = predictor.predict([image for _, image in batch
+                                         ]) if batch else []
+        for (path, image), prediction in zip(batch, predictions):
+            if isinstance(prediction, str):
+                skipped.append(dict(file=shown(path), reason=prediction))
+                continue
+            entry = dict(
+                file=shown(path),
+                width=image.shape[1],
+                height=image.shape[0],
+                picture=_write_picture(out_dir, f'{names[path]}.jpg',
+                                       prediction.picture))
+            _add_labels(entry, prediction, out_dir, names[path])
+            entries.append(dict(entry, **prediction.record))
+    return dict(images=entries, skipped=skipped)
+
+
+def _infer_video(predictor: Predictor, video: Video, batch_size: int,
+                 out_dir: str) -> Dict[str, Any]:
+    """Part of the summary on a video; writes it with what was found."""
+    target = osp.join(out_dir, 'video.mp4')
+    unfinished = osp.join(out_dir, 'video.unfinished.mp4')
+    writer = None
+    entries, skipped = [], []
+    frames = video.frames()
+    total = -(-video.length // batch_size) if video.length else None
+    batches = iter(lambda: list(islice(frames, batch_size)), [])
+    number = 0
+    for batch in track(batches, description='Inference', total=total):
+        for frame, prediction in zip(batch, predictor.predict(batch)):
+            height, width = frame.shape[:2]
+            if writer is None:
+                writer = cv2.VideoWriter(
+                    unfinished, cv2.VideoWriter_fourcc(*'mp4v'), video.rate,
+                    (width, height))
+            if isinstance(prediction, str):
+                skipped.append(dict(frame=number, reason=prediction))
+                picture = frame
+            else:
+                picture = prediction.picture[..., ::-1]
+                entry = dict(frame=number, width=width, height=height)
+                _add_labels(entry, prediction, out_dir, f'{number:06d}')
+                entries.append(dict(entry, **prediction.record))
+            writer.write(np.ascontiguousarray(picture))
+            number += 1
+    if writer is None:
+        raise UserError(f'{video.name} holds no frame that can be decoded')
+    writer.release()
+    os.replace(unfinished, target)
+    if isinstance(video.length, int) and number < video.length:
+        skipped.append(
+            dict(
+                frame=number,
+                reason=f'the video ends here, of {video.length} frames that '
+                'were announced or asked for'))
+    return dict(
+        video=video.name,
+        frames_per_second=video.rate,
+        frames=entries,
+        skipped=skipped)
+
+
+def _picture_names(files: List[str]) -> Dict[str, str]:
+    """Distinct names of results without suffix, by file.
+
+    Files of several folders keep the folders below the one that they share.
+    """
+    root = osp.commonpath([osp.dirname(osp.abspath(f)) for f in files])
+    inside = {f: osp.relpath(osp.abspath(f), root) for f in files}
+    stems = {f: osp.splitext(name)[0] for f, name in inside.items()}
+    count = Counter(stems.values())
+    return {
+        f: stem if count[stem] == 1 else inside[f]
+        for f, stem in stems.items()
+    }
+
+
+def _add_labels(entry: Dict[str, Any], prediction: Prediction, out_dir: str,
+                name: str) -> None:
+    """Write the label map, if there is one, and name it in the entry."""
+    if prediction.labels is None:
+        return
+    path = osp.join('labels', f'{name}.png')
+    _write(
+        osp.join(out_dir, path),
+        cv2.imencode('.png', prediction.labels)[1].tobytes())
+    entry['labels'] = shown(path)
+
+
+def _write_picture(out_dir: str, name: str, picture: np.ndarray) -> str:
+    path = osp.join('pictures', name)
+    content = cv2.imencode('.jpg', picture[..., ::-1])[1].tobytes()
+    _write(osp.join(out_dir, path), content)
+    return shown(path)
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write a file under another name, then rename it."""
+    os.makedirs(osp.dirname(path), exist_ok=True)
+    unfinished = f'{path}.unfinished'
+    try:
+        Path(unfinished).write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        Path(unfinished).unlink(missing_ok=True)
+        raise UserError(
+            f'cannot write {shown(path)}: {error.strerror}') from error
