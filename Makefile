@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV ?= .venv
+PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test install install-tests clean
+.PHONY: demo test test-original install install-tests clean
 
 demo: install
 	$(PY) tools/demo.py
@@ -11,20 +12,24 @@ demo: install
 test: install-tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
+# The same on the original OpenMMLab line.
+test-original:
+	$(MAKE) test VENV=.venv-original PINNED=requirements/original.txt
+
 install: $(VENV)/.installed
 
 install-tests: $(VENV)/.installed-tests
 
-$(VENV)/.installed: setup.py pyproject.toml requirements/pinned.txt
+$(VENV)/.installed: setup.py pyproject.toml $(PINNED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmhier needs Python >= 3.10: run make PYTHON=python3.11, or so")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch and OpenMMLab into $(VENV) (about two minutes) ..."
-	$(PIP) -r requirements/pinned.txt
+	$(PIP) -r $(PINNED)
 # pip may have cached an mmcv whose operators were compiled for another torch.
-	$(PIP) --no-deps --force-reinstall --no-cache-dir $$(grep onedl-mmcv requirements/pinned.txt)
+	$(PIP) --no-deps --force-reinstall --no-cache-dir $$(grep -E '^(onedl-mmcv|mmcv-lite)=' $(PINNED))
 # opencv-python, which mmcv asks for, needs a graphical system; this one, over
 # the same files, does not.
-	$(PIP) --no-deps --force-reinstall $$(grep headless requirements/pinned.txt)
+	$(PIP) --no-deps --force-reinstall $$(grep headless $(PINNED))
 	$(PIP) --no-deps --editable .
 	$(PY) -m mmhier.ops install
 	touch $@
