@@ -163,7 +163,7 @@ def test_tta_uses_the_config_s_model_and_pipeline(masks_root, tmp_path):
 def test_tta_without_a_tta_model(detector_run, tmp_path):
     with pytest.raises(apis.UserError, match='--tta needs tta_model'):
         apis.test(
-            DETECTOR,
+            str(CONFIGS / 'classifier.py'),
             checkpoint_of(detector_run),
             work_dir=str(tmp_path),
             tta=True)

@@ -28,6 +28,30 @@ test_pipeline = [
     dict(type='PackSegInputs')
 ]
 
+# tools/test.py --tta: 0.5 to 1.75 times the usual scale, each mirrored too,
+# as UperNet results with "MS" in the papers.
+tta_model = dict(type='mmhier.SegTTAModel')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='Resize',
+                    scale=(int(2048 * ratio), int(512 * ratio)),
+                    keep_ratio=True)
+                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [
+                dict(type='RandomFlip', prob=0.),
+                dict(type='RandomFlip', prob=1.)
+            ],
+            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='PackSegInputs')],
+        ])
+]
+
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,

@@ -23,6 +23,34 @@ test_pipeline = [
                    'scale_factor'))
 ]
 
+# tools/test.py --tta: the three scales of mmdet's guide, half, once and one
+# and a half times the usual one, each mirrored too.
+tta_model = dict(
+    type='mmhier.DetTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in ((1333, 800), (666, 400), (2000, 1200))
+            ],
+            [
+                dict(type='RandomFlip', prob=0.),
+                dict(type='RandomFlip', prob=1.)
+            ],
+            [dict(type='LoadAnnotations', with_bbox=True)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                               'scale_factor', 'flip', 'flip_direction'))
+            ],
+        ])
+]
+
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
