@@ -1,0 +1,147 @@
+"""The inferencers of mmdet, mmseg and mmpretrain with configs of mmhier."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.infer import BaseInferencer
+from mmengine.registry import MODELS, init_default_scope
+from mmhier.apis.model_names import model_configs, register_model_names
+from mmhier.apis.predictor import load_model_config
+
+ROOT = Path(__file__).parents[1]
+NAMES = dict(
+    mmdet='retinanet_hatnet-tiny_fpn_1x_coco',
+    mmseg='semantic-fpn_accvit-femto_80k_ade20k-512x512',
+    mmpretrain='lit-tiny_8xb128_in1k')
+FROM_A_WHEEL = '''
+import sys, warnings
+warnings.simplefilter('ignore')
+import mmhier
+assert mmhier.__file__.startswith(sys.argv[1]), mmhier.__file__
+from mmengine.infer import BaseInferencer
+from mmdet.apis import DetInferencer
+from mmhier.apis.model_names import register_model_names
+register_model_names()
+inferencer = DetInferencer(sys.argv[2], device='cpu')
+assert type(inferencer.model).__module__ == 'mmhier.models.detectors'
+assert sys.argv[2] in BaseInferencer.list_models('mmdet')
+'''
+
+
+def inferencer_of(scope: str, model: str, weights=None):
+    init_default_scope(scope)
+    if scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+        return DetInferencer(model, weights, device='cpu', show_progress=False)
+    if scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+        return MMSegInferencer(
+            model, weights, device='cpu', show_progress=False)
+    from mmpretrain import ImageClassificationInferencer
+    return ImageClassificationInferencer(
+        model, pretrained=weights or False, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """Path of random weights of a package's config."""
+
+    def save(scope: str) -> str:
+        cfg = Config.fromfile(model_configs()[NAMES[scope]][1])
+        init_default_scope(scope)
+        path = tmp_path_factory.mktemp('weights') / f'{scope}.pth'
+        torch.manual_seed(1)
+        weights = MODELS.build(cfg.model).state_dict()
+        classes = [f'name {i}' for i in range(1000)]
+        torch.save(
+            dict(
+                state_dict=weights,
+                meta=dict(dataset_meta=dict(classes=classes))), path)
+        return str(path)
+
+    return save
+
+
+def test_every_config_with_a_metafile_entry_has_a_name():
+    configs = model_configs()
+    assert set(NAMES.values()) <= set(configs)
+    for name, (scope, path) in configs.items():
+        assert Path(path).is_file() and Path(path).stem == name
+        assert scope == ('mmseg' if 'ade20k' in name else
+                         'mmdet' if 'coco' in name else 'mmpretrain')
+
+
+@pytest.mark.parametrize('scope', NAMES)
+def test_by_name_and_by_path_with_weights(scope, checkpoint):
+    register_model_names()
+    weights = checkpoint(scope)
+    image = np.random.default_rng(0).integers(
+        0, 256, (64, 96, 3), dtype=np.uint8)
+    stored = torch.load(weights)['state_dict']
+    for model in (NAMES[scope], model_configs()[NAMES[scope]][1]):
+        inferencer = inferencer_of(scope, model, weights)
+        own = inferencer.model.state_dict()
+        assert own.keys() == stored.keys()
+        assert all((own[name] == stored[name]).all() for name in own)
+    if scope == 'mmpretrain':
+        result, = inferencer(image)
+        assert result['pred_class'] == f'name {result["pred_label"]}'
+    else:
+        resize = inferencer.pipeline.transforms[1]
+        inferencer.pipeline.transforms[1] = type(resize)(
+            scale=(96, 64), keep_ratio=True)
+        assert inferencer(image)['predictions'] is not None
+
+
+@pytest.mark.parametrize('scope', NAMES)
+def test_by_name_without_weights(scope):
+    register_model_names()
+    inferencer = inferencer_of(scope, NAMES[scope])
+    module = type(inferencer.model).__module__
+    assert module.startswith('mmhier.models')
+
+
+def test_names_are_listed_by_their_package_alone():
+    register_model_names()
+    # Again: nothing is listed twice.
+    register_model_names()
+    for scope in ('mmdet', 'mmseg'):
+        listed = BaseInferencer.list_models(scope)
+        assert listed.count(NAMES[scope]) == 1
+        others = {NAMES[other] for other in NAMES if other != scope}
+        assert not others & set(listed)
+    assert 'faster-rcnn_r50_fpn_1x_coco' in BaseInferencer.list_models('mmdet')
+    from mmpretrain import list_models
+    assert list_models(NAMES['mmpretrain']) == [NAMES['mmpretrain']]
+
+
+def test_unknown_name():
+    register_model_names()
+    with pytest.raises(ValueError, match='Cannot find model'):
+        inferencer_of('mmdet', 'retinanet_hatnet-giant_fpn_1x_coco')
+
+
+def test_tools_take_names():
+    cfg = load_model_config(NAMES['mmdet'])
+    assert cfg.filename == model_configs()[NAMES['mmdet']][1]
+
+
+def test_names_in_a_wheel(tmp_path):
+    """Configs lie in mmhier/.mim there, not beside the package."""
+    subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', tmp_path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True)
+    process = subprocess.run(
+        [sys.executable, '-c', FROM_A_WHEEL, tmp_path, NAMES['mmdet']],
+        cwd='/',
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1'))
+    assert process.returncode == 0, process.stderr
