@@ -1,88 +1,246 @@
 """Checks of the data that a config names, before anything is built."""
-import json
-import os
 import os.path as osp
-from collections import defaultdict
-from functools import lru_cache
-from typing import Any, Iterable, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
+from mmengine.utils import scandir
+from mmhier.datasets.coco_checks import (
+    check_annotations,
+    check_categories,
+    check_images,
+    read_coco,
+)
+from mmhier.datasets.mask_checks import (
+    IGNORED,
+    check_masks,
+    check_pairs,
+    spread_evenly,
+    unused_masks,
+)
+from .classes import (
+    classes_of,
+    dataset_class_of,
+    find_class_folders,
+    iter_num_classes,
+)
 from .config import iter_datasets, iter_metrics
-from .errors import UserError
+from .errors import UserError, mistakes_as_user_errors
 
 _COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
-_IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
-_ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
 
 
-def check_data(cfg: Config, phases: Sequence[str]) -> None:
+def check_data(cfg: Config, phases: Sequence[str],
+               max_masks: int = 200) -> None:
     """Check that the data of a config can be used.
 
-    Folders and annotation files must exist. COCO-style json must be readable
-    and complete, name the classes of the config, and list images that are all
-    on disk. Data on remote backends is not looked at.
+    Folders and annotation files must exist, and the model must have as many
+    classes as the data. COCO-style json must be readable and complete, name
+    the classes of the config, and list images that are all on disk. Masks of
+    labels must be as large as their images and hold labels of the classes;
+    ``allow_no_zero_label = True`` in the config lets masks without a 0 pass
+    where ``reduce_zero_label`` is set. Class folders must be as many as the
+    classes, and the same in each phase. What the frameworks leave out is
+    counted in a line of the log. Data on remote backends is not looked at.
 
     Args:
         cfg (Config): Made by :func:`mmhier.apis.load_config`.
         phases (Sequence[str]): Which of 'train', 'val' and 'test' will run.
+        max_masks (int): How many masks of each set are read, evenly spread
+            over it. Defaults to 200.
 
     Raises:
         UserError: Names the key, the file and what is wrong with it.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
+    checks = _Checks(cfg, max_masks)
     try:
-        for phase in phases:
-            loader = f'{phase}_dataloader'
-            for name, dataset in iter_datasets(cfg.get(loader), loader):
-                _check_dataset(name, dataset)
-            evaluator = f'{phase}_evaluator'
-            for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
-                ann_file = metric.get('ann_file')
-                _check_file(f'{name}.ann_file', ann_file)
-                if ann_file and metric.get('type') in _COCO_METRICS:
-                    _read_coco(ann_file)
+        with mistakes_as_user_errors():
+            for phase in phases:
+                checks.check_phase(phase)
     finally:
-        _read_coco.cache_clear()
+        read_coco.cache_clear()
 
 
-def _check_dataset(name: str, dataset: dict) -> None:
-    """Check one dataset that is not a wrapper."""
-    root = dataset.get('data_root') or ''
-    if dataset.get('backend_args') or '://' in root:
-        return
-    if root and not osp.isdir(root):
-        raise UserError(f'{name}.data_root={root} is not a folder: point the '
-                        'config at your data with --data-root DIR')
-    ann_file = dataset.get('ann_file')
-    if isinstance(ann_file, str) and ann_file:
-        ann_file = osp.join(root, ann_file)
-        _check_file(f'{name}.ann_file', ann_file)
+class _Checks:
+    """Checks of one config, which compare its data sets with each other."""
+
+    def __init__(self, cfg: Config, max_masks: int):
+        self.cfg = cfg
+        self.max_masks = max_masks
+        self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
+        self.folders: Optional[Tuple[str, List[str]]] = None
+        self.checked: List[Any] = []
+
+    def check_phase(self, phase: str) -> None:
+        """Check the data sets and evaluators of 'train', 'val' or 'test'."""
+        loader = f'{phase}_dataloader'
+        for name, dataset in iter_datasets(self.cfg.get(loader), loader):
+            self.check_dataset(name, dataset)
+        evaluator = f'{phase}_evaluator'
+        for name, metric in iter_metrics(self.cfg.get(evaluator), evaluator):
+            ann_file = metric.get('ann_file')
+            _check_file(f'{name}.ann_file', ann_file)
+            if ann_file and metric.get('type') in _COCO_METRICS:
+                read_coco(ann_file)
+
+    def check_dataset(self, name: str, dataset: dict) -> None:
+        """Check one dataset that is not a wrapper."""
+        root = dataset.get('data_root') or ''
+        if dataset.get('backend_args') or '://' in root:
+            return
+        if root and not osp.isdir(root):
+            raise UserError(f'{name}.data_root={root} is not a folder: point '
+                            'the config at your data with --data-root DIR')
+        ann_file = dataset.get('ann_file')
+        if isinstance(ann_file, str) and ann_file:
+            ann_file = osp.join(root, ann_file)
+            _check_file(f'{name}.ann_file', ann_file)
+        folders = _image_folders(name, dataset)
+        dataset_class = dataset_class_of(dataset)
+        metainfo = classes_of(dataset_class, dataset) or {}
+        classes = metainfo.get('classes')
+        class_folders = find_class_folders(dataset_class, dataset)
+        if ann_file and _reads_coco(dataset_class):
+            _warn(check_categories(ann_file, classes, name))
+            _warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
+            check_images(ann_file, folders.get('img', root))
+        elif class_folders is not None:
+            classes = self.check_class_folders(name, dataset, classes,
+                                               *class_folders)
+        if classes and not dataset.get(
+                'return_classes') and 'thing_classes' not in metainfo:
+            self.check_num_classes(name, len(classes))
+        if _reads_masks(dataset_class) and _loads(dataset, 'type'):
+            self.check_masks(name, dataset, dataset_class, classes)
+
+    def check_num_classes(self, name: str, number: int) -> None:
+        """Compare the classes of a dataset with those of the model."""
+        for key, of_model in self.num_classes:
+            if of_model != number:
+                raise UserError(
+                    f'{key}={of_model} disagrees with the {number} classes of '
+                    f'{name}: set {key}={number}, or both with --classes')
+
+    def check_class_folders(self, name: str, dataset: dict,
+                            classes: Optional[Sequence[str]], folder: str,
+                            names: List[str]) -> Sequence[str]:
+        """Check a folder of class folders; return the classes."""
+        if not names:
+            raise UserError(f'{name}: {folder} is not a folder of class '
+                            'folders: check --data-root and data_prefix')
+        if classes is None:
+            classes = names
+        hint = 'take the names of the folders with --classes auto'
+        if len(names) != len(classes):
+            raise UserError(
+                f'{name}: {folder} holds {len(names)} class folders, but '
+                f'{dataset["type"]} has {len(classes)} classes: {hint}')
+        if set(names) == set(classes) and names != list(classes):
+            raise UserError(
+                f'{name}: the class folders of {folder} are numbered by '
+                f'alphabet, {", ".join(names[:3])}, ..., but the classes come '
+                f'in another order, {", ".join(classes[:3])}, ...: {hint}')
+        if self.folders is not None and self.folders[1] != names:
+            other, other_names = self.folders
+            different = sorted(set(names) ^ set(other_names))
+            raise UserError(
+                f'{folder} and {other} hold other class folders, such as '
+                f'{different[0]}, so labels would be mixed up: make them the '
+                'same')
+        self.folders = folder, names
+        return classes
+
+    def check_masks(self, name: str, dataset: dict, dataset_class: type,
+                    classes: Optional[Sequence[str]]) -> None:
+        """Check the images and masks of one of mmseg's data sets."""
+        settings = {
+            k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
+        }
+        if settings in self.checked:
+            return
+        self.checked.append(settings)
+        try:
+            built = dataset_class(**dict(settings, serialize_data=False))
+        except (AssertionError, ValueError) as error:
+            # Classes or a palette that do not fit, in mmseg's words.
+            raise UserError(f'{name}: {error}') from error
+        if 'seg_map_path' not in built.data_prefix:
+            raise UserError(f'{name}.data_prefix has no seg_map_path: expected'
+                            ' the folder of the masks')
+        if not len(built):
+            raise UserError(
+                f'{name} finds no image in {built.data_prefix["img_path"]} '
+                f'with img_suffix={built.img_suffix!r}')
+        reduce = built.reduce_zero_label
+        for transform in _annotation_loaders(dataset):
+            stated = transform.get('reduce_zero_label')
+            if stated not in (None, reduce):
+                raise UserError(
+                    f'{name}.reduce_zero_label={reduce}, but LoadAnnotations '
+                    f'in its pipeline has reduce_zero_label={stated}: set '
+                    'both alike')
+        pairs = [(d['img_path'], d['seg_map_path']) for d in built.data_list]
+        check_pairs(pairs)
+        masks_folder = built.data_prefix['seg_map_path']
+        if not built.ann_file and not dataset.get('indices'):
+            found = scandir(masks_folder, built.seg_map_suffix, recursive=True)
+            unused = unused_masks(
+                pairs, [osp.join(masks_folder, path) for path in found])
+            _warn([unused] if unused else [])
+        if built.label_map is not None:
+            classes = built.METAINFO['classes']
+        if not classes:
+            raise UserError(f'{name} has no classes: name them with --classes,'
+                            ' or with metainfo=dict(classes=(...))')
+        sample = spread_evenly(pairs, self.max_masks)
+        head = self.cfg.model.get('decode_head')
+        _warn(
+            check_masks(
+                sample,
+                len(classes),
+                reduce_zero_label=reduce,
+                ignore_index=head.get('ignore_index', IGNORED) if isinstance(
+                    head, dict) else IGNORED,
+                allow_no_zero=self.cfg.get('allow_no_zero_label', False)))
+        print_log(f'{name}: {len(sample)} of {len(pairs)} masks in '
+                  f'{masks_folder} looked at')
+
+
+def _image_folders(name: str, dataset: dict) -> Dict[str, str]:
+    """Folders of images by the key of data_prefix; they have to exist."""
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img_path=prefixes)
     folders = {}
     for key in ('img', 'img_path'):
         if prefixes.get(key):
-            folders[key] = osp.join(root, prefixes[key])
+            folders[key] = osp.join(
+                dataset.get('data_root') or '', prefixes[key])
             if not osp.isdir(folders[key]):
                 raise UserError(f'{name}.data_prefix.{key}={folders[key]} is '
                                 'not a folder')
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        dataset_class = registry.get(dataset['type'])
-    if ann_file and _reads_coco(dataset_class):
-        coco = _read_coco(ann_file)
-        _check_classes(name, ann_file, coco['categories'],
-                       _classes(dataset_class, dataset))
-        _check_images(ann_file, coco['images'],
-                      folders.get('img', root))
+    return folders
 
 
 def _check_file(name: str, path: Any) -> None:
     if isinstance(path, str) and '://' not in path and not osp.isfile(path):
         raise UserError(f'{name}={path} does not exist: check the path, or '
                         'point the config at your data with --data-root DIR')
+
+
+def _annotation_loaders(dataset: dict) -> List[dict]:
+    """Transforms of a pipeline that load annotations."""
+    return [
+        transform for transform in dataset.get('pipeline') or ()
+        if str(transform.get('type')).endswith('LoadAnnotations')
+    ]
+
+
+def _loads(dataset: dict, key: str) -> bool:
+    """Whether a transform that loads annotations has this key set."""
+    return any(t.get(key) for t in _annotation_loaders(dataset))
 
 
 def _reads_coco(dataset_class: type) -> bool:
@@ -97,89 +255,17 @@ def _reads_coco(dataset_class: type) -> bool:
             and dataset_class.parse_data_info is CocoDataset.parse_data_info)
 
 
-@lru_cache(maxsize=1)
-def _read_coco(path: str) -> dict:
-    """Content of an annotation file with the keys that mmdet relies on."""
+def _reads_masks(dataset_class: type) -> bool:
+    """Whether a class lists images and masks as mmseg's does."""
     try:
-        with open(path, encoding='utf-8') as file:
-            coco = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f'annotation file {path} is not readable json: {error}') from error
-    for key in ('images', 'categories'):
-        if not isinstance(coco, dict) or not isinstance(
-                coco.get(key), list) or not coco[key]:
-            raise UserError(
-                f'annotation file {path} has no {key}: expected COCO '
-                'instances json with "images", "annotations" and "categories"')
-    _check_keys(path, 'images', coco['images'], _IMAGE_KEYS)
-    _check_keys(path, 'categories', coco['categories'], {'id', 'name'})
-    _check_keys(path, 'annotations', coco.get('annotations', []),
-                _ANNOTATION_KEYS)
-    return coco
+        from mmseg.datasets import BaseSegDataset
+    except ImportError:
+        return False
+    return (isinstance(dataset_class, type)
+            and issubclass(dataset_class, BaseSegDataset)
+            and dataset_class.load_data_list is BaseSegDataset.load_data_list)
 
 
-def _check_keys(path: str, kind: str, entries: Iterable[dict],
-                expected: set) -> None:
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not expected <= entry.keys():
-            missing = expected - set(entry) if isinstance(
-                entry, dict) else expected
-            raise UserError(f'annotation file {path}: {kind}[{i}] lacks '
-                            f'{", ".join(sorted(missing))}')
-
-
-def _classes(dataset_class: type, dataset: dict) -> List[str]:
-    """Class names that a dataset will use."""
-    metainfo = dataset_class._load_metainfo(dataset.get('metainfo'))
-    return list(metainfo.get('classes', ()))
-
-
-def _check_classes(name: str, ann_file: str, categories: List[dict],
-                   classes: List[str]) -> None:
-    """Compare the json's categories with the config's classes.
-
-    mmdet matches them by name but numbers them in the order of the json, so
-    both must agree. Annotations of other categories are left out by mmdet.
-    """
-    names = [category['name'] for category in categories]
-    hint = ('give the json\'s own with metainfo=dict(classes=(...)) in every '
-            'dataset, and set model.num_classes')
-    absent = [c for c in classes if c not in names]
-    if absent:
-        raise UserError(
-            f'{name} has {len(classes)} classes, of which {ann_file} lacks '
-            f'{len(absent)}: {_shorten(absent)}. Its own are '
-            f'{_shorten(names)}: {hint}')
-    used = [n for n in names if n in classes]
-    if used != classes:
-        raise UserError(
-            f'the classes of {name} come in another order in {ann_file}, so '
-            f'labels would be mixed up: {_shorten(classes)} against '
-            f'{_shorten(used)}: {hint}')
-    if len(used) < len(names):
-        print_log(f'{name} leaves out {len(names) - len(used)} of the '
-                  f'{len(names)} categories in {ann_file}')
-
-
-def _check_images(ann_file: str, images: List[dict], folder: str) -> None:
-    """Check that every listed image is on disk, listing each folder once."""
-    listed = defaultdict(set)
-    for image in images:
-        subfolder, file_name = osp.split(image['file_name'])
-        listed[osp.join(folder, subfolder)].add(file_name)
-    missing = []
-    for subfolder, names in listed.items():
-        present = os.listdir(subfolder) if osp.isdir(subfolder) else ()
-        missing += [
-            osp.join(subfolder, n) for n in sorted(names.difference(present))
-        ]
-    if missing:
-        raise UserError(f'{len(missing)} of the {len(images)} images in '
-                        f'{ann_file} are not on disk, such as {missing[0]}')
-
-
-def _shorten(names: List[str]) -> str:
-    """At most five names."""
-    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-    return ', '.join(names[:5]) + more
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print_log(f'warning: {line}')

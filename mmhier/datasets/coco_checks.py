@@ -21,7 +21,8 @@ def read_coco(path: str) -> Dict[str, Any]:
         path (str): Json in the format of COCO's instances.
 
     Raises:
-        ValueError: If the file is no such json, or an entry lacks a key.
+        ValueError: If the file is no such json, an entry lacks a key, or ids
+            or names of categories are not unique.
     """
     try:
         with open(path, encoding='utf-8') as file:
@@ -39,6 +40,11 @@ def read_coco(path: str) -> Dict[str, Any]:
     _check_keys(path, 'images', coco['images'], _IMAGE_KEYS)
     _check_keys(path, 'categories', coco['categories'], {'id', 'name'})
     _check_keys(path, 'annotations', coco['annotations'], _ANNOTATION_KEYS)
+    for kind in ('images', 'annotations', 'categories'):
+        _check_unique(path, f'ids of {kind}',
+                      [entry['id'] for entry in coco[kind]])
+    _check_unique(path, 'names of categories',
+                  [category['name'] for category in coco['categories']])
     return coco
 
 
@@ -95,7 +101,7 @@ def check_categories(path: str, classes: Sequence[str],
 
 
 def check_annotations(path: str, with_masks: bool = False) -> List[str]:
-    """Check ids, boxes and polygons of an annotation file.
+    """Check categories, boxes and polygons of an annotation file.
 
     mmdet leaves out boxes without area or outside of their image, clips
     those that reach out, and takes no mask from polygons of fewer than three
@@ -110,15 +116,10 @@ def check_annotations(path: str, with_masks: bool = False) -> List[str]:
         list[str]: Warnings, one for each kind of flaw.
 
     Raises:
-        ValueError: If ids are not unique, an annotation names a category
-            that does not exist, or holds what is no number; with masks, if
-            an annotation has no segmentation.
+        ValueError: If an annotation names a category that does not exist, or
+            holds what is no number; with masks, if it has no segmentation.
     """
     coco = read_coco(path)
-    for kind in ('images', 'annotations', 'categories'):
-        _check_unique(path, kind, [entry['id'] for entry in coco[kind]])
-    _check_unique(path, 'category names',
-                  [category['name'] for category in coco['categories']])
     categories = {category['id'] for category in coco['categories']}
     sizes = {
         image['id']: (image['width'], image['height'])
@@ -214,10 +215,9 @@ def check_images(path: str, folder: str) -> None:
                          f'{path} are not on disk, such as {missing[0]}')
 
 
-def _check_unique(path: str, kind: str, values: List[Any]) -> None:
+def _check_unique(path: str, what: str, values: List[Any]) -> None:
     if len(set(values)) < len(values):
         value, times = Counter(values).most_common(1)[0]
-        what = kind if kind == 'category names' else f'ids of {kind}'
         raise ValueError(f'annotation file {path}: {what} are not unique, '
                          f'{value} occurs {times} times')
 

@@ -1,5 +1,6 @@
 """Data that cannot be used is named before anything is built."""
 import json
+import re
 import shutil
 
 import pytest
@@ -110,7 +111,7 @@ def test_classes_of_another_dataset(check):
     with pytest.raises(
             UserError,
             match='80 classes, of which .*lacks 80: person, .*Its own are box,'
-            r' bar, tile: .*metainfo=dict\(classes'):
+            r' bar, tile: .*--classes auto.*metainfo=dict\(classes'):
         check(**{'train_dataloader.dataset.metainfo': dict(_delete_=True)})
 
 
@@ -128,8 +129,175 @@ def test_classes_in_another_order(check):
 
 def test_fewer_classes_than_the_json_are_allowed(check, capfd):
     classes = ('box', 'tile')
-    check(**{'train_dataloader.dataset.metainfo.classes': classes})
+    check(('train', ), **{
+        'train_dataloader.dataset.metainfo.classes': classes,
+        'model.num_classes': 2,
+        'model.roi_head.bbox_head.num_classes': 2,
+        'model.roi_head.mask_head.num_classes': 2
+    })
     assert 'leaves out 1 of the 3 categories' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(category_id=11),
+     'annotation 2 has category_id=11, which is not among the categories: add '
+     'the category, or remove the annotation'),
+    (dict(bbox=[1, 2, float('nan'), 4]),
+     'annotation 2 has bbox=[1, 2, nan, 4]: expected four finite numbers, x, '
+     'y, width and height in pixels'),
+    (dict(bbox=[1, 2, 3]), 'has bbox=[1, 2, 3]: expected four'),
+    (dict(bbox='1 2 3 4'), 'has bbox=1 2 3 4: expected four'),
+    (dict(area='big'), 'has area=big: expected a finite number of pixels'),
+    (dict(segmentation=[]),
+     'has no segmentation, which masks are trained with'),
+    (dict(segmentation=[[1, 2, 3, 4, 'a', 6]]),
+     'has a segmentation that is no list of polygons'),
+    (dict(id=1), 'ids of annotations are not unique, 1 occurs 2 times'),
+])
+def test_annotation_that_stops_training(check, root, change, message):
+    edit(root, lambda content: content['annotations'][1].update(change))
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        check()
+    path = root / 'annotations' / 'instances_train2017.json'
+    assert str(error.value).startswith(f'annotation file {path}: ')
+
+
+@pytest.mark.parametrize('kind, change, message', [
+    ('images', dict(id=1), 'ids of images are not unique, 1 occurs 2'),
+    ('categories', dict(name='box'),
+     'names of categories are not unique, box occurs 2'),
+])
+def test_entries_that_occur_twice(check, root, kind, change, message):
+    edit(root, lambda content: content[kind][1].update(change))
+    with pytest.raises(UserError, match=message):
+        check()
+
+
+@pytest.mark.parametrize('change, kind', [
+    (dict(bbox=[1, 2, 0, 4]),
+     'have a box of less than a pixel or no area, so they are left out'),
+    (dict(bbox=[1, 2, -3, 4]),
+     'have a box of less than a pixel or no area, so they are left out'),
+    (dict(area=0),
+     'have a box of less than a pixel or no area, so they are left out'),
+    (dict(bbox=[96, 2, 4, 4]),
+     'have a box outside of their image, so they are left out'),
+    (dict(bbox=[90, 2, 20, 4]),
+     'have a box that reaches out of its image and is clipped'),
+    (dict(image_id=77), 'belong to no image, so they are left out'),
+    (dict(segmentation=[[1, 2, 3, 4]]),
+     'have only polygons of fewer than 3 points, so they are ignored'),
+    (dict(segmentation=[[1, 2, 3, 4], [1, 2, 9, 4, 5, 9]]),
+     'have a polygon of fewer than 3 points, which is left out'),
+])
+def test_annotations_that_are_left_out_are_counted(check, root, change, kind,
+                                                   capfd):
+
+    def change_two(content):
+        content['annotations'][1].update(change)
+        content['annotations'][3].update(change)
+
+    edit(root, change_two)
+    check()
+    path = root / 'annotations' / 'instances_train2017.json'
+    warnings = [
+        line for line in capfd.readouterr().out.splitlines()
+        if 'warning: ' in line
+    ]
+    assert len(warnings) == 1
+    assert warnings[0].endswith(f'warning: {path}: 2 of 6 annotations {kind}, '
+                                'such as annotation 2')
+
+
+def test_sound_annotations_give_no_warning(check, capfd):
+    """A crowd's RLE among them."""
+    check()
+    assert 'warning' not in capfd.readouterr().out
+
+
+def test_boxes_suffice_where_no_masks_are_loaded(check, root):
+    edit(root, lambda content: content['annotations'][1].pop('segmentation'))
+    check(('train', ), **{
+        'train_dataloader.dataset.pipeline.1.with_mask': False})
+
+
+@pytest.mark.parametrize('options, key', [
+    ({'model.roi_head.mask_head.num_classes': 80},
+     'model.roi_head.mask_head.num_classes'),
+    ({'model.num_classes': 80}, 'model.num_classes'),
+    # mmdet's own model, whose box head has 80 classes by default.
+    ({'model.type': 'MaskRCNN', 'model.roi_head.bbox_head.num_classes': None},
+     'model.roi_head.bbox_head.num_classes'),
+])
+def test_num_classes_of_another_dataset(check, options, key):
+    with pytest.raises(UserError, match=re.escape(
+            f'{key}=80 disagrees with the 3 classes of train_dataloader.'
+            f'dataset: set {key}=3, or both with --classes')):
+        check(**options)
+
+
+def test_num_classes_of_a_proposal_network_is_its_own(check):
+    check(**{'model.rpn_head.num_classes': 1})
+
+
+def test_unknown_dataset_type(check):
+    with pytest.raises(UserError, match='dataset type CoccoDataset is not'):
+        check(**{'train_dataloader.dataset.type': 'CoccoDataset'})
+
+
+@pytest.fixture
+def check_folders(folders_root, tmp_path):
+    root = shutil.copytree(folders_root, tmp_path / 'folders')
+
+    def check_config(**options):
+        cfg = load_config(
+            str(CONFIGS / 'classifier.py'),
+            data_root=str(root),
+            work_dir=str(tmp_path / 'work'),
+            cfg_options=options)
+        check_data(cfg, ('train', 'val'))
+
+    check_config.root = root
+    return check_config
+
+
+def test_more_class_folders_than_classes(check_folders):
+    shutil.copytree(check_folders.root / 'train' / 'dark',
+                    check_folders.root / 'train' / 'grey')
+    with pytest.raises(UserError, match='model.head.num_classes=2 disagrees '
+                       'with the 3 classes of train_dataloader.dataset'):
+        check_folders()
+
+
+def test_class_folders_instead_of_imagenet(check_folders):
+    with pytest.raises(UserError, match=re.escape(
+            f'train_dataloader.dataset: {check_folders.root}/train holds 2 '
+            'class folders, but ImageNet has 1000 classes: take the names of '
+            'the folders with --classes auto')):
+        check_folders(**{'train_dataloader.dataset.type': 'ImageNet'})
+
+
+def test_class_folders_in_another_order(check_folders):
+    with pytest.raises(UserError, match='numbered by alphabet, bright, dark, '
+                       '..., but the classes come in another order, dark'):
+        check_folders(
+            **{'train_dataloader.dataset.metainfo.classes': ('dark', 'bright')}
+        )
+
+
+def test_other_class_folders_in_validation(check_folders):
+    (check_folders.root / 'val' / 'dark').rename(
+        check_folders.root / 'val' / 'night')
+    with pytest.raises(UserError, match='hold other class folders, such as '
+                       'dark, so labels would be mixed up'):
+        check_folders()
+
+
+def test_no_class_folders(check_folders):
+    shutil.rmtree(check_folders.root / 'train')
+    (check_folders.root / 'train').mkdir()
+    with pytest.raises(UserError, match='train is not a folder of class fold'):
+        check_folders()
 
 
 @pytest.mark.parametrize('name, folder', [('segmentor', 'images/training'),

@@ -1,0 +1,165 @@
+"""Checks of images with masks of labels, before mmseg reads them."""
+import os.path as osp
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+IGNORED = 255
+_EXIF_ORIENTATION = 0x0112
+# What Pillow raises for files of other kinds, damaged and huge ones.
+_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+
+
+def spread_evenly(items: Sequence[Any], number: int) -> List[Any]:
+    """At most this many items, at even distances, the first one included."""
+    number = min(number, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
+
+
+def check_pairs(pairs: Sequence[Tuple[str, str]]) -> None:
+    """Check that each image has its mask on disk.
+
+    Args:
+        pairs (Sequence[tuple[str, str]]): Paths of image and mask.
+
+    Raises:
+        ValueError: With the number of images without mask, and one of each.
+    """
+    missing = [pair for pair in pairs if not osp.isfile(pair[1])]
+    if missing:
+        image, mask = missing[0]
+        raise ValueError(
+            f'{len(missing)} of the {len(pairs)} images have no mask, such as '
+            f'{image}: expected {mask}. Check seg_map_suffix and '
+            'data_prefix.seg_map_path')
+
+
+def check_masks(pairs: Iterable[Tuple[str, str]],
+                num_labels: int,
+                reduce_zero_label: bool = False,
+                ignore_index: int = IGNORED,
+                allow_no_zero: bool = False) -> List[str]:
+    """Read masks and compare them with their images and the classes.
+
+    mmseg takes the values of a mask as labels 0, 1, ..., and 255 as ignored.
+    With ``reduce_zero_label``, 0 is ignored as well, and 1 is label 0. Masks
+    without any 0 suggest that their labels start elsewhere, so all of them
+    being so is an error, though they may mean that no pixel is unlabelled:
+    then say ``allow_no_zero``.
+
+    Args:
+        pairs (Iterable[tuple[str, str]]): Paths of image and mask.
+        num_labels (int): Number of classes in the masks.
+        reduce_zero_label (bool): Defaults to False.
+        ignore_index (int): Label that the losses ignore. Defaults to 255.
+        allow_no_zero (bool): Let masks without 0 pass. Defaults to False.
+
+    Returns:
+        list[str]: Warnings.
+
+    Raises:
+        ValueError: If a mask cannot be read, has another size than its image,
+            has several channels or holds a label of no class; or if no mask
+            holds the 0 of ``reduce_zero_label``.
+    """
+    first = int(reduce_zero_label)
+    labelled = range(first, num_labels + first)
+    ignored = {IGNORED}
+    if ignore_index != IGNORED:
+        ignored.add(ignore_index + first)
+    if reduce_zero_label:
+        ignored.add(0)
+    number, empty, has_zero = 0, [], False
+    for number, (image, mask) in enumerate(pairs, 1):
+        values = _read_mask(mask)
+        size = _image_size(image)
+        if values.shape != size:
+            raise ValueError(
+                f'mask {mask} has {_size(values.shape)} pixels, but its image '
+                f'{image} has {_size(size)}: they have to agree')
+        present = (
+            np.flatnonzero(np.bincount(values.ravel()))
+            if values.dtype == np.uint8 else np.unique(values)).tolist()
+        strange = [v for v in present if v not in labelled and
+                   v not in ignored]
+        if strange:
+            raise ValueError(
+                f'mask {mask} holds {strange[0]}, which is none of the '
+                f'{num_labels} classes: expected {labelled[0]} to '
+                f'{labelled[-1]}' + ' (reduce_zero_label)' * first + ', or '
+                + ' or '.join(map(str, sorted(ignored))) + ' where no class '
+                'is known' + _reduce_hint(present, num_labels, first))
+        has_zero |= 0 in present
+        if ignored.issuperset(present):
+            empty.append(mask)
+    if reduce_zero_label and number and not has_zero and not allow_no_zero:
+        raise ValueError(
+            f'reduce_zero_label=True ignores 0 and makes 1 the first class, '
+            f'but none of {number} masks holds a 0, such as {mask}. If their '
+            'first class is 0, set reduce_zero_label=False in the dataset and '
+            'in LoadAnnotations; if it is 1, and every pixel has a class, say '
+            'so with --cfg-options allow_no_zero_label=True')
+    if empty:
+        return [f'{len(empty)} of {number} masks hold ignored pixels alone, '
+                f'such as {empty[0]}']
+    return []
+
+
+def _reduce_hint(present: List[int], num_labels: int, first: int) -> str:
+    """Advice for masks whose labels seem to start at 1."""
+    if not first and present[0] > 0 and num_labels in present:
+        return ('. If the first class is 1, and 0 stands for none, set '
+                'reduce_zero_label=True in the dataset')
+    return ''
+
+
+def _read_mask(path: str) -> np.ndarray:
+    """Values (H, W) of a mask, indices of the palette if it has one."""
+    try:
+        with Image.open(path) as mask:
+            values = np.array(mask)
+            mode = mask.mode
+    except _UNREADABLE as error:
+        raise ValueError(f'mask {path} cannot be read: {error}') from error
+    if values.ndim != 2:
+        raise ValueError(
+            f'mask {path} has {values.shape[2]} channels ({mode}): expected '
+            'one, with the label of each pixel as its value; write labels in '
+            'the place of colours')
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
+        raise ValueError(f'mask {path} holds values of mode {mode}: expected '
+                         'labels of 8 bits')
+    return values
+
+
+def _image_size(path: str) -> Tuple[int, int]:
+    """Height and width of an image, turned upright as mmcv does."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except _UNREADABLE as error:
+        raise ValueError(f'image {path} cannot be read: {error}') from error
+    return (width, height) if turned else (height, width)
+
+
+def _size(shape: Tuple[int, ...]) -> str:
+    """Width x height."""
+    return f'{shape[1]}x{shape[0]}'
+
+
+def unused_masks(pairs: Iterable[Tuple[str, str]],
+                 masks: Iterable[str]) -> Optional[str]:
+    """Warning on masks that no image has, None if there are none.
+
+    Args:
+        pairs (Iterable[tuple[str, str]]): Paths of image and mask.
+        masks (Iterable[str]): All masks that there are.
+    """
+    unused = sorted(set(masks) - {mask for _, mask in pairs})
+    if unused:
+        return f'{len(unused)} masks have no image, such as {unused[0]}'
+    return None
