@@ -2,10 +2,16 @@
 
 The result starts a detector or segmentor through
 `init_cfg=dict(type='Pretrained', checkpoint=TARGET)` of its backbone, and a
-whole model through `load_from` or tools/test.py.
+whole model through `load_from` or tools/test.py. The first eight digits of
+its sha256 become part of its name, and are verified whenever it is loaded.
 
-Example:
-    python tools/convert_checkpoint.py HAT-Net_Tiny.pth hatnet-tiny.pth
+Examples:
+    # Writes weights/hatnet-tiny-1a2b3c4d.pth (with other digits).
+    python tools/convert_checkpoint.py HAT-Net_Tiny.pth weights/hatnet-tiny.pth
+    # Finds it by the name without the hash.
+    MMHIER_WEIGHTS=weights python tools/train.py CONFIG --cfg-options \\
+        model.backbone.init_cfg.type=Pretrained \\
+        model.backbone.init_cfg.checkpoint=hatnet-tiny.pth
 """
 import argparse
 
@@ -16,10 +22,12 @@ from mmhier.checkpoints import convert_checkpoint_file
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Convert an official checkpoint of HAT-Net, LIT or HVT: '
-        'a classifier, detector or segmentor.')
-    parser.add_argument('source', help="the authors' file")
-    parser.add_argument('target', help='the file to write')
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'source', help="the authors' file: classifier, detector or segmentor")
+    parser.add_argument(
+        'target', help='the file to write; its hash is added to the name')
     parser.add_argument(
         '--min-matched',
         type=float,
@@ -28,11 +36,11 @@ def main() -> None:
         help="share of the backbone's parameters that must be found; "
         'defaults to 0.95')
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace an existing target')
+        '--overwrite', action='store_true', help='replace an existing file')
     arguments = parser.parse_args()
     with mistakes_as_user_errors():
-        report = convert_checkpoint_file(**vars(arguments))
-    print(f'{report}\nwrote {arguments.target}')
+        path, report = convert_checkpoint_file(**vars(arguments))
+    print(f'{report}\nwrote {path}')
 
 
 if __name__ == '__main__':

@@ -7,15 +7,18 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import load_from_http
 from mmengine.runner.checkpoint import load_from_local as load_unsafely
 from torch import nn
 from mmhier.checkpoints import (
     CheckpointError,
+    find_checkpoint,
     read_checkpoint,
     unwrap_state_dict,
 )
 
 _FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+_HTTP = ('http://', 'https://')
 
 # Share of a checkpoint's weights that training must find a use for when it
 # starts from one. New heads for other classes are a few per cent; below this,
@@ -27,6 +30,9 @@ _MIN_USED = 0.8
 def safe_checkpoints() -> Iterator[None]:
     """Let mmengine read checkpoints without executing code in them.
 
+    Files that are missing, and those behind a URL, are looked for in
+    ``MMHIER_WEIGHTS`` first.
+
     mmengine falls back to plain unpickling when the safe way fails, and
     evaluates ``meta['config']`` as Python when it resumes.
 
@@ -35,19 +41,26 @@ def safe_checkpoints() -> Iterator[None]:
     """
 
     def load_from_local(filename: str, map_location: Any = None) -> dict:
-        checkpoint = read_checkpoint(os.path.expanduser(filename),
-                                     map_location)
+        checkpoint = read_checkpoint(filename, map_location)
         if isinstance(checkpoint.get('meta'), dict):
             checkpoint['meta'].pop('config', None)
         return checkpoint
 
+    def load_offline_first(filename: str, map_location: Any = None) -> dict:
+        found = find_checkpoint(filename)
+        if found != filename:
+            return load_from_local(found, map_location)
+        return load_from_http(filename, map_location)
+
     before = os.environ.get(_FORCE_SAFE)
     os.environ[_FORCE_SAFE] = '1'
     CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(_HTTP, load_offline_first, force=True)
     try:
         yield
     finally:
         CheckpointLoader.register_scheme('', load_unsafely, force=True)
+        CheckpointLoader.register_scheme(_HTTP, load_from_http, force=True)
         if before is None:
             del os.environ[_FORCE_SAFE]
         else:

@@ -1,46 +1,53 @@
-"""Converting an official checkpoint file into one of mmhier."""
-import hashlib
+"""Writing checkpoint files that others load: converted and published ones."""
 import os
+import tempfile
 from pathlib import Path
-from typing import Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 import mmhier
 from mmhier.registry import MODELS
 from .converting import convert_model_state_dict
 from .loading import LoadReport, match_backbone_weights
-from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
+from .naming import (
+    CheckpointError,
+    file_sha256,
+    find_checkpoint,
+    name_with_hash,
+)
+from .reading import read_checkpoint, unwrap_state_dict
 
 
 def convert_checkpoint_file(source: Union[str, Path],
                             target: Union[str, Path],
                             min_matched: float = 0.95,
-                            overwrite: bool = False) -> LoadReport:
+                            overwrite: bool = False
+                            ) -> Tuple[Path, LoadReport]:
     """Convert an official classifier, detector or segmentor checkpoint.
 
     Family and variant are found by the names and shapes of the weights. The
     new file holds ``state_dict``, named as in a model of mmpretrain, mmdet 3.x
     or mmseg 1.x with the backbone of mmhier, and ``meta`` with the family,
-    the variant and the name and sha256 of the source.
+    the variant and the name, size and sha256 of the source. The same source
+    gives the same bytes.
 
     Args:
         source (str | Path): A file of the authors of HAT-Net, LIT or HVT.
-        target (str | Path): The file to write.
+        target (str | Path): The file to write; the first eight digits of its
+            sha256 are added to the name, as in ``hatnet-tiny-1a2b3c4d.pth``.
         min_matched (float): Share of the backbone's parameters that must be
             found. Defaults to 0.95.
-        overwrite (bool): Replace an existing target. Defaults to False.
+        overwrite (bool): Replace an existing file. Defaults to False.
 
     Returns:
-        LoadReport: How the weights fit the backbone.
+        tuple[Path, LoadReport]: The file, and how the weights fit the
+        backbone.
 
     Raises:
         CheckpointError: If the source cannot be read, belongs to no family or
-            fits none of its variants, or the target exists.
+            fits none of its variants, or the file exists.
     """
-    source, target = Path(source), Path(target)
-    if target.exists() and not overwrite:
-        raise CheckpointError(f'{target} exists: choose another name, or say '
-                              'that it may be overwritten')
+    source = Path(find_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
     family, converted = _find_family(state_dict, source)
     arch, report = _find_arch(family, state_dict, source)
@@ -53,18 +60,99 @@ def convert_checkpoint_file(source: Union[str, Path],
         mmhier_version=mmhier.__version__,
         family=family.__name__,
         arch=arch,
+        **_describe_source(source))
+    content = dict(state_dict=converted, meta=meta)
+    return _write_with_hash(content, target, overwrite), report
+
+
+def publish_checkpoint_file(source: Union[str, Path],
+                            target: Union[str, Path],
+                            ema: Optional[str] = None,
+                            overwrite: bool = False) -> Path:
+    """Leave the training state out of a checkpoint.
+
+    What is needed to resume (optimizer, schedules, message hub, the second
+    copy of the weights that EMAHook keeps) goes; weights and ``meta``
+    (classes, epoch, config) stay.
+
+    Args:
+        source (str | Path): A checkpoint that training wrote.
+        target (str | Path): The file to write; the first eight digits of its
+            sha256 are added to the name.
+        ema (str, optional): Which weights to keep of a checkpoint that
+            EMAHook wrote, 'averaged' or 'raw' ones. Defaults to None, for
+            checkpoints without.
+        overwrite (bool): Replace an existing file. Defaults to False.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        CheckpointError: If the source cannot be read, ``ema`` does not fit
+            it, or the file exists.
+    """
+    source = Path(find_checkpoint(source))
+    content = read_checkpoint(source)
+    weights = unwrap_state_dict(content)
+    averages = content.get('ema_state_dict')
+    if averages is None and ema is not None:
+        raise CheckpointError(f'{source} holds no ema_state_dict, so there is '
+                              'no choice of weights: leave --ema out')
+    if averages is not None and ema is None:
+        raise CheckpointError(
+            f'{source} holds averaged weights and those that the optimizer '
+            'left: choose with --ema averaged (which were evaluated in '
+            'training) or --ema raw')
+    if ema == 'raw':
+        # EMAHook swaps the two when it saves.
+        weights.update({
+            name: value
+            for name, value in unwrap_state_dict(averages).items()
+            if name in weights
+        })
+    meta = {
+        key: value
+        for key, value in (content.get('meta') or {}).items()
+        if key != 'hook_msgs'
+    }
+    meta['published'] = dict(
+        mmhier_version=mmhier.__version__, ema=ema, **_describe_source(source))
+    return _write_with_hash(
+        dict(state_dict=weights, meta=meta), target, overwrite)
+
+
+def _describe_source(source: Path) -> Dict[str, Any]:
+    return dict(
         source=source.name,
-        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest())
-    temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp')
+        source_size=source.stat().st_size,
+        source_sha256=file_sha256(source))
+
+
+def _write_with_hash(content: dict, target: Union[str, Path],
+                     overwrite: bool) -> Path:
+    """Write a checkpoint under a name with its hash; return its path."""
+    target = Path(target)
+    if target.suffix not in ('.pth', '.pt'):
+        raise CheckpointError(f'{target} must end with .pth: mmengine tells '
+                              'checkpoints by their names')
     try:
-        torch.save(dict(state_dict=converted, meta=meta), temporary)
-        os.replace(temporary, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+                prefix=f'.{target.name}-', dir=target.parent) as scratch:
+            # Given a path, torch would write its name into the archive, and
+            # so into the hash.
+            temporary = Path(scratch) / 'unnamed'
+            with temporary.open('wb') as file:
+                torch.save(content, file)
+            named = name_with_hash(target, file_sha256(temporary))
+            if named.exists() and not overwrite:
+                raise CheckpointError(f'{named} exists: choose another name, '
+                                      'or replace it with --overwrite')
+            os.replace(temporary, named)
     except OSError as error:
         raise CheckpointError(
             f'cannot write {target}: {error.strerror}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return report
+    return named
 
 
 def _find_family(state_dict: dict, source: Path) -> Tuple[type, dict]:

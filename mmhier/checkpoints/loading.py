@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from .converting import convert_model_state_dict
-from .reading import CheckpointError, read_checkpoint, unwrap_state_dict
+from .naming import CheckpointError
+from .reading import read_checkpoint, unwrap_state_dict
 
 
 @dataclass
@@ -114,8 +115,9 @@ def load_backbone_weights(backbone: nn.Module,
 
     Args:
         backbone (HierarchicalBackbone): Where the weights go.
-        source (str | Path | dict): A checkpoint file or an unwrapped state
-            dict, named as in :func:`match_backbone_weights`.
+        source (str | Path | dict): A checkpoint file, see
+            :func:`read_checkpoint`, or an unwrapped state dict, named as in
+            :func:`match_backbone_weights`.
         prefix (str, optional): See there. Defaults to None.
         min_matched (float): Share of the parameters that must be found.
             Defaults to 0.95.

@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used, and why."""
+from .naming import CheckpointError, find_checkpoint, verify_name
 
 
 def _get_method(owner: Any, name: str) -> Any:
@@ -48,7 +45,9 @@ def read_checkpoint(path: Union[str, Path],
     """Read a checkpoint file, refusing anything that would execute code.
 
     Args:
-        path (str | Path): A file written by ``torch.save``.
+        path (str | Path): A file written by ``torch.save``; also searched for
+            in ``MMHIER_WEIGHTS``, see :func:`find_checkpoint`. A hash in its
+            name is verified.
         map_location: Where tensors go, as in ``torch.load``.
             Defaults to 'cpu'.
 
@@ -57,11 +56,16 @@ def read_checkpoint(path: Union[str, Path],
 
     Raises:
         CheckpointError: If the file is missing, empty, truncated, not a
-            checkpoint, or holds types that are not on the allow-list.
+            checkpoint, not what the hash in its name says, or holds types
+            that are not on the allow-list.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f'checkpoint {path} does not exist')
+    found = find_checkpoint(path)
+    if '://' in found:
+        raise CheckpointError(
+            f'checkpoint {found} is not downloaded: download it into the '
+            'folder that the environment variable MMHIER_WEIGHTS names')
+    path = Path(found)
+    verify_name(path)
     torch.serialization.add_safe_globals(SAFE_TYPES)
     try:
         content = torch.load(path, map_location, weights_only=True)

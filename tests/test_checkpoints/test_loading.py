@@ -1,4 +1,5 @@
 """Weights are loaded with a report, and files are converted once for all."""
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -62,9 +63,9 @@ def test_too_few_matches_are_refused_and_change_nothing():
 
 def test_pretrained_init_cfg_loads_files_of_either_kind(tmp_path):
     weights = golden.official_state_dict('hatnet_tiny')
-    official, converted = tmp_path / 'official.pth', tmp_path / 'own.pth'
+    official = tmp_path / 'official.pth'
     torch.save(dict(model=weights), official)
-    convert_checkpoint_file(official, converted)
+    converted, _ = convert_checkpoint_file(official, tmp_path / 'own.pth')
     for path in (official, converted):
         model = MODELS.build(
             dict(
@@ -83,23 +84,24 @@ def test_pretrained_init_cfg_loads_files_of_either_kind(tmp_path):
 
 @pytest.mark.parametrize('variant', OFFICIAL)
 def test_family_and_variant_are_found(tmp_path, variant):
-    source, target = tmp_path / 'official.pth', tmp_path / 'own.pth'
+    source = tmp_path / 'official.pth'
     torch.save(golden.official_state_dict(variant), source)
-    report = convert_checkpoint_file(source, target)
+    target, report = convert_checkpoint_file(source, tmp_path / 'own.pth')
     assert report.fraction == 1 and not report.missing
     content = read_checkpoint(target)
     family, arch = OFFICIAL[variant]
     assert content['meta']['family'] == family
     assert content['meta']['arch'] == arch
     assert content['meta']['source'] == 'official.pth'
-    assert len(content['meta']['source_sha256']) == 64
+    assert content['meta']['source_size'] == source.stat().st_size
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert content['meta']['source_sha256'] == digest
     options = {}
     if variant == 'lit_small_det':
         options['bias_size'] = 50
     model = MODELS.build(dict(type=family, arch=arch, **options))
     assert not load_backbone_weights(model, target).resized
-    assert list(tmp_path.iterdir()) == [source, target] or set(
-        tmp_path.iterdir()) == {source, target}
+    assert set(tmp_path.iterdir()) == {source, target}
 
 
 def run_tool(*arguments):
@@ -109,17 +111,22 @@ def run_tool(*arguments):
 
 
 def test_tool_converts_and_explains_its_refusals(tmp_path):
-    source, target = tmp_path / 'official.pth', tmp_path / 'own.pth'
+    source = tmp_path / 'official.pth'
     torch.save(golden.official_state_dict('hvt_ti_1'), source)
-    done = run_tool(source, target)
+    done = run_tool(source, tmp_path / 'weights' / 'own.pth')
     assert done.returncode == 0, done.stderr
     assert '100.0 % of the parameters' in done.stdout
+    target, = (tmp_path / 'weights').iterdir()
     assert 'converted' in done.stdout and f'wrote {target}' in done.stdout
     before = target.read_bytes()
+    digest = hashlib.sha256(before).hexdigest()
+    assert target.name == f'own-{digest[:8]}.pth'
 
-    again = run_tool(source, target)
+    # The same source gives the same bytes, and so the same name.
+    again = run_tool(source, tmp_path / 'weights' / 'own.pth')
     assert again.returncode == 2 and 'Traceback' not in again.stderr
     assert f'error: {target} exists' in again.stderr
+    assert list(target.parent.iterdir()) == [target]
     assert target.read_bytes() == before
 
 
@@ -134,5 +141,6 @@ def test_conversion_refuses_foreign_and_incomplete_weights(tmp_path):
     with pytest.raises(CheckpointError, match="fits no variant of HATNet, "
                        "'tiny' comes closest"):
         convert_checkpoint_file(source, target)
-    assert not target.exists()
-    assert convert_checkpoint_file(source, target, min_matched=0.1).missing
+    assert list(tmp_path.iterdir()) == [source]
+    _, report = convert_checkpoint_file(source, target, min_matched=0.1)
+    assert report.missing

@@ -1,0 +1,118 @@
+"""Published checkpoints: no training state, and a hash in the name."""
+import hashlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.model import ExponentialMovingAverage
+from mmhier.checkpoints import (
+    CheckpointError,
+    publish_checkpoint_file,
+    read_checkpoint,
+)
+
+CLASSES = ('box', 'bar')
+
+
+def training_checkpoint() -> dict:
+    """What mmengine saves, of a network with one layer."""
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return dict(
+        state_dict=OrderedDict(layer.state_dict()),
+        meta=dict(
+            epoch=12,
+            iter=48,
+            dataset_meta=dict(classes=CLASSES),
+            cfg='model = dict()',
+            hook_msgs=dict(last_ckpt='/home/someone/epoch_12.pth')),
+        optimizer=optimizer.state_dict(),
+        param_schedulers=[dict(last_step=3)],
+        message_hub=dict(
+            loss=HistoryBuffer([1.], [1]), lr=np.float64(0.1)))
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    path = tmp_path / 'epoch_12.pth'
+    torch.save(training_checkpoint(), path)
+    return path
+
+
+def save_with_averages(path: Path):
+    """Save with EMAHook; weights are 1, their averages 3."""
+    layer = torch.nn.Linear(3, 2)
+    hook = EMAHook()
+    hook.ema_model = ExponentialMovingAverage(layer)
+    for parameters, value in ((layer.parameters(), 1.),
+                              (hook.ema_model.parameters(), 3.)):
+        for parameter in parameters:
+            parameter.data.fill_(value)
+    checkpoint = dict(state_dict=OrderedDict(layer.state_dict()))
+    hook.before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, path)
+
+
+def test_only_weights_and_meta_stay(source, tmp_path):
+    path = publish_checkpoint_file(source, tmp_path / 'out' / 'model.pth')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path == tmp_path / 'out' / f'model-{digest[:8]}.pth'
+    assert list(path.parent.iterdir()) == [path]
+    # Plain torch reads it safely as well.
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {'state_dict', 'meta'}
+    before = read_checkpoint(source)
+    for name, value in before['state_dict'].items():
+        assert torch.equal(content['state_dict'][name], value)
+    meta = content['meta']
+    assert meta['dataset_meta']['classes'] == CLASSES
+    assert (meta['epoch'], meta['cfg']) == (12, 'model = dict()')
+    assert b'/home/someone' not in path.read_bytes()
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert meta['published']['source_sha256'] == digest
+    assert path.stat().st_size < source.stat().st_size
+
+
+def test_publishing_again_gives_the_same_file(source, tmp_path):
+    first = publish_checkpoint_file(source, tmp_path / 'model.pth')
+    with pytest.raises(CheckpointError, match=f'{first.name} exists.*'
+                       '--overwrite'):
+        publish_checkpoint_file(source, tmp_path / 'model.pth')
+    assert first == publish_checkpoint_file(
+        source, tmp_path / 'model-00000000.pth', overwrite=True)
+
+
+@pytest.mark.parametrize('ema, value', [('averaged', 3.), ('raw', 1.)])
+def test_either_weights_of_ema_are_kept(tmp_path, ema, value):
+    source = tmp_path / 'epoch_1.pth'
+    save_with_averages(source)
+    with pytest.raises(CheckpointError, match='--ema averaged .* --ema raw'):
+        publish_checkpoint_file(source, tmp_path / 'model.pth')
+    path = publish_checkpoint_file(source, tmp_path / 'model.pth', ema)
+    weights = read_checkpoint(path)['state_dict']
+    assert set(weights) == {'weight', 'bias'}
+    assert all((v == value).all() for v in weights.values())
+
+
+def test_ema_without_averages(source, tmp_path):
+    with pytest.raises(CheckpointError, match='no ema_state_dict'):
+        publish_checkpoint_file(source, tmp_path / 'model.pth', 'raw')
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('model.zip', 'must end with .pth'),
+    ('model', 'must end with .pth'),
+    ('epoch_12.pth/model.pth', 'cannot write .*model.pth'),
+])
+def test_unusable_targets(source, tmp_path, name, reason):
+    before = source.read_bytes()
+    with pytest.raises(CheckpointError, match=reason):
+        publish_checkpoint_file(source, tmp_path / name)
+    assert list(tmp_path.iterdir()) == [source]
+    assert source.read_bytes() == before

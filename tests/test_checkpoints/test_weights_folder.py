@@ -1,0 +1,123 @@
+"""Checkpoints are found in MMHIER_WEIGHTS, and hashes in names verified."""
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from mmhier.apis.checkpoints import safe_checkpoints
+from mmhier.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    load_backbone_weights,
+    read_checkpoint,
+)
+from mmhier.models.backbones import HATNet
+from tests import golden
+
+
+def save(path: Path, value: float = 0., hashed: bool = True) -> Path:
+    """Write a checkpoint, and put its hash in its name."""
+    path.parent.mkdir(exist_ok=True)
+    torch.save(dict(state_dict=dict(weight=torch.full((3, ), value))), path)
+    if not hashed:
+        return path
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_stem(f'{path.stem}-{digest[:8]}'))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path / 'weights'))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'weights').mkdir()
+    return tmp_path / 'weights'
+
+
+@pytest.mark.parametrize('asked', [
+    'tiny.pth', 'elsewhere/tiny.pth', '/data/tiny.pth',
+    'https://example.org/models/tiny.pth?download=1', '{name}',
+    'http://example.org/{name}'
+])
+def test_found_by_file_name(folder, asked):
+    saved = save(folder / 'tiny.pth')
+    save(folder / 'tiny-more.pth')
+    save(folder / 'small.pth')
+    (folder / 'tiny-1234.pth').touch()
+    assert find_checkpoint(asked.format(name=saved.name)) == str(saved)
+
+
+def test_a_file_that_exists_is_not_replaced(folder, tmp_path):
+    save(folder / 'tiny.pth', 1., hashed=False)
+    own = save(tmp_path / 'tiny.pth', 2., hashed=False)
+    assert find_checkpoint('tiny.pth') == 'tiny.pth'
+    assert read_checkpoint('tiny.pth')['state_dict']['weight'][0] == 2
+    own.unlink()
+    assert read_checkpoint('tiny.pth')['state_dict']['weight'][0] == 1
+
+
+def test_the_exact_name_comes_first(folder):
+    exact = save(folder / 'tiny.pth', 1., hashed=False)
+    save(folder / 'tiny.pth.pth', 2.)
+    assert find_checkpoint('tiny.pth') == str(exact)
+
+
+def test_ambiguity_names_both(folder):
+    names = sorted(
+        save(folder / 'tiny.pth', value).name for value in (1., 2.))
+    with pytest.raises(CheckpointError,
+                       match=f'ambiguous.*{names[0]} and {names[1]}'):
+        find_checkpoint('tiny.pth')
+    assert find_checkpoint(names[1]) == str(folder / names[1])
+
+
+def test_absent_files_are_named(folder, monkeypatch):
+    with pytest.raises(CheckpointError, match='x.pth does not exist, nor is '
+                       f'it in MMHIER_WEIGHTS={folder}'):
+        find_checkpoint('x.pth')
+    url = 'https://example.org/x.pth'
+    assert find_checkpoint(url) == url
+    with pytest.raises(CheckpointError, match='not downloaded'):
+        read_checkpoint(url)
+    monkeypatch.setenv('MMHIER_WEIGHTS', 'nowhere')
+    with pytest.raises(CheckpointError, match='MMHIER_WEIGHTS=nowhere is not'):
+        find_checkpoint('x.pth')
+    monkeypatch.delenv('MMHIER_WEIGHTS')
+    with pytest.raises(CheckpointError, match='x.pth does not exist$'):
+        find_checkpoint('x.pth')
+
+
+def test_a_changed_file_is_refused(folder):
+    saved = save(folder / 'tiny.pth', 1.)
+    assert read_checkpoint(saved)['state_dict']['weight'][0] == 1
+    expected = saved.stem[-8:]
+    save(folder / 'other.pth', 2., hashed=False).replace(saved)
+    found = hashlib.sha256(saved.read_bytes()).hexdigest()[:8]
+    for name in (saved, 'tiny.pth', 'https://example.org/tiny.pth'):
+        with pytest.raises(CheckpointError, match=f'{saved.name}.*expected a '
+                           f'sha256 of {expected}.*found {found}'):
+            read_checkpoint(name)
+
+
+def test_dates_are_no_hashes(tmp_path):
+    path = save(tmp_path / 'tiny-20260131.pth', hashed=False)
+    assert read_checkpoint(path)
+    with pytest.raises(CheckpointError, match='expected a sha256 of 20269931'):
+        read_checkpoint(path.rename(tmp_path / 'tiny-20269931.pth'))
+
+
+def test_backbones_and_mmengine_look_in_the_folder(folder):
+    weights = golden.official_state_dict('hatnet_tiny')
+    torch.save(weights, folder / 'hatnet.pth')
+    backbone = HATNet(
+        'tiny', init_cfg=dict(type='Pretrained', checkpoint='hatnet.pth'))
+    backbone.init_weights()
+    name = 'ds2.conv.bias'
+    assert torch.equal(backbone.state_dict()[name], weights[name])
+    assert load_backbone_weights(backbone, 'hatnet.pth').fraction == 1
+    with safe_checkpoints():
+        for source in ('hatnet.pth', 'https://example.org/hatnet.pth'):
+            content = CheckpointLoader.load_checkpoint(source, 'cpu')
+            assert torch.equal(content[name], weights[name])
+    with pytest.raises(FileNotFoundError):
+        CheckpointLoader.load_checkpoint('hatnet.pth', 'cpu')
