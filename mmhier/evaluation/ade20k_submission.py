@@ -13,9 +13,9 @@ from typing import Dict, Optional, Set, Tuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from .coco_submission import PackageSummary
 from .packages import (
     PackageError,
+    PackageSummary,
     Problems,
     list_entries,
     open_package,

@@ -8,13 +8,14 @@ import json
 import re
 import zipfile
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from .packages import (
     PackageError,
+    PackageSummary,
     Problems,
     list_entries,
     open_package,
@@ -106,31 +107,6 @@ def coco_package_name(testset: str, algorithm: str) -> str:
         raise PackageError(f'{algorithm!r} cannot be a name for the server: '
                            'use letters, digits and hyphens')
     return name.replace('.json', '.zip')
-
-
-@dataclass
-class PackageSummary:
-    """What a valid package holds.
-
-    Attributes:
-        path (str): The package.
-        kind (str): 'bbox', 'segm' or 'labels'.
-        num_images (int): Images that it has results for.
-        num_results (int): Detections or label maps.
-        notes (list[str]): What was left out, could not be checked, or is
-            legal yet unusual.
-    """
-    path: str
-    kind: str
-    num_images: int
-    num_results: int
-    notes: List[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return '\n'.join([
-            f'{self.path} is valid: {self.kind}, {self.num_results} results '
-            f'in {self.num_images} images'
-        ] + [f'  note: {note}' for note in self.notes])
 
 
 def write_coco_package(detections: Sequence[dict],

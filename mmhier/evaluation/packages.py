@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Dict, Iterator, List, Optional, Union
 
@@ -22,6 +23,31 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
 
 class PackageError(ValueError):
     """A submission package that would be refused or scored wrongly."""
+
+
+@dataclass
+class PackageSummary:
+    """What a valid package holds.
+
+    Attributes:
+        path (str): The package.
+        kind (str): 'bbox', 'segm' or 'labels'.
+        num_images (int): Images that it has results for.
+        num_results (int): Detections or label maps.
+        notes (list[str]): What was left out, could not be checked, or is
+            legal yet unusual.
+    """
+    path: str
+    kind: str
+    num_images: int
+    num_results: int
+    notes: List[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return '\n'.join([
+            f'{self.path} is valid: {self.kind}, {self.num_results} results '
+            f'in {self.num_images} images'
+        ] + [f'  note: {note}' for note in self.notes])
 
 
 class Problems:
@@ -175,6 +201,12 @@ def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
         return None
 
 
+def staging_path(target: Union[str, Path]) -> Path:
+    """Where :func:`staging_folder` lies for a future file."""
+    target = Path(target)
+    return target.with_name(f'.{target.name}.unfinished')
+
+
 @contextmanager
 def staging_folder(target: Union[str, Path]) -> Iterator[Path]:
     """Folder beside a future file, to write that file in, then to vanish.
@@ -194,7 +226,7 @@ def staging_folder(target: Union[str, Path]) -> Iterator[Path]:
             written to.
     """
     target = Path(target)
-    folder = target.with_name(f'.{target.name}.unfinished')
+    folder = staging_path(target)
     # Without the lock in it: the folder may be removed, the lock is held.
     lock_path = target.with_name(f'.{target.name}.lock')
     try:
