@@ -5,6 +5,7 @@ the official data in the official way with the zoo's own model and schedule.
 Every other one is put with those that were evaluated alike, and says why.
 """
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -89,13 +90,15 @@ class Run:
         zoo (ZooModel, optional): The config of the same name, if any.
         reasons (list[str]): Why it must not be compared with published
             results; empty if it may be.
-        curves (list[Curve]): Of the training that made the checkpoint, where
-            its log is still there.
+        training_seed (int, optional): Of the training that made the
+            checkpoint, where its record is there.
+        curves (list[Curve]): Of that training, where its log is there.
     """
     path: Path
     record: EvaluationRecord
     zoo: Optional[ZooModel] = None
     reasons: List[str] = field(default_factory=list)
+    training_seed: Optional[int] = None
     curves: List[Curve] = field(default_factory=list)
 
     @property
@@ -188,8 +191,12 @@ def build_leaderboard(folders: Sequence[Union[str, Path]]) -> Leaderboard:
     runs = []
     for path, record in tests.items():
         model = zoo.get(Path(record.config).stem)
-        run = Run(path, record, model, _reasons(record, model),
-                  _curves(record, trainings))
+        run = Run(path, record, model, _reasons(record, model))
+        training = _find_training(record, trainings)
+        if training is not None:
+            run.training_seed = trainings[training].seed
+            run.curves = _curves(record.task,
+                                 _scalar_files(training, trainings[training]))
         runs.append(run)
     _mark_minorities(runs)
     return Leaderboard(_tables(runs), warnings)
@@ -384,11 +391,36 @@ def _title(run: Run) -> str:
     return title + (', test-time augmentation' if record.tta else '')
 
 
-def _curves(record: EvaluationRecord,
-            trainings: Dict[Path, TrainingRecord]) -> List[Curve]:
-    """Loss and main metric of the training that made a checkpoint."""
+def _find_training(
+        record: EvaluationRecord,
+        trainings: Dict[Path, TrainingRecord]) -> Optional[Path]:
+    """Record of the training whose last checkpoint was tested.
+
+    Earlier checkpoints are told by the folder that they are in.
+    """
+    sha256 = record.checkpoint.sha256
+    for path, training in trainings.items():
+        last = training.final_checkpoint
+        if last is not None and sha256 is not None and last.sha256 == sha256:
+            return path
+    folder = Path(record.checkpoint.path).parent
+    return next((path for path in trainings
+                 if path.parent == Path(os.path.abspath(folder))), None)
+
+
+def _scalar_files(path: Path, training: TrainingRecord) -> List[Path]:
+    """mmengine's logs of a training, oldest first."""
+    folder = path.parent
+    files = [(folder / session.scalars).resolve()
+             for session in training.sessions if '\0' not in session.scalars]
+    # A record may have been edited: only what lies below it is read.
+    return [file for file in files if folder in file.parents and file.is_file()]
+
+
+def _curves(task: str, files: Sequence[Path]) -> List[Curve]:
+    """Loss and main metrics by step; later files win."""
     log: Dict[str, Dict[float, float]] = defaultdict(dict)
-    for path in _scalar_files(record, trainings):
+    for path in files:
         for entry in _json_lines(path):
             step = entry.get('step')
             if not _is_number(step):
@@ -397,39 +429,13 @@ def _curves(record: EvaluationRecord,
                 if _is_number(value):
                     log[name][step] = value
     names = ['loss'] + [
-        name for column in MAIN_METRICS.get(record.task, ())
-        for name in log
-        if name.split('/')[-1] == METRICS[record.task][column]
+        name for column in MAIN_METRICS.get(task, ())
+        for name in log if name.split('/')[-1] == METRICS[task][column]
     ]
     return [
         Curve(name, sorted(log[name].items())) for name in names
-        if len(log.get(name, ())) > 0
+        if name in log
     ]
-
-
-def _scalar_files(record: EvaluationRecord,
-                  trainings: Dict[Path, TrainingRecord]) -> List[Path]:
-    """mmengine's logs, oldest first."""
-    checkpoint = Path(record.checkpoint.path)
-    matches = [
-        path for path, training in trainings.items()
-        if training.final_checkpoint is not None and
-        training.final_checkpoint.sha256 == record.checkpoint.sha256 and
-        record.checkpoint.sha256 is not None
-    ] or [path for path in trainings if path.parent == checkpoint.parent]
-    for path in matches:
-        folder = path.parent
-        files = [(folder / session.scalars).resolve()
-                 for session in trainings[path].sessions
-                 if '\0' not in session.scalars]
-        # A record may have been edited: only what lies below it is read.
-        files = [
-            file for file in files
-            if folder in file.parents and file.is_file()
-        ]
-        if files:
-            return files
-    return []
 
 
 def _json_lines(path: Path) -> Iterator[dict]:

@@ -26,6 +26,7 @@ TASK_TITLES = dict(
     segmentation='Semantic segmentation',
     classification='Classification')
 NONE = '–'
+REASONS = 'Not comparable because'
 MAX_CURVE_POINTS = 240
 
 
@@ -83,7 +84,7 @@ def as_markdown(board: Leaderboard) -> str:
             parts.append(f'### {_heading(table)}: {_markdown(table.title)}\n')
             names = _metric_names(table)
             last = ['Published', 'Difference'
-                    ] if table.comparable else ['Not comparable because']
+                    ] if table.comparable else [REASONS]
             header = [
                 'Config', 'Family', 'Variant', 'Head', 'Schedule', *names,
                 *last, 'Params (M)', 'FLOPs (G)', 'Images/s', 'Memory (MiB)',
@@ -115,7 +116,7 @@ def _markdown_row(run: Run, names: Sequence[str], table: Table) -> List[str]:
         _number(record.model.params / 1e6, 2), _flops(run),
         _number(record.cost.images_per_second, 2),
         f'{record.cost.peak_memory / 2**20:.0f} ({record.cost.memory_of})',
-        _hardware(run), str(record.seed), _short(record.checkpoint.sha256),
+        _hardware(run), _seed(run), _short(record.checkpoint.sha256),
         '; '.join(f'{data.split} {data.num_images} '
                   f'{_short(data.images_sha256)}' for data in record.data)
     ]
@@ -163,7 +164,8 @@ def _csv_row(run: Run, table: Table, columns: Sequence[str],
         annotations_sha256='; '.join(
             str(file.sha256) for data in record.data
             for file in data.annotations),
-        seed=record.seed,
+        training_seed=run.training_seed,
+        test_seed=record.seed,
         tta='yes' if record.tta else 'no')
     row.update((name, run.metrics.get(name)) for name in columns)
     for name in mains:
@@ -210,7 +212,7 @@ def as_html(board: Leaderboard) -> str:
     count = sum(len(table.runs) for table in board.tables)
     template = Template(TEMPLATE.read_text(encoding='utf-8'))
     return template.substitute(
-        summary=f'{count} {"run" if count == 1 else "runs"}',
+        summary=_count(count, 'run'),
         sections='\n'.join(sections))
 
 
@@ -228,7 +230,7 @@ def _html_table(table: Table) -> str:
     names = _metric_names(table)
     last = ((('Published', False, True), ('Difference', False, True))
             if table.comparable else
-            (('Not comparable because', False, False), ))
+            ((REASONS, False, False), ))
     columns = [
         *_RUN_COLUMNS, *((name, False, True) for name in names), *last,
         *_COST_COLUMNS
@@ -242,8 +244,8 @@ def _html_table(table: Table) -> str:
     kind = '' if table.comparable else ' apart'
     return (f'<div class="scroll{kind}" role="region" tabindex="0" '
             f'aria-label="{_html(_heading(table))}: {_html(table.title)}">\n'
-            f'<table>\n<caption><b>{_heading(table)}</b> '
-            f'{_html(table.title)}</caption>\n<thead>\n<tr>\n{head}\n</tr>\n'
+            f'<table>\n<caption><div><b>{_heading(table)}</b> '
+            f'{_html(table.title)}</div></caption>\n<thead>\n<tr>\n{head}\n</tr>\n'
             f'</thead>\n{body}\n</table>\n</div>')
 
 
@@ -266,11 +268,11 @@ def _html_run(run: Run, names: Sequence[str],
         cells.append((reasons, reasons))
     cells += [
         (f'{model.params / 1e6:.2f} M', model.params),
-        (f'{_flops(run)}' + ' G' * (model.macs is not None), model.macs),
+        (_flops(run).replace(' @ ', ' G\n'), model.macs),
         (_number(record.cost.images_per_second, 2),
          record.cost.images_per_second),
         (f'{record.cost.peak_memory / 2**20:.0f} MiB',
-         record.cost.peak_memory), (str(record.seed), record.seed),
+         record.cost.peak_memory), (_seed(run), run.training_seed),
         (_short(record.checkpoint.sha256), _short(record.checkpoint.sha256))
     ]
     row = [
@@ -292,19 +294,20 @@ def _html_details(run: Run) -> str:
     record, model = run.record, run.record.model
     facts: List[Tuple[str, str]] = []
     if run.reasons:
-        facts.append(('Not comparable because', '; '.join(run.reasons)))
+        facts.append(('Apart because', '; '.join(run.reasons)))
     for name, (value, source) in run.published.items():
         facts.append((f'Published {name}', f'{value} — {source}'))
     trained = [
-        f'{number} {unit}' for number, unit in (
-            (record.checkpoint_epoch, 'epochs'), (record.checkpoint_iter,
-                                                  'iterations'))
+        _count(number, unit) for number, unit in (
+            (record.checkpoint_epoch, 'epoch'), (record.checkpoint_iter,
+                                                 'iteration'))
         if number is not None
     ]
     facts += [
         ('Model', f'{run.family} {model.variant}, {model.head}, '
          f'{model.params / 1e6:.2f} M parameters'),
-        ('FLOPs', f'{_flops(run)} G multiply-adds'
+        ('FLOPs', f'{model.macs:,} multiply-adds at '
+         f'{"x".join(map(str, model.macs_size or ()))}'
          if model.macs is not None else 'not counted'),
         ('Schedule', model.schedule),
         ('Checkpoint', record.checkpoint.path),
@@ -330,7 +333,7 @@ def _html_details(run: Run) -> str:
             if name in packages) +
          f', operators: {record.environment.operators}'),
         ('Commit', record.environment.commit or 'not known'),
-        ('Seed', str(record.seed)),
+        ('Seeds', f'{_seed(run)} in training, {record.seed} in the test'),
         ('Finished', record.finished),
         ('Record', str(run.path)),
     ]
@@ -480,9 +483,19 @@ def _flops(run: Run) -> str:
 def _hardware(run: Run) -> str:
     record = run.record
     on_cpu = record.cost.memory_of == 'resident'
-    threads = f', {record.environment.num_threads} threads' * on_cpu
+    threads = ''
+    if on_cpu:
+        threads = f', {_count(record.environment.num_threads, "thread")}'
     processes = f'{record.world_size} x ' * (record.world_size > 1)
     return f'{processes}{record.environment.device}{threads}'
+
+
+def _count(number: int, unit: str) -> str:
+    return f'{number} {unit}{"s" * (number != 1)}'
+
+
+def _seed(run: Run) -> str:
+    return NONE if run.training_seed is None else str(run.training_seed)
 
 
 def _short(digest: Union[str, None]) -> str:
