@@ -99,21 +99,19 @@ def dataset_class_of(dataset: dict) -> type:
     return found
 
 
-def find_class_folders(dataset_class: type,
-                       dataset: dict) -> Optional[Tuple[str, List[str]]]:
-    """Folder of a dataset with a folder for each class, and their names.
+def build_folder_dataset(dataset_class: type, dataset: dict) -> Optional[Any]:
+    """Mmpretrain's dataset of class folders or a list of labels, not read.
 
     Args:
         dataset_class (type): What its ``type`` names.
         dataset (dict): Its settings.
 
     Returns:
-        tuple[str, list[str]], optional: None if the dataset takes its labels
-        from elsewhere, or is not mmpretrain's.
+        mmpretrain.datasets.CustomDataset, optional: None if the dataset takes
+        its labels from elsewhere, or has none.
     """
     try:
         from mmpretrain.datasets import CustomDataset
-        from mmpretrain.datasets.custom import find_folders
     except ImportError:
         return None
     if (not isinstance(dataset_class, type)
@@ -126,20 +124,24 @@ def find_class_folders(dataset_class: type,
     }
     with mistakes_as_user_errors():
         built = dataset_class(**dict(settings, lazy_init=True))
-    if built.ann_file or not built.with_label:
-        return None
-    folder = built.img_prefix
-    return folder, find_folders(folder)[0] if osp.isdir(folder) else []
+    return built if built.with_label else None
+
+
+def list_class_folders(folder: str) -> List[str]:
+    """Names of the class folders in a folder, in mmpretrain's order."""
+    from mmpretrain.datasets.custom import find_folders
+    return find_folders(folder)[0] if osp.isdir(folder) else []
 
 
 def _own_names(
         datasets: Sequence[Tuple[str, dict]]) -> Tuple[List[str], str]:
     """Class names that the data states, and the file or folder with them."""
     for name, dataset in datasets:
-        dataset_class = dataset_class_of(dataset)
-        found = find_class_folders(dataset_class, dataset)
-        if found is not None and found[1]:
-            return found[1], found[0]
+        built = build_folder_dataset(dataset_class_of(dataset), dataset)
+        if built is not None and not built.ann_file:
+            names = list_class_folders(built.img_prefix)
+            if names:
+                return names, built.img_prefix
         ann_file = dataset.get('ann_file')
         if isinstance(ann_file, str) and ann_file.endswith('.json'):
             path = osp.join(dataset.get('data_root') or '', ann_file)

@@ -20,10 +20,11 @@ from mmhier.datasets.mask_checks import (
     unused_masks,
 )
 from .classes import (
+    build_folder_dataset,
     classes_of,
     dataset_class_of,
-    find_class_folders,
     iter_num_classes,
+    list_class_folders,
 )
 from .config import iter_datasets, iter_metrics
 from .errors import UserError, mistakes_as_user_errors
@@ -101,14 +102,16 @@ class _Checks:
         dataset_class = dataset_class_of(dataset)
         metainfo = classes_of(dataset_class, dataset) or {}
         classes = metainfo.get('classes')
-        class_folders = find_class_folders(dataset_class, dataset)
+        built = build_folder_dataset(dataset_class, dataset)
         if ann_file and _reads_coco(dataset_class):
             _warn(check_categories(ann_file, classes, name))
             _warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
             check_images(ann_file, folders.get('img', root))
-        elif class_folders is not None:
+        elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes,
-                                               *class_folders)
+                                               built.img_prefix)
+        elif built is not None:
+            _check_labels(built.ann_file, classes)
         if classes and not dataset.get(
                 'return_classes') and 'thing_classes' not in metainfo:
             self.check_num_classes(name, len(classes))
@@ -124,9 +127,10 @@ class _Checks:
                     f'{name}: set {key}={number}, or both with --classes')
 
     def check_class_folders(self, name: str, dataset: dict,
-                            classes: Optional[Sequence[str]], folder: str,
-                            names: List[str]) -> Sequence[str]:
+                            classes: Optional[Sequence[str]],
+                            folder: str) -> Sequence[str]:
         """Check a folder of class folders; return the classes."""
+        names = list_class_folders(folder)
         if not names:
             raise UserError(f'{name}: {folder} is not a folder of class '
                             'folders: check --data-root and data_prefix')
@@ -228,6 +232,18 @@ def _check_file(name: str, path: Any) -> None:
     if isinstance(path, str) and '://' not in path and not osp.isfile(path):
         raise UserError(f'{name}={path} does not exist: check the path, or '
                         'point the config at your data with --data-root DIR')
+
+
+def _check_labels(path: str, classes: Optional[Sequence[str]]) -> None:
+    """Check mmpretrain's lists, whose lines are an image and its label."""
+    with open(path, encoding='utf-8') as file:
+        for number, line in enumerate(file, 1):
+            label = line.split()[-1] if line.split() else ''
+            if not label.isdecimal() or (classes
+                                         and int(label) >= len(classes)):
+                last = f'0 to {len(classes) - 1}' if classes else 'a number'
+                raise UserError(f'{path}, line {number}: label {label!r} is '
+                                f'none of the classes, expected {last}')
 
 
 def _annotation_loaders(dataset: dict) -> List[dict]:

@@ -300,6 +300,21 @@ def test_no_class_folders(check_folders):
         check_folders()
 
 
+@pytest.mark.parametrize('line, label', [('dark/dark_1.jpg 2', '2'),
+                                         ('dark/dark_1.jpg', 'dark/dark_1.jpg')
+                                         ])
+def test_label_outside_the_classes(check_folders, line, label):
+    path = check_folders.root / 'labels.txt'
+    path.write_text('bright/bright_0.jpg 0\n' + line + '\n')
+    with pytest.raises(UserError, match=re.escape(
+            f"{path}, line 2: label '{label}' is none of the classes, expected"
+            ' 0 to 1')):
+        check_folders(**{
+            'train_dataloader.dataset.ann_file': 'labels.txt',
+            'train_dataloader.dataset.metainfo.classes': ('bright', 'dark')
+        })
+
+
 @pytest.mark.parametrize('name, folder', [('segmentor', 'images/training'),
                                           ('classifier', 'train')])
 def test_missing_folder_in_other_packages(name, folder, tmp_path):
