@@ -148,7 +148,11 @@ def write_coco_package(detections: Sequence[dict],
         _zip_detections(kept, staged, path.with_suffix('.json').name)
         summary = check_coco_package(staged, images, len(images.sizes), path)
         put_in_place(staged, path)
+    num_empty = len(images.sizes) - summary.num_images
+    allowed = f' --allow-empty-images {num_empty}' if num_empty else ''
     summary.notes[:0] = notes
+    summary.notes.append(f'to check it again: tools/submit.py coco --check '
+                         f'{path} --image-list {images.path}{allowed}')
     return summary
 
 
