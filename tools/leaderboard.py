@@ -45,8 +45,8 @@ def main() -> None:
         print(f'warning: {warning}', file=sys.stderr)
     runs = [run for table in board.tables for run in table.runs]
     apart = sum(bool(run.reasons) for run in runs)
-    print(f'{len(runs)} runs, {apart} of them not comparable with published '
-          f'results; {len(board.warnings)} files left out')
+    print(f'runs: {len(runs)}, not comparable with published results: '
+          f'{apart}; files left out: {len(board.warnings)}')
     print('wrote ' + ', '.join(str(path) for path in paths))
 
 

@@ -252,9 +252,10 @@ def _data_reasons(data: DataRecord, official: OfficialData) -> Iterator[str]:
         return
     if data.split != official.split:
         yield f'split {data.split}, not {official.split}'
-    if data.num_images != official.num_images:
-        yield (f'{data.num_images} images, {official.name} '
-               f'{official.split} has {official.num_images}')
+    listed = data.num_images if data.num_listed is None else data.num_listed
+    if listed != official.num_images:
+        yield (f'{listed} images, {official.name} {official.split} has '
+               f'{official.num_images}')
     if data.num_classes != official.num_classes:
         yield (f'{data.num_classes} classes, {official.name} has '
                f'{official.num_classes}')
