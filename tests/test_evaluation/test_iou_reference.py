@@ -65,12 +65,11 @@ def load(path, reduced: bool) -> np.ndarray:
         transform for transform in Config.fromfile(CONFIG).test_pipeline
         if transform['type'] == 'LoadAnnotations'
     ]
-    transforms[0]['reduce_zero_label'] &= reduced
     data = dict(
         seg_map_path=str(path),
         seg_fields=[],
         label_map=None,
-        reduce_zero_label=transforms[0]['reduce_zero_label'])
+        reduce_zero_label=reduced)
     return Compose(transforms)(data)['gt_seg_map']
 
 

@@ -1,7 +1,8 @@
 # ADE20K's 150 classes (ADEChallengeData2016), laid out as
 #   data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}
-# Masks hold 0 for "other" and 1 to 150 for the classes: reduce_zero_label
-# makes 0 the ignored 255 and the rest 0 (wall) to 149.
+# Masks hold 0 for "other" and 1 to 150 for the classes: reduce_zero_label,
+# which ADE20KDataset sets and LoadAnnotations takes from it, makes 0 the
+# ignored 255 and the rest 0 (wall) to 149.
 num_classes = 150
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016/'
@@ -9,7 +10,7 @@ crop_size = (512, 512)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(
         type='RandomResize',
         scale=(2048, 512),
@@ -24,7 +25,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
 ]
 
@@ -47,7 +48,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=0.),
                 dict(type='RandomFlip', prob=1.)
             ],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ])
 ]
