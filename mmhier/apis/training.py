@@ -6,15 +6,19 @@ from typing import Any, Dict, Optional, Sequence, Union
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmhier.checkpoints import find_checkpoint, read_checkpoint
 from mmhier.ops import describe_operators
 from .amp import use_amp
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .hooks import FiniteLossHook, RandomStateHook
 from .recording import TrainingRecordHook
+from .resuming import find_newest_checkpoint, save_whole_checkpoints
 
 
 def train(config: str,
@@ -95,25 +99,52 @@ def train(config: str,
         if seed is not None:
             cfg.randomness.seed = seed
     if resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        _resume_from(cfg, resume)
     _check_start(cfg, overwrite)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
     with safe_checkpoints(), mistakes_as_user_errors():
         runner = build_runner(cfg)
+        save_whole_checkpoints(runner)
         runner.register_hook(CheckpointFitHook(complete=cfg.resume))
+        runner.register_hook(FiniteLossHook())
+        runner.register_hook(RandomStateHook())
         runner.register_hook(TrainingRecordHook(cfg, config, arguments))
         runner.train()
     return runner
 
 
+def _resume_from(cfg: Config, resume: str) -> None:
+    """Set the checkpoint to go on from, and the seed of its run."""
+    skipped = []
+    if resume == 'auto':
+        cfg.load_from, skipped = find_newest_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+        if skipped and not cfg.resume:
+            raise UserError(
+                f'--resume: no checkpoint in {cfg.work_dir} can be gone on '
+                f'from: {"; ".join(skipped)}. Start anew with --overwrite')
+    else:
+        cfg.load_from, cfg.resume = resume, True
+    for reason in skipped:
+        print_log(f'skipped a newer checkpoint: {reason}')
+    if cfg.resume:
+        with mistakes_as_user_errors():
+            cfg.load_from = find_checkpoint(cfg.load_from)
+            meta = read_checkpoint(cfg.load_from).get('meta', {})
+        print_log(f'going on from {cfg.load_from}')
+        randomness = dict(cfg.get('randomness') or {})
+        if randomness.get('seed') is None:
+            # Datasets are shuffled before mmengine takes over the seed.
+            cfg.randomness = dict(randomness, seed=meta.get('seed'))
+
+
 def _check_start(cfg: Config, overwrite: bool) -> None:
     """Check the checkpoint to start from, and what work_dir holds."""
     cfg.setdefault('resume', False)
-    source = cfg.get('load_from')
-    if source and '://' not in source and not osp.isfile(source):
-        raise UserError(f'checkpoint {source} does not exist')
+    if cfg.get('load_from'):
+        with mistakes_as_user_errors():
+            cfg.load_from = find_checkpoint(cfg.load_from)
     present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
     if present and not cfg.resume and not overwrite:
         raise UserError(

@@ -1,0 +1,235 @@
+"""Interrupted trainings: nothing is lost, and they go on to the same bits."""
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mmengine
+import pytest
+import torch
+from mmengine.config import Config
+from mmhier import apis
+from mmhier.checkpoints import read_checkpoint
+from packaging.version import Version
+from .conftest import CONFIGS
+
+ROOTS = {
+    'mask-rcnn': 'coco_root',
+    'segmentor': 'masks_root',
+    'classifier': 'folders_root'
+}
+SLIM = dict(
+    embed_dims=(16, 16, 32, 32),
+    depths=(1, 1, 1, 1),
+    head_dim=16,
+    expansions=(2, 2, 2, 2),
+    kernel_sizes=(3, 3, 3, 3),
+    grid_sizes=(8, 7, 7, 1),
+    ds_ratios=(8, 4, 2, 1))
+FLIP = dict(type='RandomFlip', prob=0.5)
+
+
+def write_config(kind: str, path: Path, by_epoch: bool = False,
+                 num_steps: int = 4, every: int = 2, **checkpoint) -> str:
+    """Config of a short training with all that holds a state: moving
+    averages, random flips, drop path, a schedule, validation in between."""
+    cfg = Config.fromfile(CONFIGS / f'{kind}.py')
+    cfg.model.backbone.update(arch=SLIM, drop_path_rate=0.3)
+    for part, channels in (('decode_head', 16), ('head', 32)):
+        if part in cfg.model:
+            cfg.model[part].in_channels = channels
+    cfg.train_cfg = dict(
+        by_epoch=by_epoch, val_interval=every,
+        **{'max_epochs' if by_epoch else 'max_iters': num_steps})
+    dataset = cfg.train_dataloader.dataset
+    dataset = dataset.get('dataset', dataset)
+    dataset.pipeline = [*dataset.pipeline[:-1], FLIP, dataset.pipeline[-1]]
+    if not by_epoch:
+        cfg.train_dataloader.sampler = dict(type='InfiniteSampler')
+        cfg.train_dataloader.pop('batch_sampler', None)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=3)
+    ]
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', by_epoch=by_epoch, interval=every, **checkpoint)
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+    cfg.dump(path)
+    return str(path)
+
+
+def assert_same(a, b, name: str = '') -> None:
+    """Compare nested states to the last bit."""
+    assert type(a) is type(b), name
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_same(a[key], b[key], f'{name}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), name
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f'{name}.{i}')
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), name
+    else:
+        assert a == b, name
+
+
+def training_state(path: Path) -> dict:
+    """What a checkpoint holds apart from times."""
+    content = read_checkpoint(path)
+    del content['message_hub']
+    content['meta'] = {k: content['meta'][k] for k in ('epoch', 'iter', 'seed')}
+    return content
+
+
+@pytest.mark.parametrize('kind', ROOTS)
+@pytest.mark.parametrize('by_epoch', [False, True], ids=['iters', 'epochs'])
+@pytest.mark.skipif(
+    Version(mmengine.__version__) < Version('0.10.12'),
+    reason='the original mmengine replays the data when it resumes')
+def test_two_and_two_are_four(kind, by_epoch, request, tmp_path):
+    data_root = str(request.getfixturevalue(ROOTS[kind]))
+    config = write_config(kind, tmp_path / 'config.py', by_epoch)
+    stem = 'epoch' if by_epoch else 'iter'
+    for name in ('whole', 'resumed'):
+        (tmp_path / name).mkdir()
+    # No seed is given: the resumed run takes over that of the first.
+    apis.train(config, data_root=data_root, work_dir=str(tmp_path / 'whole'))
+    middle, end = f'{stem}_2.pth', f'{stem}_4.pth'
+    (tmp_path / 'resumed' / middle).write_bytes(
+        (tmp_path / 'whole' / middle).read_bytes())
+    torch.rand(7)  # other draws in between
+    apis.train(config, data_root=data_root, resume='auto',
+               work_dir=str(tmp_path / 'resumed'))
+    states = [training_state(tmp_path / name / end)
+              for name in ('whole', 'resumed')]
+    assert {'state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict',
+            'random_state'} <= set(states[0])
+    assert_same(*states)
+    before = training_state(tmp_path / 'whole' / middle)
+    moved = [not torch.equal(v, before['state_dict'][k])
+             for k, v in states[0]['state_dict'].items()
+             if v.is_floating_point()]
+    assert any(moved)
+
+
+@pytest.mark.skipif(
+    Version(mmengine.__version__) < Version('0.10.12'),
+    reason='the original mmengine replays the data when it resumes')
+def test_resuming_does_not_load_the_data_again(masks_root, tmp_path,
+                                               monkeypatch):
+    from mmseg.datasets import BaseSegDataset
+    config = write_config('segmentor', tmp_path / 'config.py')
+    arguments = dict(data_root=str(masks_root), work_dir=str(tmp_path),
+                     no_validate=True)
+    apis.train(config, **arguments)
+    loaded = []
+    prepare = BaseSegDataset.prepare_data
+    monkeypatch.setattr(
+        BaseSegDataset, 'prepare_data',
+        lambda self, idx: loaded.append(idx) or prepare(self, idx))
+    runner = apis.train(config, resume='auto', **arguments,
+                        cfg_options={'train_cfg.max_iters': 6})
+    assert len(loaded) == 2 * runner.train_dataloader.batch_size
+
+
+KILLED_WHILE_WRITING = '''
+import os, signal, sys
+from mmhier import apis
+written = 0
+def fsync(descriptor, fsync=os.fsync):
+    global written
+    written += 1
+    if written == 2:
+        os.ftruncate(descriptor, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+os.fsync = fsync
+apis.train(sys.argv[1], data_root=sys.argv[2], work_dir=sys.argv[3])
+'''
+
+
+def test_kill_while_writing_loses_no_checkpoint(masks_root, tmp_path, capfd):
+    # One checkpoint is kept, so the first is outdated when the second comes.
+    config = write_config('segmentor', tmp_path / 'config.py',
+                          max_keep_ckpts=1)
+    work_dir = tmp_path / 'run'
+    done = subprocess.run([
+        sys.executable, '-c', KILLED_WHILE_WRITING, config, masks_root,
+        work_dir
+    ], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [p.name for p in work_dir.glob('*.pth')] == ['iter_2.pth']
+    (unfinished, ) = work_dir.glob('.*.unfinished')
+    capfd.readouterr()
+    runner = apis.train(config, data_root=str(masks_root), resume='auto',
+                        work_dir=str(work_dir))
+    assert runner.iter == 4
+    assert [p.name for p in work_dir.glob('*.pth')] == ['iter_4.pth']
+    assert not unfinished.exists()
+    out = ''.join(capfd.readouterr())
+    assert f'going on from {work_dir}/iter_2.pth' in out
+    assert f'removed {unfinished}, which an interrupted run left' in out
+
+
+def test_damaged_checkpoint_is_skipped_and_named(masks_root, tmp_path, capfd):
+    config = write_config('segmentor', tmp_path / 'config.py')
+    arguments = dict(data_root=str(masks_root), work_dir=str(tmp_path))
+    apis.train(config, **arguments)
+    newest = tmp_path / 'iter_4.pth'
+    newest.write_bytes(newest.read_bytes()[:5000])
+    capfd.readouterr()
+    runner = apis.train(config, resume='auto', **arguments)
+    out = ''.join(capfd.readouterr())
+    assert 'skipped a newer checkpoint' in out and str(newest) in out
+    assert f'going on from {tmp_path}/iter_2.pth' in out
+    assert runner.iter == 4
+    read_checkpoint(newest)
+
+    for path in tmp_path.glob('*.pth'):
+        path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(apis.UserError, match='Start anew with --overwrite'):
+        apis.train(config, resume='auto', **arguments)
+
+
+def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
+    config = write_config('segmentor', tmp_path / 'config.py',
+                          max_keep_ckpts=1)
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(apis.UserError,
+                       match='iter_4.pth cannot be written: No space left'):
+        apis.train(config, data_root=str(masks_root), work_dir=str(tmp_path))
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_2.pth']
+    read_checkpoint(tmp_path / 'iter_2.pth')
+    assert not list(tmp_path.glob('.*.unfinished'))
+
+
+def test_loss_that_is_no_number_stops_the_training(coco_root, tmp_path):
+    config = write_config('mask-rcnn', tmp_path / 'config.py')
+    arguments = dict(data_root=str(coco_root), work_dir=str(tmp_path),
+                     no_validate=True)
+    apis.train(config, **arguments)
+    kept = {p: p.read_bytes() for p in tmp_path.glob('*.pth')}
+    with pytest.raises(apis.UserError) as raised:
+        apis.train(
+            config, resume='auto', **arguments,
+            cfg_options={
+                'train_cfg.max_iters': 8,
+                'model.rpn_head.loss_bbox.loss_weight': float('nan')
+            })
+    message = str(raised.value)
+    assert message.startswith('loss_rpn_bbox')
+    assert 'is not finite in iteration 5' in message
+    assert str(coco_root / 'train2017') in message
+    assert 'weights are not finite either' in message
+    assert {p: p.read_bytes() for p in tmp_path.glob('*.pth')} == kept
