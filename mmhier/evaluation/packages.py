@@ -67,7 +67,9 @@ class Problems:
         """Note one mistake, or several with one example for all."""
         self._counts[kind] += count
         if example and len(self._examples[kind]) < self._NUM_EXAMPLES:
-            self._examples[kind].append(example)
+            # File names of strangers may hold commands for terminals.
+            self._examples[kind].append(''.join(
+                c if c.isprintable() else '?' for c in example))
 
     def __bool__(self) -> bool:
         return bool(self._counts)
