@@ -1,0 +1,346 @@
+"""Where a detector or a segmentor goes wrong, in numbers.
+
+Errors of detectors are told apart as by TIDE (Bolya et al., ECCV 2020,
+https://arxiv.org/abs/2008.08115). Regions, boxes or masks, enter as overlaps
+only.
+"""
+from dataclasses import dataclass
+from typing import Dict, List, Sequence
+
+import numpy as np
+
+# Of detections, by the order in which TIDE tests for them, and of objects.
+ERROR_TYPES = ('localisation', 'classification', 'duplicate', 'background',
+               'both', 'missed')
+SIZES = ('small', 'medium', 'large')
+_SIZE_BOUNDS = (32**2, 96**2)
+_MAX_DETECTIONS = 100
+
+
+@dataclass
+class ImageDetections:
+    """What is in an image, and what was found.
+
+    Attributes:
+        labels (np.ndarray): Class of each of n detections.
+        scores (np.ndarray): (n, ) their scores.
+        areas (np.ndarray): (n, ) their areas, in pixels.
+        true_labels (np.ndarray): Class of each of m objects.
+        true_areas (np.ndarray): (m, ) their areas, in pixels.
+        is_crowd (np.ndarray): (m, ) whether an object is a crowd, in which
+            detections of its class are not counted.
+        ious (np.ndarray): (n, m) intersection over union; for crowds over
+            the area of the detection.
+
+    Detections are then sorted by falling score, in the given ``order``, up to
+    the best 100; crowds are taken out of the objects.
+    """
+    labels: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+    true_labels: np.ndarray
+    true_areas: np.ndarray
+    is_crowd: np.ndarray
+    ious: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.ious = np.asarray(
+            self.ious, float).reshape(len(self.labels), len(self.true_labels))
+        self.order = np.argsort(-self.scores, kind='stable')[:_MAX_DETECTIONS]
+        for name in ('labels', 'scores', 'areas', 'ious'):
+            setattr(self, name, getattr(self, name)[self.order])
+        kept = ~self.is_crowd
+        self.crowd_labels = self.true_labels[~kept]
+        self.crowd_ious = self.ious[:, ~kept]
+        self.ious = self.ious[:, kept]
+        self.true_labels = self.true_labels[kept]
+        self.true_areas = self.true_areas[kept]
+
+
+@dataclass
+class ImageErrors:
+    """Kind of each detection and object of an image.
+
+    Attributes:
+        detections (list[str]): Per detection, by falling score: one of
+            :data:`ERROR_TYPES`, 'right', or 'ignored' within a crowd.
+        targets (np.ndarray): (n, ) the object that a detection found, or
+            would have found without its error; -1 for none.
+        objects (list[str]): Per object that is no crowd: 'found', 'missed',
+            or 'mistaken' where a localisation or classification error
+            accounts for it.
+    """
+    detections: List[str]
+    targets: np.ndarray
+    objects: List[str]
+
+
+def assign_errors(image: ImageDetections,
+                  foreground_iou: float = 0.5,
+                  background_iou: float = 0.1) -> ImageErrors:
+    """Tell what is wrong with each detection, by TIDE's rules.
+
+    By falling score each detection finds the object of its class with which
+    it overlaps most among those not found yet, from ``foreground_iou`` on.
+    Of the others, the first that holds:
+
+    - 'localisation': overlaps with an object of its class, too little;
+    - 'classification': overlaps enough with an object of another class;
+    - 'duplicate': overlaps enough with one of its class that is found;
+    - 'background': overlaps with no object;
+    - 'both': overlaps, too little, with an object of another class.
+
+    Objects not found are 'missed' unless one of the first two errors has
+    them for its target.
+
+    Args:
+        image (ImageDetections): Detections and objects.
+        foreground_iou (float): Enough overlap. Defaults to 0.5.
+        background_iou (float): No overlap, up to it. Defaults to 0.1.
+    """
+    num_detections, num_objects = image.ious.shape
+    kinds, targets = [], np.full(num_detections, -1)
+    same_class = image.labels[:, None] == image.true_labels[None]
+    found = np.zeros(num_objects, bool)
+    for i in range(num_detections):
+        free = image.ious[i] * same_class[i] * ~found
+        if num_objects and free.max() >= foreground_iou:
+            targets[i] = free.argmax()
+            found[targets[i]] = True
+    for i in range(num_detections):
+        if targets[i] >= 0:
+            kinds.append('right')
+            continue
+        in_crowd = image.crowd_ious[i] * (image.crowd_labels == image.labels[i]
+                                          )
+        if (in_crowd >= foreground_iou).any():
+            kinds.append('ignored')
+            continue
+        if not num_objects:
+            kinds.append('background')
+            continue
+        own = image.ious[i] * same_class[i]
+        other = image.ious[i] * ~same_class[i]
+        if background_iou <= own.max() <= foreground_iou:
+            kinds.append('localisation')
+            targets[i] = own.argmax()
+        elif other.max() >= foreground_iou:
+            kinds.append('classification')
+            targets[i] = other.argmax()
+        elif own.max() >= foreground_iou:
+            kinds.append('duplicate')
+            targets[i] = own.argmax()
+        elif image.ious[i].max() <= background_iou:
+            kinds.append('background')
+        else:
+            kinds.append('both')
+            targets[i] = other.argmax()
+    return ImageErrors(kinds, targets,
+                       _object_kinds(kinds, targets, num_objects))
+
+
+def errors_above(image: ImageDetections, errors: ImageErrors,
+                 score_threshold: float) -> ImageErrors:
+    """Errors of the detections from a score on.
+
+    Objects for which only the others account are missed.
+    """
+    number = int((image.scores >= score_threshold).sum())
+    kinds, targets = errors.detections[:number], errors.targets[:number]
+    return ImageErrors(kinds, targets,
+                       _object_kinds(kinds, targets, len(errors.objects)))
+
+
+def _object_kinds(kinds: List[str], targets: np.ndarray,
+                  num_objects: int) -> List[str]:
+    """'found', 'mistaken' or 'missed', for every object."""
+    objects = ['missed'] * num_objects
+    for kind, target in zip(kinds, targets):
+        if kind == 'right':
+            objects[target] = 'found'
+        elif kind in ('localisation', 'classification'):
+            if objects[target] == 'missed':
+                objects[target] = 'mistaken'
+    return objects
+
+
+def count_errors(images: Sequence[ImageDetections],
+                 errors: Sequence[ImageErrors]) -> Dict[str, Dict[str, int]]:
+    """Number of errors by type and by size of the detection or object.
+
+    Small is below 32 x 32 pixels, large from 96 x 96 on.
+
+    Returns:
+        dict[str, dict[str, int]]: By :data:`ERROR_TYPES` and :data:`SIZES`.
+    """
+    counts = {kind: dict.fromkeys(SIZES, 0) for kind in ERROR_TYPES}
+    for image, error in zip(images, errors):
+        kinds = [*error.detections, *error.objects]
+        areas = np.concatenate([image.areas, image.true_areas])
+        for kind, size in zip(kinds, np.digitize(areas, _SIZE_BOUNDS)):
+            if kind in counts:
+                counts[kind][SIZES[size]] += 1
+    return counts
+
+
+def average_precision(scores: np.ndarray, is_right: np.ndarray,
+                      num_objects: int) -> float:
+    """COCO's average precision: the mean at 101 recalls.
+
+    Args:
+        scores (np.ndarray): (n, ) scores of detections.
+        is_right (np.ndarray): (n, ) whether they found an object.
+        num_objects (int): Objects there are, at least 1.
+    """
+    order = np.argsort(-np.asarray(scores), kind='stable')
+    right = np.cumsum(np.asarray(is_right, float)[order])
+    precision = right / np.arange(1, len(right) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(right / num_objects, np.linspace(0, 1, 101))
+    return float(precision[at[at < len(right)]].sum() / 101)
+
+
+def average_precision_gains(images: Sequence[ImageDetections],
+                            errors: Sequence[ImageErrors],
+                            num_classes: int) -> Dict[str, float]:
+    """AP50 that a model would gain were it free of one type of error.
+
+    TIDE's oracles: a localisation or classification error becomes right, the
+    one of the highest score if several have the same object for target, and
+    is dropped if that object is found; the other detections are dropped;
+    missed objects are taken away. Different from TIDE, which takes them for
+    0, classes without objects have no average precision, as in COCO.
+
+    Returns:
+        dict[str, float]: Gains by :data:`ERROR_TYPES`, and 'AP50'.
+    """
+    num_objects = np.zeros(num_classes, int)
+    num_missed = np.zeros(num_classes, int)
+    rows = []
+    for image, error in zip(images, errors):
+        np.add.at(num_objects, image.true_labels, 1)
+        missed = np.array([kind == 'missed' for kind in error.objects], bool)
+        np.add.at(num_missed, image.true_labels[missed], 1)
+        corrected = set()
+        for kind, target, label, score in zip(error.detections, error.targets,
+                                              image.labels, image.scores):
+            if kind == 'ignored':
+                continue
+            # Scores fall, so the first is the best.
+            corrects = (
+                kind in ('localisation', 'classification')
+                and error.objects[target] != 'found'
+                and target not in corrected)
+            true_label = image.true_labels[target] if corrects else -1
+            if corrects:
+                corrected.add(target)
+            rows.append((kind, label, score, true_label))
+    kinds = np.array([row[0] for row in rows], dtype=object)
+    labels = np.array([row[1] for row in rows], int)
+    scores = np.array([row[2] for row in rows], float)
+    true_labels = np.array([row[3] for row in rows], int)
+    right = kinds == 'right'
+    classes = np.flatnonzero(num_objects)
+
+    def mean_ap(labels, right, kept, num_objects) -> float:
+        values = []
+        for i in classes:
+            chosen = kept & (labels == i)
+            if num_objects[i]:
+                values.append(
+                    average_precision(scores[chosen], right[chosen],
+                                      num_objects[i]))
+            elif chosen.any():
+                values.append(0.)
+        return float(np.mean(values)) if values else 0.
+
+    everything = np.ones(len(rows), bool)
+    base = mean_ap(labels, right, everything, num_objects)
+    gains = {}
+    for kind in ERROR_TYPES:
+        if kind == 'missed':
+            fixed = mean_ap(labels, right, everything,
+                            num_objects - num_missed)
+        else:
+            wrong = kinds == kind
+            corrected = wrong & (true_labels >= 0)
+            fixed = mean_ap(
+                np.where(corrected, true_labels, labels), right | corrected,
+                ~wrong | corrected, num_objects)
+        gains[kind] = max(fixed - base, 0.)
+    return dict(AP50=base, **gains)
+
+
+def count_confusions(images: Sequence[ImageDetections],
+                     num_classes: int,
+                     score_threshold: float = 0.3,
+                     iou_threshold: float = 0.5) -> np.ndarray:
+    """Confusion matrix of detections.
+
+    By falling score each detection takes the free object, of any class, with
+    which it overlaps most. Detections within a crowd are left out.
+
+    Returns:
+        np.ndarray: (num_classes + 1, num_classes + 1) numbers, rows by the
+        true class, columns by the one found. The last column counts missed
+        objects, the last row detections without an object.
+    """
+    matrix = np.zeros((num_classes + 1, num_classes + 1), int)
+    for image in images:
+        free = np.ones(len(image.true_labels), bool)
+        for i in np.flatnonzero(image.scores >= score_threshold):
+            overlaps = image.ious[i] * free
+            if overlaps.size and overlaps.max() >= iou_threshold:
+                target = overlaps.argmax()
+                free[target] = False
+                matrix[image.true_labels[target], image.labels[i]] += 1
+            elif not (image.crowd_ious[i] >= iou_threshold).any():
+                matrix[num_classes, image.labels[i]] += 1
+        np.add.at(matrix[:, num_classes], image.true_labels[free], 1)
+    return matrix
+
+
+def count_pixel_confusions(truth: np.ndarray,
+                           prediction: np.ndarray,
+                           num_classes: int,
+                           ignore_index: int = 255) -> np.ndarray:
+    """Confusion matrix of the pixels of an image.
+
+    Args:
+        truth (np.ndarray): (H, W) classes, or ``ignore_index``.
+        prediction (np.ndarray): (H, W) classes.
+        num_classes (int): Number of classes.
+        ignore_index (int): Label that does not count. Defaults to 255.
+
+    Returns:
+        np.ndarray: (num_classes, num_classes) pixels, rows by true class.
+    """
+    labelled = truth != ignore_index
+    pairs = truth[labelled].astype(np.int64) * num_classes + prediction[
+        labelled]
+    return np.bincount(
+        pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_ious(confusions: np.ndarray) -> np.ndarray:
+    """IoU of each class of a confusion matrix; nan where it has no pixel."""
+    right = np.diag(confusions)
+    union = confusions.sum(0) + confusions.sum(1) - right
+    with np.errstate(invalid='ignore'):
+        return right / union
+
+
+def largest_confusions(matrix: np.ndarray, names: Sequence[str],
+                       number: int = 20) -> List[dict]:
+    """Largest entries off the diagonal.
+
+    Returns:
+        list[dict]: 'truth', 'prediction' and 'count'.
+    """
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind='stable')[:number]
+    return [
+        dict(truth=names[i], prediction=names[j], count=int(wrong[i, j]))
+        for i, j in zip(*np.unravel_index(order, wrong.shape))
+        if wrong[i, j] > 0
+    ]

@@ -1,0 +1,77 @@
+"""Reading the predictions that tools/test.py writes, without running code."""
+import io
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, List, Union
+
+import numpy as np
+import torch
+from torch._utils import _rebuild_tensor_v2
+
+
+class PredictionsError(ValueError):
+    """A file of predictions that cannot be used, and why."""
+
+
+def _load_storage(data: bytes) -> Any:
+    """torch.storage._load_from_bytes, which would unpickle anything."""
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+_ALLOWED = {
+    ('collections', 'OrderedDict'): OrderedDict,
+    ('torch', 'Size'): torch.Size,
+    ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor_v2,
+    ('torch.storage', '_load_from_bytes'): _load_storage,
+    ('numpy', 'ndarray'): np.ndarray,
+    ('numpy', 'dtype'): np.dtype,
+}
+_core = np._core if hasattr(np, '_core') else np.core
+for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+    _ALLOWED[_module, '_reconstruct'] = _core.multiarray._reconstruct
+    _ALLOWED[_module, 'scalar'] = _core.multiarray.scalar
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds containers, numbers, strings, arrays and tensors only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
+        return _ALLOWED[module, name]
+
+
+def read_predictions(path: Union[str, Path]) -> List[dict]:
+    """Read a file that ``tools/test.py --out`` wrote.
+
+    Args:
+        path (str | Path): A pickle of mmengine's DumpResults.
+
+    Returns:
+        list[dict]: One data sample per image.
+
+    Raises:
+        PredictionsError: If the file is missing, damaged, or holds something
+            else than a list of dicts of numbers, strings, arrays and tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PredictionsError(f'predictions {path} do not exist')
+    try:
+        with path.open('rb') as file:
+            content = _TensorUnpickler(file).load()
+    # What a damaged stream of opcodes may raise.
+    except (pickle.UnpicklingError, EOFError, AttributeError, ValueError,
+            IndexError, KeyError, TypeError, RuntimeError, OverflowError,
+            MemoryError) as error:
+        raise PredictionsError(
+            f'predictions {path} are damaged, or hold objects that could '
+            f'execute code, and were not loaded ({error}): write them with '
+            'tools/test.py --out') from error
+    if not isinstance(content, list) or not content or not all(
+            isinstance(sample, dict) for sample in content):
+        raise PredictionsError(
+            f'predictions {path} are no list of data samples: write them '
+            'with tools/test.py --out')
+    return content
