@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
                   '.ppm', '.pgm')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg',
                   '.mpeg', '.wmv', '.gif')
+PICTURE_SUFFIXES = ('.png', '.jpg')
 RESULT_NAMES = ('predictions.json', 'pictures', 'labels', 'video.mp4')
 
 
@@ -283,12 +284,13 @@ def _infer_images(predictor: Predictor, files: List[str], batch_size: int,
             if isinstance(prediction, str):
                 skipped.append(dict(file=shown(path), reason=prediction))
                 continue
+            picture = osp.join('pictures', f'{names[path]}.jpg')
+            write_picture(osp.join(out_dir, picture), prediction.picture)
             entry = dict(
                 file=shown(path),
                 width=image.shape[1],
                 height=image.shape[0],
-                picture=_write_picture(out_dir, f'{names[path]}.jpg',
-                                       prediction.picture))
+                picture=shown(picture))
             _add_labels(entry, prediction, out_dir, names[path])
             entries.append(dict(entry, **prediction.record))
     return dict(images=entries, skipped=skipped)
@@ -366,18 +368,43 @@ def _add_labels(entry: Dict[str, Any], prediction: Prediction, out_dir: str,
     entry['labels'] = shown(path)
 
 
-def _write_picture(out_dir: str, name: str, picture: np.ndarray) -> str:
-    path = osp.join('pictures', name)
-    content = cv2.imencode('.jpg', picture[..., ::-1])[1].tobytes()
-    _write(osp.join(out_dir, path), content)
-    return shown(path)
+def check_picture_path(path: str, overwrite: bool) -> None:
+    """Refuse a name that :func:`write_picture` should not write to.
+
+    Args:
+        path (str): Of the picture.
+        overwrite (bool): Whether it may exist.
+
+    Raises:
+        UserError: If it ends neither with .png nor with .jpg, or exists.
+    """
+    if not path.lower().endswith(PICTURE_SUFFIXES):
+        raise UserError(f'--out {shown(path)} must end with '
+                        f'{" or ".join(PICTURE_SUFFIXES)}')
+    if osp.exists(path) and not overwrite:
+        raise UserError(f'--out {shown(path)} exists: choose another name, or '
+                        'replace it with --overwrite')
+
+
+def write_picture(path: str, picture: np.ndarray) -> None:
+    """Write a picture under another name, then rename it.
+
+    Args:
+        path (str): Ends with .png or .jpg; its folder is made if need be.
+        picture (np.ndarray): (H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    suffix = osp.splitext(path)[1]
+    _write(path, cv2.imencode(suffix, picture[..., ::-1])[1].tobytes())
 
 
 def _write(path: str, content: bytes) -> None:
     """Write a file under another name, then rename it."""
-    os.makedirs(osp.dirname(path), exist_ok=True)
     unfinished = f'{path}.unfinished'
     try:
+        os.makedirs(osp.dirname(path) or '.', exist_ok=True)
         Path(unfinished).write_bytes(content)
         os.replace(unfinished, path)
     except OSError as error:

@@ -19,7 +19,7 @@ from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from .checkpoints import CheckpointFitHook
 from .config import iter_datasets, load_config
 from .errors import UserError, mistakes_as_user_errors
-from .model_names import model_configs
+from .model_names import config_path
 
 TASKS = dict(
     mmdet='detection', mmseg='segmentation', mmpretrain='classification')
@@ -56,10 +56,9 @@ def load_model_config(config: str,
     Raises:
         UserError: If the config cannot be used.
     """
-    if not osp.exists(config) and config in model_configs():
-        config = model_configs()[config][1]
     with tempfile.TemporaryDirectory() as folder:
-        cfg = load_config(config, work_dir=folder, cfg_options=cfg_options)
+        cfg = load_config(
+            config_path(config), work_dir=folder, cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         raise UserError(
@@ -144,9 +143,9 @@ class Predictor:
         self.score_thr = score_thr
         self.top_k = top_k
         with mistakes_as_user_errors():
-            self.inferencer = _build_inferencer(cfg, _check_device(device))
+            self.inferencer = _build_inferencer(cfg, check_device(device))
             meta = load_weights(self.inferencer.model, checkpoint)
-            metainfo = _metainfo(dataset)
+            metainfo = dataset_metainfo(dataset)
         metainfo.update(meta.get('dataset_meta') or {})
         self.classes: List[str] = list(metainfo.get('classes') or ())
         self.visualizer = self._visualizer(metainfo)
@@ -275,7 +274,12 @@ class Predictor:
         return Prediction(dict(top=records), self.visualizer.get_image())
 
 
-def _check_device(device: Optional[str]) -> str:
+def check_device(device: Optional[str]) -> str:
+    """Device of that name, by default a GPU if there is one.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
     if device is None:
         return get_device()
     try:
@@ -303,7 +307,7 @@ def _build_inferencer(cfg: Config, device: str) -> BaseInferencer:
             cfg, pretrained=False, device=device)
 
 
-def _metainfo(dataset: dict) -> Dict[str, Any]:
+def dataset_metainfo(dataset: dict) -> Dict[str, Any]:
     """Classes and palette that a dataset's config or class states."""
     with DATASETS.switch_scope_and_registry(None) as registry:
         dataset_class = registry.get(dataset['type'])

@@ -1,0 +1,109 @@
+"""Putting maps, points and titles on pictures.
+
+Pictures are (H, W, 3) uint8, RGB.
+"""
+from typing import Sequence, Tuple
+
+import cv2
+import numpy as np
+
+WHITE = (255, 255, 255)
+GAP = 6
+
+
+def upscale_cells(values: np.ndarray, cell: int, height: int,
+                  width: int) -> np.ndarray:
+    """Fill cells of a grid with their values.
+
+    Args:
+        values (np.ndarray): (rows, columns) or (rows, columns, C).
+        cell (int): Side of a cell in pixels.
+        height (int): Of the result; what the cells reach beyond is cut off.
+        width (int): Of the result.
+
+    Returns:
+        np.ndarray: (height, width) or (height, width, C).
+    """
+    return values.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+
+
+def colour_map(values: np.ndarray) -> np.ndarray:
+    """Values of 0..1, (H, W), as colours from black by red to yellow."""
+    levels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return np.ascontiguousarray(colours[..., ::-1])
+
+
+def overlay_heat(picture: np.ndarray, heat: np.ndarray,
+                 opacity: float = 0.6) -> np.ndarray:
+    """Lay a heat map over a darkened gray picture; 0 leaves it visible.
+
+    Args:
+        picture (np.ndarray): The picture.
+        heat (np.ndarray): (H, W), not negative; its maximum is the brightest.
+        opacity (float): Of the colours. Defaults to 0.6.
+    """
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] * 0.6
+    scaled = heat / max(float(heat.max()), 1e-12)
+    colours = colour_map(scaled)
+    alpha = opacity * (heat > 0)[..., None]
+    mixed = gray * (1 - alpha) + colours * alpha
+    return np.rint(mixed).astype(np.uint8)
+
+
+def mark_point(picture: np.ndarray, point: Tuple[float, float]) -> np.ndarray:
+    """Picture with a ringed cross at (x, y)."""
+    picture = picture.copy()
+    radius = max(4, round(min(picture.shape[:2]) / 50))
+    at = (round(point[0]), round(point[1]))
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.circle(picture, at, radius, colour, thickness, cv2.LINE_AA)
+    cv2.drawMarker(picture, at, (255, 0, 0), cv2.MARKER_CROSS, radius, 1)
+    return picture
+
+
+def draw_scale_bar(picture: np.ndarray, length: int) -> np.ndarray:
+    """Picture with a bar of a number of pixels, and the number, below left."""
+    picture = picture.copy()
+    height = picture.shape[0]
+    left, bottom = 8, height - 10
+    cv2.rectangle(picture, (left, bottom - 4), (left + length - 1, bottom),
+                  WHITE, -1)
+    cv2.putText(picture, f'{length} px', (left, bottom - 9),
+                cv2.FONT_HERSHEY_SIMPLEX, 0.45, WHITE, 1, cv2.LINE_AA)
+    return picture
+
+
+def add_title(picture: np.ndarray, *lines: str) -> np.ndarray:
+    """Picture below lines of black text on white, shrunk to its width."""
+    height = 20
+    strip = np.full((height * len(lines) + 4, picture.shape[1], 3), 255,
+                    np.uint8)
+    for i, text in enumerate(lines):
+        size = 0.45
+        width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0]
+        size *= min(1., (picture.shape[1] - 8) / max(width, 1))
+        cv2.putText(strip, text, (4, height * (i + 1) - 4),
+                    cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate((strip, picture))
+
+
+def arrange(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """One picture of rows of pictures of any sizes, aligned top left."""
+    columns = max(len(row) for row in rows)
+    heights = [max(p.shape[0] for p in row) for row in rows]
+    widths = [
+        max(row[i].shape[1] for row in rows if i < len(row))
+        for i in range(columns)
+    ]
+    sheet = np.full((sum(heights) + GAP * (len(rows) - 1),
+                     sum(widths) + GAP * (columns - 1), 3), 255, np.uint8)
+    top = 0
+    for row, height in zip(rows, heights):
+        left = 0
+        for picture, width in zip(row, widths):
+            sheet[top:top + picture.shape[0],
+                  left:left + picture.shape[1]] = picture
+            left += width + GAP
+        top += height + GAP
+    return sheet
