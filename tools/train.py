@@ -1,7 +1,8 @@
 """Train a detector, segmentor or classifier.
 
-Example:
+Examples:
     python tools/train.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py
+    python tools/train.py CONFIG --data-root data/parts --classes auto
 """
 from mmhier.apis import parse_tool_args, run_tool, tool_parser, train
 
