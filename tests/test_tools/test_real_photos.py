@@ -1,16 +1,177 @@
-"""Photos of COCO with no annotation, in gray, and with a crowd."""
+"""Configs of the zoo on photos of COCO, ADE20K and ImageNet."""
 import pickle
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
 from mmhier import apis
 from .conftest import DETECTOR
 
-COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / 'shared' / 'data'
+COCO_MINI = DATA / 'coco_mini'
+ADE_MINI = DATA / 'ade_mini'
+IMAGENET_MINI = DATA / 'imagenet_mini'
 EMPTY, GRAY, CROWD = 508, 10125, 10432
+# The folders of imagenet_mini.
+WORDNET_IDS = ('n01440764', 'n02102040', 'n02979186', 'n03000684',
+               'n03028079', 'n03394916', 'n03417042', 'n03425413',
+               'n03445777', 'n03888257')
 
 pytestmark = pytest.mark.skipif(
-    not COCO_MINI.is_dir(), reason='no coco_mini beside the repository')
+    not DATA.is_dir(), reason='no shared/data beside the repository')
+
+
+def train_and_test(name: str, data_root: Path, tmp_path: Path,
+                   options: dict) -> dict:
+    """Metrics after a few iterations of a config; pictures in pictures/."""
+    for phase in ('train', 'val', 'test'):
+        options[f'{phase}_dataloader.num_workers'] = 0
+        options[f'{phase}_dataloader.persistent_workers'] = False
+    arguments = dict(
+        config=str(ROOT / 'configs' / name),
+        data_root=str(data_root),
+        work_dir=str(tmp_path),
+        cfg_options=options)
+    runner = apis.train(no_validate=True, **arguments)
+    assert runner.iter == 2
+    checkpoint, = tmp_path.glob('*.pth')
+    return apis.test(
+        checkpoint=str(checkpoint),
+        show_dir=str(tmp_path / 'pictures'),
+        **arguments)
+
+
+def change(picture: np.ndarray, photo: np.ndarray) -> float:
+    """Mean absolute difference in gray values; that of JPEG is below 1."""
+    return np.abs(picture.astype(float) - photo).mean()
+
+
+@pytest.mark.parametrize('name, options, metrics', [
+    ('accvit/retinanet_accvit-femto_fpn_1x_coco.py', {
+        'model.test_cfg.score_thr': 0.
+    }, ['bbox']),
+    ('hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py', {
+        'model.train_cfg.rpn_proposal.max_per_img': 50,
+        'model.test_cfg.rpn.max_per_img': 50,
+        'model.test_cfg.rcnn.score_thr': 0.
+    }, ['bbox', 'segm']),
+])
+def test_detector(name, options, metrics, tmp_path):
+    scale = (128, 96)
+    options = {
+        'train_dataloader.dataset.indices': 4,
+        'train_dataloader.dataset.pipeline.2.scale': scale,
+        'train_cfg.max_epochs': 1,
+        'test_dataloader.dataset.indices': 2,
+        'test_dataloader.dataset.pipeline.1.scale': scale,
+        # Two iterations bring no score to the usual 0.3.
+        'default_hooks.visualization.score_thr': 0.,
+        **options
+    }
+    results = train_and_test(name, COCO_MINI, tmp_path, options)
+    for metric in metrics:
+        assert 0 <= results[f'coco/{metric}_mAP'] <= 1
+        assert results[f'coco/{metric}_mAP_50'] <= 1
+    photos = sorted((COCO_MINI / 'val2017').iterdir())[:2]
+    assert len(list(tmp_path.rglob('pictures/*.jpg'))) == len(photos)
+    for photo in photos:
+        drawn, = tmp_path.rglob(f'pictures/{photo.name}')
+        # Ground truth beside predictions.
+        truth, prediction = np.split(cv2.imread(str(drawn)), 2, axis=1)
+        photo = cv2.imread(str(photo))
+        assert change(truth, photo) > 1
+        assert change(prediction, photo) > 1
+        assert change(truth, prediction) > 1
+
+
+def test_segmentor(tmp_path):
+    size = (64, 64)
+    options = {
+        'model.data_preprocessor.size': size,
+        'train_dataloader.dataset.indices': 4,
+        'train_dataloader.dataset.pipeline.2.scale': (256, 64),
+        'train_dataloader.dataset.pipeline.3.crop_size': size,
+        'train_cfg.max_iters': 2,
+        'test_dataloader.dataset.indices': 2,
+        'test_dataloader.dataset.pipeline.1.scale': (256, 64),
+    }
+    results = train_and_test('lit/upernet_lit-tiny_160k_ade20k-512x512.py',
+                             ADE_MINI, tmp_path, options)
+    for metric in ('mIoU', 'aAcc', 'mAcc'):
+        assert 0 <= results[metric] <= 100
+    photos = sorted((ADE_MINI / 'images/validation').iterdir())[:2]
+    pictures = list(tmp_path.rglob('pictures/**/*.png'))
+    assert len(pictures) == len(photos)
+    for photo in photos:
+        drawn, = (p for p in pictures if photo.stem in p.name)
+        truth, prediction = np.split(cv2.imread(str(drawn)), 2, axis=1)
+        photo = cv2.imread(str(photo))
+        assert change(truth, photo) > 1
+        assert change(prediction, photo) > 1
+        assert change(truth, prediction) > 1
+
+
+@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
+def test_wall_is_class_0_of_ade20k(loader, tmp_path):
+    from mmseg.registry import DATASETS
+    cfg = apis.load_config(
+        str(ROOT / 'configs/lit/upernet_lit-tiny_160k_ade20k-512x512.py'),
+        data_root=str(ADE_MINI),
+        work_dir=str(tmp_path))
+    init_default_scope('mmseg')
+    settings = cfg[loader].dataset
+    # Labels as they are loaded, before anything is cut or mirrored.
+    settings.pipeline = [
+        step for step in settings.pipeline
+        if step.type in ('LoadImageFromFile', 'LoadAnnotations')
+    ]
+    dataset = DATASETS.build(settings)
+    assert dataset.metainfo['classes'][0] == 'wall'
+    assert len(dataset) == (24 if loader == 'train_dataloader' else 13)
+    num_walls = 0
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        label = sample['gt_seg_map']
+        stored = cv2.imread(sample['seg_map_path'], cv2.IMREAD_UNCHANGED)
+        assert ((label == 0) == (stored == 1)).all()
+        assert ((label == 255) == (stored == 0)).all()
+        assert (label[stored > 0] == stored[stored > 0] - 1).all()
+        num_walls += (label == 0).any()
+    assert num_walls > 5
+
+
+def test_classifier(tmp_path):
+    options = {
+        'model.num_classes': len(WORDNET_IDS),
+        'train_dataloader.batch_size': 8,
+        # Five classes of thirty photos.
+        'train_dataloader.dataset.indices': list(range(0, 150, 10)),
+        'train_cfg.max_epochs': 1,
+        'test_dataloader.batch_size': 8,
+        'test_dataloader.dataset.indices': list(range(0, 100, 10)),
+        'default_hooks.checkpoint.interval': 1,
+    }
+    for phase in ('train', 'val', 'test'):
+        options[f'{phase}_dataloader.dataset.metainfo'] = dict(
+            classes=WORDNET_IDS)
+    results = train_and_test('hvt/hvt-ti-1_8xb128_in1k.py', IMAGENET_MINI,
+                             tmp_path, options)
+    assert 0 <= results['accuracy/top1'] <= results['accuracy/top5'] <= 100
+    pictures = list(tmp_path.glob('pictures/*.png'))
+    assert len(pictures) == 10
+    for path in pictures:
+        # Gray: mmpretrain's hook draws BGR inputs as if they were RGB.
+        picture = cv2.imread(str(path)).mean(2)
+        name = path.name[:path.name.index('.JPEG') + 5]
+        photo, = IMAGENET_MINI.glob(f'val/*/{name}')
+        photo = cv2.resize(cv2.imread(str(photo)).mean(2), (256, 256))
+        photo = photo[16:240, 16:240]
+        # Class and score, in the upper left corner.
+        assert change(picture[5:30, 5:100], photo[5:30, 5:100]) > 15
+        assert change(picture[60:], photo[60:]) < 10
 
 
 def test_unusual_photos_go_through_training_and_testing(tmp_path, capfd):
