@@ -59,6 +59,7 @@ setup(
             'onedl-mmpretrain>=1.3.6,<1.4',
         ],
         'fast-eval': ['faster-coco-eval>=1.8'],
+        'web': ['gradio>=5'],
         'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],
     },
     cmdclass={'build_py': BuildWithMim},
