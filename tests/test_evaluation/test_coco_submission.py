@@ -22,7 +22,11 @@ from mmhier.evaluation.coco_submission import (
     read_image_list,
     write_coco_package,
 )
-from mmhier.evaluation.packages import PackageError
+from mmhier.evaluation.packages import (
+    PackageError,
+    staging_folder,
+    staging_path,
+)
 
 COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'
 NAME = 'detections_val2017_mine_results'
@@ -139,6 +143,26 @@ def test_what_cannot_score_is_left_out(detections, images, tmp_path):
     with zipfile.ZipFile(summary.path) as archive:
         kept = json.loads(archive.read(f'{NAME}.json'))
     assert [d['score'] for d in kept] == [i / 200 for i in range(119, 19, -1)]
+
+
+def test_boxes_keep_two_digits(detections, images, tmp_path):
+    exact = dict(detections[0], bbox=[10.1234, 1 / 3, 5.5, 6.006])
+    summary = write_coco_package([exact], tmp_path / f'{NAME}.zip', images,
+                                 'bbox')
+    with zipfile.ZipFile(summary.path) as archive:
+        detection, = json.loads(archive.read(f'{NAME}.json'))
+    assert detection['bbox'] == [10.12, 0.33, 5.5, 6.01]
+
+
+def test_nothing_of_an_interrupted_run_is_used(tmp_path, capsys):
+    staged = staging_path(tmp_path / 'a.zip')
+    staged.mkdir()
+    (staged / 'half').touch()
+    with staging_folder(tmp_path / 'a.zip') as folder:
+        assert folder == staged
+        assert not list(folder.iterdir())
+        assert f'removed {staged}' in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_earlier_package_is_kept(detections, images, tmp_path):

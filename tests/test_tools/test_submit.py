@@ -113,7 +113,8 @@ def test_another_list_and_only_boxes(detector, coco_root, tmp_path):
     assert not list((tmp_path / 'out').rglob('segm'))
 
 
-def test_label_maps_have_the_server_s_encoding(segmentor, masks_root,
+@pytest.mark.parametrize('tta', [False, True])
+def test_label_maps_have_the_server_s_encoding(tta, segmentor, masks_root,
                                                tmp_path):
     folder = tmp_path / 'testing'
     folder.mkdir()
@@ -125,6 +126,7 @@ def test_label_maps_have_the_server_s_encoding(segmentor, masks_root,
     summary, = submit_ade20k(
         SEGMENTOR,
         segmentor,
+        tta=tta,
         image_dir=str(folder),
         data_root=str(masks_root),
         work_dir=str(tmp_path / 'work'))
