@@ -58,6 +58,7 @@ setup(
             'onedl-mmsegmentation>=1.4.2,<1.5',
             'onedl-mmpretrain>=1.3.6,<1.4',
         ],
+        'export': ['onnx>=1.19', 'onnxscript>=0.5', 'onnxruntime>=1.23'],
         'fast-eval': ['faster-coco-eval>=1.8'],
         'web': ['gradio>=5'],
         'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],

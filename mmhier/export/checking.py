@@ -1,0 +1,133 @@
+"""Exported files against the model they were made from."""
+import math
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from mmhier.apis import UserError
+from .exporting import graph_paths
+from .graphs import MAX_SIZE, MIN_SIZE, build_graphs
+
+TOLERANCE = 1e-4
+# None of them is seen in the export, nor a multiple of 32.
+CHECK_SIZES = ((80, 144), (203, 317), (255, 97))
+
+
+class Difference(NamedTuple):
+    """Of one output for images of one size.
+
+    Attributes:
+        file (str): Name of the exported file.
+        size (tuple[int, int]): Height and width of the images.
+        output (str): Name of the output.
+        error (float): Largest absolute difference, by the standard deviation
+            of the model's own output; 0 or inf for integers.
+    """
+    file: str
+    size: Tuple[int, int]
+    output: str
+    error: float
+
+
+def check_export(model: torch.nn.Module,
+                 out: str,
+                 part: str = 'model',
+                 sizes: Sequence[Tuple[int, int]] = CHECK_SIZES
+                 ) -> List[Difference]:
+    """Compare exported files with the model in eager mode.
+
+    Inputs are random: normal noise for images and maps, boxes of all sizes.
+    The batch size alternates between 1 and 2.
+
+    Args:
+        model (nn.Module): What was exported, in eval mode.
+        out (str): What was given to :func:`export_model`. Programs of torch
+            (.pt2) have to be trusted: they can hold code.
+        part (str): What was exported. Defaults to 'model'.
+        sizes (Sequence[tuple[int, int]]): Heights and widths of the images.
+
+    Returns:
+        list[Difference]: One per file, size and output. A difference above
+        1e-4 is no rounding.
+
+    Raises:
+        UserError: If a file is missing or does not belong to the model, or a
+            size is not supported.
+    """
+    for size in sizes:
+        if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
+            raise UserError(f'--sizes {size[0]}x{size[1]}: expected heights '
+                            f'and widths from {MIN_SIZE} to {MAX_SIZE}')
+    graphs = build_graphs(model, part)
+    differences = []
+    for graph, path in zip(graphs, graph_paths(Path(out), graphs)):
+        if not path.is_file():
+            raise UserError(f'{path} does not exist: export the model first')
+        run = _open_program(path, list(graph.inputs), list(graph.outputs))
+        for i, size in enumerate(sizes):
+            inputs = graph.example_inputs(1 + i % 2, *size)
+            with torch.no_grad():
+                expected = graph(*inputs)
+            if isinstance(expected, Tensor):
+                expected = (expected, )
+            for name, a, b in zip(graph.outputs, run(inputs), expected):
+                differences.append(
+                    Difference(path.name, tuple(size), name, _error(a, b)))
+    return differences
+
+
+def _open_program(path: Path, inputs: List[str],
+                  outputs: List[str]) -> Callable:
+    """Function from a graph's inputs to its outputs."""
+    if path.suffix == '.pt2':
+        module = torch.export.load(path).module()
+
+        def run_torch(values):
+            with torch.no_grad():
+                results = module(*values)
+            return (results, ) if isinstance(results, Tensor) else results
+
+        return run_torch
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidGraph,
+        InvalidProtobuf,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(
+            path, options, providers=['CPUExecutionProvider'])
+    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+        raise UserError(f'{path} cannot be opened by onnxruntime: '
+                        f'{str(error).splitlines()[0]}') from error
+    names = ([value.name for value in session.get_inputs()],
+             [value.name for value in session.get_outputs()])
+    if names != (inputs, outputs):
+        raise UserError(
+            f'{path} is another graph: it has inputs {", ".join(names[0])} '
+            f'and outputs {", ".join(names[1])}, expected {", ".join(inputs)} '
+            f'and {", ".join(outputs)}')
+
+    def run_onnx(values):
+        tensors = []
+        for value in values:
+            tensors += [value] if isinstance(value, Tensor) else value
+        feed = {name: tensor.numpy() for name, tensor in zip(inputs, tensors)}
+        return [torch.from_numpy(result) for result in session.run(None, feed)]
+
+    return run_onnx
+
+
+def _error(result: Tensor, expected: Tensor) -> float:
+    if result.shape != expected.shape:
+        return math.inf
+    if not expected.is_floating_point():
+        return 0. if torch.equal(result, expected) else math.inf
+    error = (result - expected).abs().max().item()
+    if error == 0:
+        return 0.
+    error /= expected.std().item() or math.nan
+    return error if math.isfinite(error) else math.inf

@@ -1,0 +1,279 @@
+"""Writing a model as ONNX or as a program of torch.export."""
+import hashlib
+import json
+import os
+import warnings
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+import mmhier
+from mmhier.apis import UserError
+from mmhier.apis.config import iter_datasets
+from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.apis.predictor import (
+    dataset_metainfo,
+    load_model_config,
+    load_weights,
+)
+from mmhier.registry import MODELS
+from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
+from .preparing import prepare_for_export
+
+SUFFIXES = dict(onnx='.onnx', torch='.pt2')
+# From what torch writes to what onnxruntime 1.31 runs: it has RoiAlign of 16
+# but not that of 22.
+OPSETS = range(18, 22)
+# Any size but those that tests and users ask for; two images, since a length
+# of one would be taken for a constant.
+_EXAMPLE = (2, 176, 208)
+
+
+def export_model(config: str,
+                 checkpoint: Optional[str],
+                 out: Union[str, Path],
+                 *,
+                 format: str = 'onnx',
+                 part: str = 'model',
+                 opset: int = OPSETS[-1],
+                 overwrite: bool = False,
+                 cfg_options: Optional[Dict[str, Any]] = None) -> List[Path]:
+    """Write a model, for images of any size and number, and how to use it.
+
+    A two-stage detector becomes three files, whose names end in -proposals,
+    -boxes and -masks; see :mod:`mmhier.export.detection_graphs`. A json file,
+    ``out`` with .json behind, states how images are prepared, the classes, and names and
+    shapes of the inputs and outputs of each file.
+
+    Args:
+        config (str): Config file for mmdet, mmseg or mmpretrain, or name of
+            a model of mmhier.
+        checkpoint (str, optional): Weights of the model of the config. None
+            for initial weights, the same each time.
+        out (str | Path): File to write, .onnx or .pt2.
+        format (str): 'onnx' or 'torch'. Defaults to 'onnx'.
+        part (str): 'model' or 'backbone'. Defaults to 'model'.
+        opset (int): Of ONNX, 18 to 21. Defaults to 21.
+        overwrite (bool): Replace existing files. Defaults to False.
+        cfg_options (dict, optional): Values of the config by dotted key.
+
+    Returns:
+        list[Path]: The written graphs, without the json file.
+
+    Raises:
+        UserError: If an argument cannot be used.
+    """
+    out = Path(out)
+    require_format(format)
+    if out.suffix != SUFFIXES[format]:
+        raise UserError(f'--out {out}: expected the suffix {SUFFIXES[format]} '
+                        f'for --format {format}')
+    if opset not in OPSETS:
+        raise UserError(f'--opset {opset}: expected a number from '
+                        f'{OPSETS[0]} to {OPSETS[-1]}')
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(f'--out {out}: {out.absolute().parent} is not a '
+                        'folder that can be written to')
+    model, metainfo = load_model(config, checkpoint, cfg_options)
+    model = prepare_for_export(model)
+    graphs = build_graphs(model, part)
+    paths = graph_paths(out, graphs)
+    notes = out.with_name(f'{out.name}.json')
+    existing = [str(path) for path in (*paths, notes) if path.exists()]
+    if existing and not overwrite:
+        raise UserError(f'{", ".join(existing)} exists: choose another name '
+                        'for --out, or replace it with --overwrite')
+    content = dict(
+        format=format,
+        part=part,
+        config=config,
+        checkpoint=checkpoint and dict(
+            file=checkpoint, sha256=_sha256(Path(checkpoint))),
+        mmhier_version=mmhier.__version__,
+        torch_version=torch.__version__,
+        preprocessing=preprocessing(model),
+        classes=metainfo.get('classes'),
+        graphs=[])
+    if format == 'onnx':
+        content['opset'] = opset
+    files = {path: path.with_name(f'.{os.getpid()}.{path.name}')
+             for path in (*paths, notes)}
+    try:
+        for graph, path in zip(graphs, paths):
+            write_graph(graph, files[path], format, opset)
+            content['graphs'].append(
+                dict(
+                    file=path.name,
+                    sha256=_sha256(files[path]),
+                    inputs=graph.inputs,
+                    outputs=graph.outputs))
+        files[notes].write_text(json.dumps(content, indent=2) + '\n')
+        for path, unfinished in files.items():
+            os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(
+            f'cannot write {out}: {error.strerror or error}') from error
+    finally:
+        for unfinished in files.values():
+            unfinished.unlink(missing_ok=True)
+    return paths
+
+
+def load_model(config: str,
+               checkpoint: Optional[str],
+               cfg_options: Optional[Dict[str, Any]] = None
+               ) -> Tuple[nn.Module, Dict[str, Any]]:
+    """Build the model of a config in eval mode.
+
+    Args:
+        config (str): See :func:`export_model`.
+        checkpoint (str, optional): See :func:`export_model`.
+        cfg_options (dict, optional): Values of the config by dotted key.
+
+    Returns:
+        tuple[nn.Module, dict]: The model, and what the checkpoint, or else
+        the config, says of the data: ``classes``, if it names them.
+
+    Raises:
+        UserError: If the config or the checkpoint cannot be used.
+    """
+    cfg = load_model_config(config, cfg_options)
+    datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
+    with mistakes_as_user_errors():
+        metainfo: Dict[str, Any] = {}
+        for _, dataset in datasets:
+            metainfo = dataset_metainfo(dataset)
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        if checkpoint is None:
+            with _quiet_logger():
+                model.init_weights()
+        else:
+            meta = load_weights(model, checkpoint).get('dataset_meta')
+            metainfo.update(meta or {})
+    return model.eval(), metainfo
+
+
+@contextmanager
+def _quiet_logger() -> Iterator[None]:
+    """Without a line for each parameter that is initialized."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def require_format(format: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Raises:
+        UserError: If they are not, or there is no such format.
+    """
+    if format not in SUFFIXES:
+        raise UserError(f'--format {format}: expected one of '
+                        f'{", ".join(SUFFIXES)}')
+    packages = ('onnx', 'onnxscript', 'onnxruntime')
+    missing = [name for name in packages if find_spec(name) is None]
+    if format == 'onnx' and missing:
+        raise UserError(
+            f'--format onnx needs {", ".join(missing)}: run pip install '
+            f'{" ".join(missing)}, or pip install "mmhier[export]"; --format '
+            'torch needs nothing more')
+
+
+def graph_paths(out: Path, graphs: List[ExportGraph]) -> List[Path]:
+    """File of each graph of a model that is exported to `out`."""
+    return [
+        out.with_name(f'{out.stem}-{graph.name}{out.suffix}')
+        if graph.name else out for graph in graphs
+    ]
+
+
+def preprocessing(model: nn.Module) -> Dict[str, Any]:
+    """What a data preprocessor does with an image (H, W, 3), BGR as read.
+
+    Args:
+        model (nn.Module): With a ``data_preprocessor`` of mmdet, mmseg or
+            mmpretrain.
+
+    Returns:
+        dict: In the order of application: ``channel_order``, ``mean`` and
+        ``std`` of the channels in that order, ``pad_size_divisor`` of height
+        and width, padded on the right and bottom with ``pad_value``; then the
+        sizes that the graphs take, ``min_size`` and ``max_size``.
+    """
+    own = model.data_preprocessor
+    swaps = any(
+        getattr(own, name, False)
+        for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
+    normalizes = own._enable_normalize
+    test_cfg = getattr(own, 'test_cfg', None) or {}
+    return dict(
+        channel_order='RGB' if swaps else 'BGR',
+        mean=_numbers(own.mean) if normalizes else [0.] * 3,
+        std=_numbers(own.std) if normalizes else [1.] * 3,
+        pad_size_divisor=getattr(own, 'pad_size_divisor', None)
+        or test_cfg.get('size_divisor') or 1,
+        pad_value=getattr(own, 'pad_value', getattr(own, 'pad_val', 0)),
+        min_size=MIN_SIZE,
+        max_size=MAX_SIZE)
+
+
+def trace(graph: ExportGraph) -> torch.export.ExportedProgram:
+    """Program of a graph for all of its shapes."""
+    with torch.no_grad(), warnings.catch_warnings():
+        # That there is no Intel GPU.
+        warnings.simplefilter('ignore')
+        # Which kernel of oneDNN takes a convolution depends on its size.
+        with torch.backends.mkldnn.flags(enabled=False):
+            return torch.export.export(
+                graph,
+                graph.example_inputs(*_EXAMPLE),
+                dynamic_shapes=graph.dynamic_shapes())
+
+
+def write_graph(graph: ExportGraph,
+                path: Path,
+                format: str = 'onnx',
+                opset: int = OPSETS[-1]) -> None:
+    """Write one graph of a model in the form of :func:`prepare_for_export`.
+
+    Args:
+        graph (ExportGraph): Of :func:`build_graphs`.
+        path (Path): File to write; holds the weights too.
+        format (str): See :func:`export_model`. Defaults to 'onnx'.
+        opset (int): Of ONNX. Defaults to 21.
+    """
+    program = trace(graph)
+    if format == 'torch':
+        torch.export.save(program, path)
+        return
+    from .translations import translations
+    with warnings.catch_warnings():
+        # Of torch's own calls of what is deprecated.
+        warnings.simplefilter('ignore')
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            custom_translation_table=translations(),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False)
+    onnx_program.save(path, external_data=False)
+
+
+def _numbers(values: Tensor) -> List[float]:
+    """Without the digits that float32 adds."""
+    return [round(value, 4) for value in values.flatten().tolist()]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,145 @@
+"""What is exported: modules from images to tensors, at any height and width.
+
+Images are float32, normalised, padded and in the channel order that the data
+preprocessor of the model gives them.
+"""
+from typing import Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from mmhier.apis import UserError
+
+MIN_SIZE, MAX_SIZE = 64, 4096
+MAX_BATCH = 1024
+Shape = Tuple[Any, ...]
+
+
+class ExportGraph(nn.Module):
+    """A module with what its export needs to know.
+
+    Attributes:
+        name (str): '' or, if a model becomes several files, the end of this
+            one's name.
+        inputs (dict[str, tuple]): Shape of each input tensor by name, free
+            lengths named.
+        outputs (dict[str, tuple]): The same for the output tensors.
+    """
+
+    name = ''
+    inputs: Dict[str, Shape] = dict(images=('batch', 3, 'height', 'width'))
+    outputs: Dict[str, Shape]
+
+    def dynamic_shapes(self) -> Tuple[Any, ...]:
+        """Free lengths, as torch.export asks for them."""
+        length = torch.export.Dim.DYNAMIC(min=MIN_SIZE, max=MAX_SIZE)
+        batch = torch.export.Dim.DYNAMIC(min=1, max=MAX_BATCH)
+        return ({0: batch, 2: length, 3: length}, )
+
+    def example_inputs(self, batch: int, height: int,
+                       width: int) -> Tuple[Any, ...]:
+        """Random inputs for images of a size, the same in each call."""
+        return (_random_images(batch, height, width), )
+
+
+class BackboneGraph(ExportGraph):
+    """Maps of a backbone, in the order of its ``out_indices``."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.outputs = {
+            f'stride{stride}': ('batch', channels, f'ceil(height / {stride})',
+                                f'ceil(width / {stride})')
+            for stride, channels in zip(backbone.strides,
+                                        backbone.out_channels)
+        }
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+        """(B, 3, H, W) -> maps."""
+        return tuple(self.backbone(images))
+
+
+class ClassifierGraph(ExportGraph):
+    """Scores of the classes, which add up to 1."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        with torch.no_grad():
+            scores = self(_random_images(1, MIN_SIZE, MIN_SIZE))
+        self.outputs = dict(scores=('batch', scores.shape[1]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_classes)."""
+        return self.model.head(self.model.extract_feat(images)).softmax(1)
+
+
+class SegmentorGraph(ExportGraph):
+    """Logits of the classes for each pixel of the images."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.outputs = dict(
+            logits=('batch', model.decode_head.out_channels, 'height',
+                    'width'))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_classes, H, W)."""
+        head = self.model.decode_head
+        logits = head(self.model.extract_feat(images))
+        return F.interpolate(
+            logits,
+            images.shape[2:],
+            mode='bilinear',
+            align_corners=head.align_corners)
+
+
+def build_graphs(model: nn.Module, part: str = 'model') -> List[ExportGraph]:
+    """Cut a model into graphs that can be exported.
+
+    Args:
+        model (nn.Module): In eval mode. Backbones of mmhier, classifiers of
+            mmpretrain with softmax, EncoderDecoder of mmseg, RetinaNet and
+            two-stage detectors of mmdet with one RPN and one RoI head.
+        part (str): 'model' or 'backbone'. Defaults to 'model'.
+
+    Returns:
+        list[ExportGraph]: One; for two-stage detectors one to each
+        non-maximum suppression and one for the masks, see
+        :mod:`mmhier.export.detection_graphs`.
+
+    Raises:
+        UserError: If the model has a part that cannot be exported.
+    """
+    if part == 'backbone':
+        if not hasattr(model.backbone, 'strides'):
+            raise UserError(
+                f'backbone {type(model.backbone).__name__} declares no '
+                'strides: --part backbone exports backbones of mmhier')
+        return [BackboneGraph(model.backbone)]
+    if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):
+        from .detection_graphs import build_detection_graphs
+        return build_detection_graphs(model)
+    if hasattr(model, 'decode_head'):
+        if not hasattr(model.decode_head, 'conv_seg'):
+            raise _unsupported(model, 'decode_head', model.decode_head)
+        return [SegmentorGraph(model)]
+    if hasattr(model, 'head'):
+        from mmpretrain.models.heads import ClsHead
+        if not isinstance(model.head, ClsHead):
+            raise _unsupported(model, 'head', model.head)
+        return [ClassifierGraph(model)]
+    raise _unsupported(model, 'model', model)
+
+
+def _unsupported(model: nn.Module, key: str, part: Any) -> UserError:
+    return UserError(
+        f'{type(model).__name__} with {key}.type={type(part).__name__} cannot '
+        'be exported as a whole: export its backbone with --part backbone')
+
+
+def _random_images(batch: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height * MAX_SIZE + width)
+    return torch.randn(batch, 3, height, width, generator=generator)
