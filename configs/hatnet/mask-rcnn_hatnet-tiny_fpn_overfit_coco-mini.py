@@ -5,6 +5,8 @@
 #       --data-root PATH_TO_COCO
 _base_ = './mask-rcnn_hatnet-tiny_fpn_1x_coco.py'
 
+lowest_metrics = {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.5}
+
 # A plant in a vase, giraffes, motorcycles, a fire hydrant, donuts, dogs and a
 # toilet, a bear.
 img_ids = [30, 72, 529, 629, 10256, 24577, 173350, 542720]

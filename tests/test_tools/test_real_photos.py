@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmhier import apis
 from .conftest import DETECTOR
 
@@ -172,6 +172,37 @@ def test_classifier(tmp_path):
         # Class and score, in the upper left corner.
         assert change(picture[5:30, 5:100], photo[5:30, 5:100]) > 15
         assert change(picture[60:], photo[60:]) < 10
+
+
+@pytest.mark.parametrize('name, data_root, number', [
+    ('hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py', COCO_MINI, 8),
+    ('lit/retinanet_lit-tiny_fpn_overfit_coco-mini.py', COCO_MINI, 4),
+    ('accvit/upernet_accvit-femto_overfit_ade-mini.py', ADE_MINI, 4),
+    ('hvt/semantic-fpn_hvt-ti-1_overfit_ade-mini.py', ADE_MINI, 4),
+    ('hvt/hvt-ti-1_overfit_imagenet-mini.py', IMAGENET_MINI, 20),
+])
+def test_overfit_configs_test_on_their_training_photos(
+        name, data_root, number, tmp_path):
+    cfg = apis.load_config(
+        str(ROOT / 'configs' / name),
+        data_root=str(data_root),
+        work_dir=str(tmp_path))
+    init_default_scope(cfg.default_scope)
+    photos = {}
+    for phase in ('train', 'val', 'test'):
+        dataset = DATASETS.build(cfg[f'{phase}_dataloader'].dataset)
+        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        photos[phase] = sorted(info['img_path'] for info in infos)
+    assert photos['train'] == photos['val'] == photos['test']
+    assert len(set(photos['train'])) == number
+    assert cfg.lowest_metrics
+    if cfg.default_scope == 'mmpretrain':
+        assert sorted(i['gt_label'] for i in infos) == sorted(
+            [*range(10)] * 2)
+    if cfg.default_scope == 'mmseg':
+        # The hall has walls.
+        labels = dataset[2]['data_samples'].gt_sem_seg.data.unique()
+        assert labels[0] == 0 and labels[-1] == 255
 
 
 def test_unusual_photos_go_through_training_and_testing(tmp_path, capfd):
