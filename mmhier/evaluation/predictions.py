@@ -19,7 +19,16 @@ def _load_storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """_codecs.encode, by which mmengine's pickles state bytes."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'bytes in {encoding!r}')
+    return text.encode(encoding)
+
+
 _ALLOWED = {
+    ('_codecs', 'encode'): _encode,
+    ('__builtin__', 'bytes'): bytes,
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch', 'Size'): torch.Size,
     ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor_v2,

@@ -73,13 +73,16 @@ CASES = {
     'missed': ([(0, .9)], [(0, ), (0, )], [[.9, 0]], ['right'],
                ['found', 'missed'], 51 / 101, dict(missed=50 / 101)),
     # The better of two is corrected, the other one dropped.
-    'two for one': ([(0, .9), (0, .8)], [(0, )], [[.3], [.4]],
-                    ['localisation', 'localisation'], ['mistaken'], 0,
-                    dict(localisation=1)),
+    'two for one': ([(0, .9), (0, .8)], [(0, ), (0, )], [[.3, 0], [.4, 0]],
+                    ['localisation', 'localisation'], ['mistaken', 'missed'],
+                    0, dict(localisation=51 / 101)),
     # An object that is found cannot be found again by correction.
-    'beside one found': ([(0, .9), (0, .8)], [(0, )], [[.3], [.8]],
-                         ['localisation', 'right'], ['found'], .5,
-                         dict(localisation=.5)),
+    'before one found': ([(0, .9), (0, .8)], [(0, ), (0, )],
+                         [[.3, 0], [.8, 0]], ['localisation', 'right'],
+                         ['found', 'missed'], 51 / 202,
+                         dict(localisation=51 / 202, missed=50 / 202)),
+    'after one found': ([(0, .9), (0, .8)], [(0, )], [[.8], [.3]],
+                        ['right', 'localisation'], ['found'], 1, {}),
     'a wrong class on one found': ([(1, .9), (0, .8), (1, .7)],
                                    [(0, ), (1, )],
                                    [[.8, 0], [.9, 0], [0, .9]],
@@ -209,7 +212,8 @@ def config(shapes) -> Config:
 
 
 def write_predictions(path: Path, samples) -> Path:
-    path.write_bytes(pickle.dumps(samples))
+    # As mmengine does.
+    path.write_bytes(pickle.dumps(samples, protocol=2))
     return path
 
 
@@ -375,7 +379,7 @@ def test_predictions_are_read_as_written(tmp_path):
             none=torch.zeros(0, 4, dtype=torch.float16),
             mask=torch.ones(2, 3, dtype=torch.bool),
             array=np.arange(3),
-            masks=[dict(size=[2, 3], counts=b'abc')])
+            masks=[dict(size=[2, 3], counts=b'a\xff'), b''])
     ]
     found, = read_predictions(write_predictions(tmp_path / 'a.pkl', samples))
     assert found.keys() == samples[0].keys()
