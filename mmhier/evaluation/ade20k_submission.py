@@ -121,7 +121,7 @@ def check_ade20k_package(path: Union[str, Path],
         name (str | Path, optional): How messages call the package.
             Defaults to None, ``path``.
         max_bytes (int, optional): Size of all PNGs together above which none
-            is read. Defaults to None, 2 GiB.
+            is read. Defaults to None, 4 GiB.
 
     Returns:
         PackageSummary: Of a valid package.

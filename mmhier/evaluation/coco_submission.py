@@ -24,12 +24,15 @@ from .packages import (
     refuse_existing,
     staging_folder,
 )
+from .run_lengths import decode_run_lengths
 
 # 1 to 90 without the ten categories that were never annotated.
 COCO_CATEGORY_IDS = frozenset(range(1, 91)) - {
     12, 26, 29, 30, 45, 66, 68, 69, 71, 83
 }
 MAX_DETECTIONS = 100
+
+_RESULT_KEYS = dict(bbox='bbox', segm='segmentation')
 
 _JSON_NAME = re.compile(r'detections_[\w.-]+_[\w.+-]+_results\.json')
 # Pixels by which a box may leave its image, for rounding.
@@ -159,7 +162,7 @@ def write_coco_package(detections: Sequence[dict],
 def _tidy(detections: Sequence[dict],
           task: str) -> Tuple[List[dict], List[str]]:
     """Detections as the server wants them, and what was left out."""
-    key = dict(bbox='bbox', segm='segmentation')[task]
+    key = _RESULT_KEYS[task]
     by_image = defaultdict(list)
     num_flat = num_surplus = 0
     for detection in detections:
@@ -219,7 +222,7 @@ def check_coco_package(path: Union[str, Path],
         name (str | Path, optional): How messages call the package.
             Defaults to None, ``path``.
         max_bytes (int, optional): Size of the json above which it is not
-            read. Defaults to None, 2 GiB.
+            read. Defaults to None, 4 GiB.
 
     Returns:
         PackageSummary: Of a valid package.
@@ -293,7 +296,7 @@ class _Detections:
 
     def __init__(self, task: str, images: Optional[ImageList],
                  problems: Problems):
-        self.task = task
+        self.key = _RESULT_KEYS[task]
         self.images = images
         self.problems = problems
         self.category_ids = (
@@ -327,18 +330,13 @@ class _Detections:
         self._check_category(detection.get('category_id'), at)
         self._check_score(detection.get('score'), at)
         size = self.images.sizes.get(image_id) if self.images else None
-        if self.task == 'bbox':
+        if self.key == 'bbox':
             self._check_box(detection.get('bbox'), size, image_id, at)
         else:
             self._check_mask(detection.get('segmentation'), size, at)
             self.num_boxes_beside_masks += 'bbox' in detection
-        key = hash(
-            json.dumps([
-                image_id,
-                detection.get('category_id'),
-                detection.get('bbox'),
-                detection.get('segmentation')
-            ], default=str))
+        key = hash((image_id, str(detection.get('category_id')),
+                    str(detection.get(self.key))))
         self.num_twice += key in self.seen
         self.seen.add(key)
 
@@ -483,44 +481,6 @@ class _Detections:
                 'from which the server takes the sizes of the objects: leave '
                 'it out')
         return notes
-
-
-def decode_run_lengths(counts: str) -> Optional[np.ndarray]:
-    """Lengths of the runs in a compressed RLE, without pycocotools.
-
-    pycocotools writes where damaged runs point, so they are decoded here
-    first. Five bits a character, lowest first, offset by '0'; 0x20 marks that
-    more follow, 0x10 in the last one a negative number. From the fourth run
-    on, numbers are differences to the last but one.
-
-    Args:
-        counts (str): ``counts`` of a mask.
-
-    Returns:
-        np.ndarray | None: Non-negative int64 lengths, zeros first; None if
-        the string is no RLE.
-    """
-    try:
-        codes = np.frombuffer(counts.encode('ascii'), np.uint8)
-    except UnicodeEncodeError:
-        return None
-    codes = codes.astype(np.int64) - ord('0')
-    if not len(codes) or codes.min() < 0 or codes.max() > 0x3f:
-        return None
-    ends = np.flatnonzero(codes & 0x20 == 0)
-    if not len(ends) or ends[-1] != len(codes) - 1:
-        return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    num_chars = ends - starts + 1
-    if num_chars.max() > 7:
-        return None
-    place = np.arange(len(codes)) - np.repeat(starts, num_chars)
-    numbers = np.add.reduceat((codes & 0x1f) << (5 * place), starts)
-    numbers -= np.where(codes[ends] & 0x10, 1 << (5 * num_chars), 0)
-    for first in (1, 2):
-        numbers[first::2] = np.cumsum(numbers[first::2])
-    # Longer runs than any image has pixels would overflow their sum.
-    return numbers if ((0 <= numbers) & (numbers < 2**31)).all() else None
 
 
 def _is_integer(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, Optional, Union
 
 _MEBIBYTE = 1024**2
 # What test-dev's 20288 images with 100 masks each come to stays below this.
-_MAX_BYTES = 2048 * _MEBIBYTE
+_MAX_BYTES = 4096 * _MEBIBYTE
 # Text and label maps that are real shrink less than this.
 _MAX_RATIO = 200
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
@@ -136,7 +136,7 @@ def list_entries(archive: zipfile.ZipFile,
         suffix (str): How the names of its files must end, such as '.png'.
         problems (Problems): Extended by what is wrong with the layout.
         max_bytes (int, optional): Size of all files together, unpacked, above
-            which none is read. Defaults to None, 2 GiB.
+            which none is read. Defaults to None, 4 GiB.
 
     Returns:
         list[zipfile.ZipInfo]: Files with that suffix that can be read, also

@@ -18,7 +18,6 @@ from mmhier.datasets.shapes import generate_shapes
 from mmhier.evaluation.coco_submission import (
     check_coco_package,
     coco_package_name,
-    decode_run_lengths,
     read_image_list,
     write_coco_package,
 )
@@ -27,6 +26,7 @@ from mmhier.evaluation.packages import (
     staging_folder,
     staging_path,
 )
+from mmhier.evaluation.run_lengths import decode_run_lengths
 
 COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'
 NAME = 'detections_val2017_mine_results'
