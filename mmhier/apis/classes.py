@@ -21,7 +21,7 @@ def set_classes(cfg: Config, classes: Union[str, Sequence[str]]) -> None:
     Args:
         cfg (Config): Changed in place.
         classes (str | Sequence[str]): Names in the order of the labels; a
-            text file with a name a line; or 'auto' for the categories of the
+            .txt file with a name a line; or 'auto' for the categories of the
             annotation file, or the class folders, of the training set (of the
             next set whose files exist, if there are none).
 
@@ -39,8 +39,7 @@ def set_classes(cfg: Config, classes: Union[str, Sequence[str]]) -> None:
         names, source = _own_names(datasets)
     else:
         source = '--classes'
-        if len(names) == 1 and (names[0].endswith('.txt')
-                                or osp.isfile(names[0])):
+        if len(names) == 1 and names[0].endswith('.txt'):
             source = names[0]
             names = _read_names(source)
     _refuse_twice(names, source)
@@ -149,10 +148,11 @@ def _own_names(
                 with mistakes_as_user_errors():
                     categories = read_coco(path)['categories']
                 return [c['name'] for c in categories], path
+    first = datasets[0][0] if datasets else 'train_dataloader.dataset'
     raise UserError(
         '--classes auto needs an annotation file in the format of COCO, or a '
-        f'folder for each class, in {datasets[0][0] if datasets else "train_"}'
-        ': check --data-root, or name the classes with --classes')
+        f'folder for each class, in {first}: check --data-root, or name the '
+        'classes with --classes')
 
 
 def _read_names(path: str) -> List[str]:
@@ -196,7 +196,7 @@ def _set_metainfo(name: str, dataset: dict, names: List[str]) -> None:
 
 def _set_num_classes(cfg: Config, number: int) -> List[str]:
     """Set every number of classes of the model; return what was set."""
-    model = cfg.model
+    model = cfg.get('model') or {}
     wired = _is_wired(model)
     changed = []
     if wired:
