@@ -157,6 +157,7 @@ class CocoMetric(MMDetCocoMetric):
                 super().summarize()
                 evaluations.append(self)
 
+        # mmdet's function names the classes that it evaluates with.
         print_log(f'COCO evaluation by {self.eval_class.__name__}',
                   logger='current')
         with mock.patch.multiple(
@@ -190,7 +191,9 @@ class CocoMetric(MMDetCocoMetric):
             f'AR@{few}', f'AR@{some}', f'AR@{many}', f'AR_s@{many}',
             f'AR_m@{many}', f'AR_l@{many}'
         ]
-        for name, value in list(zip(names, stats))[6 * (not prefix):]:
+        # Proposals have recalls only.
+        first = 6 if kind == 'proposal' else 0
+        for name, value in list(zip(names, stats))[first:]:
             metrics[prefix + name] = float(value)
 
     def _replace_class_precisions(self, metrics: Dict[str, float], kind: str,

@@ -27,6 +27,7 @@ from mmhier.evaluation.analysis import (
 from mmhier.evaluation.analysis_pictures import Labels, draw_class_bars
 from mmhier.evaluation.analysis_results import analyze_results
 from mmhier.evaluation.predictions import PredictionsError, read_predictions
+from mmhier.evaluation.segmentation_dump import DumpSegResults
 from .test_coco_metric import disturbed
 
 ROOT = Path(__file__).parents[2]
@@ -389,6 +390,25 @@ def test_predictions_are_read_as_written(tmp_path):
             assert found[key].dtype is value.dtype
         else:
             assert np.array_equal(found[key], value), key
+
+
+def test_predictions_of_segmentors_are_small(tmp_path):
+    labels = torch.randint(150, (1, 8, 8))
+    sample = dict(
+        img_path='a.jpg',
+        ori_shape=(8, 8),
+        seg_logits=dict(data=torch.rand(150, 8, 8)),
+        gt_sem_seg=dict(data=labels),
+        pred_sem_seg=dict(data=labels))
+    many = dict(sample, pred_sem_seg=dict(data=labels + 200))
+    metric = DumpSegResults(out_file_path=str(tmp_path / 'found.pkl'))
+    metric.process({}, [sample, many])
+    metric.evaluate(2)
+    few, many = read_predictions(tmp_path / 'found.pkl')
+    assert set(few) == {'img_path', 'ori_shape', 'pred_sem_seg'}
+    assert few['pred_sem_seg']['data'].dtype is torch.uint8
+    assert torch.equal(few['pred_sem_seg']['data'], labels.to(torch.uint8))
+    assert torch.equal(many['pred_sem_seg']['data'], labels + 200)
 
 
 class Harmful:
