@@ -63,6 +63,12 @@ def main() -> None:
         action='store_true',
         help='replace results that --out-dir holds')
     parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='classes that the model was trained on, or a .txt file with a '
+        'name a line, if they are not those of the config')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,

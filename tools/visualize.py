@@ -65,6 +65,12 @@ def add_picture(commands, name: str, draw: Callable, image: str,
     parser.add_argument(
         '--device', help='cpu, cuda:0, ...; defaults to a GPU if there is one')
     parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='classes that the models were trained on, or a .txt file with a '
+        'name a line, if they are not those of the configs')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -149,6 +155,12 @@ def parse_args() -> dict:
         action='store_true',
         help='write into a folder that holds files')
     samples.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='classes of your own data, a .txt file with a name a line, or '
+        'auto')
+    samples.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -170,7 +182,7 @@ def main() -> None:
     check_picture_path(out, arguments.pop('overwrite'))
     draw = arguments.pop('draw')
     subjects = load_subjects(*(arguments.pop(key) for key in (
-        'configs', 'checkpoints', 'device', 'cfg_options')))
+        'configs', 'checkpoints', 'device', 'classes', 'cfg_options')))
     write_picture(out, draw(subjects, arguments.pop('image'), **arguments))
     print(f'drawn to {out}')
 

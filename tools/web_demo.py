@@ -61,6 +61,12 @@ def main() -> None:
     parser.add_argument(
         '--device', help='cpu, cuda:0, ...; defaults to a GPU if there is one')
     parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='classes that the model was trained on, or a .txt file with a '
+        'name a line, if they are not those of the config')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,

@@ -3,7 +3,7 @@ import os
 import os.path as osp
 import tempfile
 from itertools import islice
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmengine.registry import init_default_scope
@@ -22,6 +22,7 @@ def browse(config: str,
            split: str = 'train',
            num: Optional[int] = None,
            data_root: Optional[str] = None,
+           classes: Union[str, Sequence[str], None] = None,
            overwrite: bool = False,
            cfg_options: Optional[Dict[str, Any]] = None
            ) -> Tuple[int, List[str]]:
@@ -34,6 +35,8 @@ def browse(config: str,
         num (int, optional): Number of samples. Defaults to None, all.
         data_root (str, optional): Folder for every dataset. Defaults to None,
             the config's own.
+        classes (str | Sequence[str], optional): See
+            :func:`mmhier.apis.load_config`.
         overwrite (bool): Write into a folder that holds files.
             Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
@@ -52,6 +55,7 @@ def browse(config: str,
             config_path(config),
             work_dir=folder,
             data_root=data_root,
+            classes=classes,
             cfg_options=cfg_options)
     for key in (f'{split}_dataloader', 'visualizer'):
         if cfg.get(key) is None:

@@ -8,7 +8,7 @@ from glob import glob
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import cv2
 import numpy as np
@@ -41,6 +41,7 @@ def infer(config: str,
           device: Optional[str] = None,
           batch_size: int = 1,
           overwrite: bool = False,
+          classes: Union[str, Sequence[str], None] = None,
           cfg_options: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Run a model on images, a video or a camera.
 
@@ -74,6 +75,7 @@ def infer(config: str,
             a GPU if there is one.
         batch_size (int): Images in a batch. Defaults to 1.
         overwrite (bool): Replace results in ``out_dir``. Defaults to False.
+        classes (str | Sequence[str], optional): See :class:`Predictor`.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
@@ -103,6 +105,7 @@ def infer(config: str,
         device=device,
         score_thr=score_thr,
         top_k=top_k,
+        classes=classes,
         cfg_options=cfg_options)
     summary: Dict[str, Any] = dict(
         config=config,
@@ -202,13 +205,15 @@ class Video:
         name (str): Path, or 'camera 0'.
         capture (cv2.VideoCapture): Where frames come from.
         rate (float): Frames per second.
-        length (int, optional): Number of frames that will be read, as far as
-            it is known.
+        length (int, optional): Number of frames that will be read at most,
+            as far as it is known.
+        is_camera (bool): Whether it goes on until it is interrupted.
     """
     name: str
     capture: Any
     rate: float
     length: Optional[int]
+    is_camera: bool
 
     @classmethod
     def open(cls, source: Union[str, int],
@@ -229,7 +234,8 @@ class Video:
         if max_frames is not None:
             length = min(max_frames, length or max_frames)
         rate = capture.get(cv2.CAP_PROP_FPS)
-        return cls(name, capture, rate if rate > 0 else 25., length)
+        return cls(name, capture, rate if rate > 0 else 25., length,
+                   is_camera)
 
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8, BGR, until the end, `length` or Ctrl-C."""
@@ -328,7 +334,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
         raise UserError(f'{video.name} holds no frame that can be decoded')
     writer.release()
     os.replace(unfinished, target)
-    if isinstance(video.length, int) and number < video.length:
+    if not video.is_camera and video.length and number < video.length:
         skipped.append(
             dict(
                 frame=number,

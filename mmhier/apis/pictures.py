@@ -41,9 +41,10 @@ class Subject:
 
     @classmethod
     def load(cls, config: str, checkpoint: Optional[str], device: str,
+             classes: Union[str, Sequence[str], None],
              cfg_options: Optional[Dict[str, Any]]) -> 'Subject':
         """Model of a config; without checkpoint as training would start."""
-        cfg = load_model_config(config, cfg_options)
+        cfg = load_model_config(config, classes, cfg_options)
         name = osp.splitext(osp.basename(config))[0]
         with mistakes_as_user_errors():
             model = MODELS.build(
@@ -73,6 +74,7 @@ def load_subjects(
         configs: Sequence[str],
         checkpoints: Optional[Sequence[str]] = None,
         device: Optional[str] = None,
+        classes: Union[str, Sequence[str], None] = None,
         cfg_options: Optional[Dict[str, Any]] = None) -> List[Subject]:
     """Models that will be drawn.
 
@@ -81,6 +83,8 @@ def load_subjects(
         checkpoints (Sequence[str], optional): One for each config. Defaults
             to None: weights as training would start with.
         device (str, optional): Defaults to None, a GPU if there is one.
+        classes (str | Sequence[str], optional): Of every config; see
+            :func:`mmhier.apis.load_config`.
         cfg_options (dict, optional): Values of every config by dotted key.
 
     Raises:
@@ -91,7 +95,7 @@ def load_subjects(
                         'checkpoints: expected one for each config')
     device = check_device(device)
     return [
-        Subject.load(config, checkpoint, device, cfg_options)
+        Subject.load(config, checkpoint, device, classes, cfg_options)
         for config, checkpoint in zip(configs, checkpoints
                                       or [None] * len(configs))
     ]

@@ -41,13 +41,17 @@ class Prediction:
     labels: Optional[np.ndarray] = None
 
 
-def load_model_config(config: str,
-                      cfg_options: Optional[Dict[str, Any]] = None) -> Config:
+def load_model_config(
+        config: str,
+        classes: Union[str, Sequence[str], None] = None,
+        cfg_options: Optional[Dict[str, Any]] = None) -> Config:
     """Read the config of a model that will not be trained.
 
     Args:
         config (str): Config file, or name of a model of mmhier such as
             'mask-rcnn_hatnet-tiny_fpn_1x_coco'.
+        classes (str | Sequence[str], optional): As
+            :func:`mmhier.apis.load_config` takes them.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
@@ -58,7 +62,10 @@ def load_model_config(config: str,
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
-            config_path(config), work_dir=folder, cfg_options=cfg_options)
+            config_path(config),
+            work_dir=folder,
+            classes=classes,
+            cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         raise UserError(
@@ -113,6 +120,9 @@ class Predictor:
             Defaults to 0.3.
         top_k (int): Number of classes that a classifier reports.
             Defaults to 5.
+        classes (str | Sequence[str], optional): Those that the model was
+            trained on, if they are not the config's own; see
+            :func:`mmhier.apis.load_config`.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Raises:
@@ -126,8 +136,9 @@ class Predictor:
                  device: Optional[str] = None,
                  score_thr: float = 0.3,
                  top_k: int = 5,
+                 classes: Union[str, Sequence[str], None] = None,
                  cfg_options: Optional[Dict[str, Any]] = None):
-        cfg = load_model_config(config, cfg_options)
+        cfg = load_model_config(config, classes, cfg_options)
         if top_k < 1:
             raise UserError(f'--top-k {top_k}: expected at least 1')
         datasets = iter_datasets(cfg.get('test_dataloader'),

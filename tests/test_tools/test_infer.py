@@ -441,6 +441,16 @@ def test_out_dir_that_is_a_file(detector, photo, tmp_path):
             out_dir=str(tmp_path / 'a.png'))
 
 
+def test_classes_of_a_model_trained_on_other_data(detector, photo, tmp_path):
+    weights = torch.load(detector, weights_only=False)['state_dict']
+    torch.save(weights, tmp_path / 'bare.pth')
+    predictor = Predictor(
+        DETECTOR, str(tmp_path / 'bare.pth'), classes=('a', 'b', 'c'))
+    assert predictor.classes == ['a', 'b', 'c']
+    with pytest.raises(UserError, match='does not fit the model'):
+        Predictor(DETECTOR, detector, classes=('a', 'b'))
+
+
 class Executes:
     """Creates a folder when unpickled."""
 
