@@ -92,6 +92,7 @@ def _open_program(path: Path, inputs: List[str],
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
         Fail,
+        InvalidArgument,
         InvalidGraph,
         InvalidProtobuf,
     )
@@ -100,7 +101,8 @@ def _open_program(path: Path, inputs: List[str],
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=['CPUExecutionProvider'])
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+    except (Fail, InvalidArgument, InvalidGraph,
+            InvalidProtobuf) as error:
         raise UserError(f'{path} cannot be opened by onnxruntime: '
                         f'{str(error).splitlines()[0]}') from error
     names = ([value.name for value in session.get_inputs()],

@@ -13,7 +13,7 @@ from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 from torchvision.ops import roi_align
-from .graphs import ExportGraph, Shape, _random_images, _unsupported
+from .graphs import ExportGraph, Shape, random_images, unsupported
 
 NUM_EXAMPLE_ROIS = 30
 
@@ -22,20 +22,20 @@ def build_detection_graphs(model: nn.Module) -> List[ExportGraph]:
     """Graphs of a detector; see :func:`mmhier.export.build_graphs`."""
     if not hasattr(model, 'roi_head'):
         if not isinstance(model.bbox_head, RetinaHead):
-            raise _unsupported(model, 'bbox_head', model.bbox_head)
+            raise unsupported(model, 'bbox_head', model.bbox_head)
         return [DenseDetectorGraph(model)]
     if not isinstance(model.rpn_head, RPNHead):
-        raise _unsupported(model, 'rpn_head', model.rpn_head)
+        raise unsupported(model, 'rpn_head', model.rpn_head)
     roi_head = model.roi_head
     if type(roi_head) is not StandardRoIHead or roi_head.with_shared_head:
-        raise _unsupported(model, 'roi_head', roi_head)
+        raise unsupported(model, 'roi_head', roi_head)
     kinds = ['bbox', 'mask'] if roi_head.with_mask else ['bbox']
     for kind in kinds:
         extractor = getattr(roi_head, f'{kind}_roi_extractor')
         if (type(extractor) is not SingleRoIExtractor or not all(
                 isinstance(layer, RoIAlign) and layer.pool_mode == 'avg'
                 for layer in extractor.roi_layers)):
-            raise _unsupported(model, f'roi_head.{kind}_roi_extractor',
+            raise unsupported(model, f'roi_head.{kind}_roi_extractor',
                                extractor)
     graphs: List[ExportGraph] = [ProposalGraph(model), BoxGraph(roi_head)]
     if roi_head.with_mask:
@@ -164,7 +164,7 @@ class RoIGraph(ExportGraph):
         channels = self.inputs['map0'][1]
         maps = []
         for stride in self.extractor.featmap_strides:
-            level = _random_images(batch * channels, -(-height // stride),
+            level = random_images(batch * channels, -(-height // stride),
                                    -(-width // stride))
             maps.append(level[:, 0].unflatten(0, (batch, channels)))
         generator = torch.Generator().manual_seed(0)

@@ -46,8 +46,8 @@ def export_model(config: str,
 
     A two-stage detector becomes three files, whose names end in -proposals,
     -boxes and -masks; see :mod:`mmhier.export.detection_graphs`. A json file,
-    ``out`` with .json behind, states how images are prepared, the classes, and names and
-    shapes of the inputs and outputs of each file.
+    named as ``out`` with .json behind, states how images are prepared, the
+    classes, and names and shapes of the inputs and outputs of each file.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain, or name of
@@ -213,7 +213,7 @@ def preprocessing(model: nn.Module) -> Dict[str, Any]:
     swaps = any(
         getattr(own, name, False)
         for name in ('_channel_conversion', 'channel_conversion', 'to_rgb'))
-    normalizes = own._enable_normalize
+    normalizes = getattr(own, '_enable_normalize', False)
     test_cfg = getattr(own, 'test_cfg', None) or {}
     return dict(
         channel_order='RGB' if swaps else 'BGR',

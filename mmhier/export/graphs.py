@@ -39,7 +39,7 @@ class ExportGraph(nn.Module):
     def example_inputs(self, batch: int, height: int,
                        width: int) -> Tuple[Any, ...]:
         """Random inputs for images of a size, the same in each call."""
-        return (_random_images(batch, height, width), )
+        return (random_images(batch, height, width), )
 
 
 class BackboneGraph(ExportGraph):
@@ -67,7 +67,7 @@ class ClassifierGraph(ExportGraph):
         super().__init__()
         self.model = model
         with torch.no_grad():
-            scores = self(_random_images(1, MIN_SIZE, MIN_SIZE))
+            scores = self(random_images(1, MIN_SIZE, MIN_SIZE))
         self.outputs = dict(scores=('batch', scores.shape[1]))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -114,32 +114,35 @@ def build_graphs(model: nn.Module, part: str = 'model') -> List[ExportGraph]:
         UserError: If the model has a part that cannot be exported.
     """
     if part == 'backbone':
-        if not hasattr(model.backbone, 'strides'):
+        backbone = getattr(model, 'backbone', None)
+        if not hasattr(backbone, 'strides'):
             raise UserError(
-                f'backbone {type(model.backbone).__name__} declares no '
-                'strides: --part backbone exports backbones of mmhier')
-        return [BackboneGraph(model.backbone)]
+                f'backbone {type(backbone).__name__} declares no strides: '
+                '--part backbone exports backbones of mmhier')
+        return [BackboneGraph(backbone)]
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):
         from .detection_graphs import build_detection_graphs
         return build_detection_graphs(model)
     if hasattr(model, 'decode_head'):
         if not hasattr(model.decode_head, 'conv_seg'):
-            raise _unsupported(model, 'decode_head', model.decode_head)
+            raise unsupported(model, 'decode_head', model.decode_head)
         return [SegmentorGraph(model)]
     if hasattr(model, 'head'):
         from mmpretrain.models.heads import ClsHead
         if not isinstance(model.head, ClsHead):
-            raise _unsupported(model, 'head', model.head)
+            raise unsupported(model, 'head', model.head)
         return [ClassifierGraph(model)]
-    raise _unsupported(model, 'model', model)
+    raise unsupported(model, 'model', model)
 
 
-def _unsupported(model: nn.Module, key: str, part: Any) -> UserError:
+def unsupported(model: nn.Module, key: str, part: Any) -> UserError:
+    """Error that names the part of a model that stops its export."""
     return UserError(
         f'{type(model).__name__} with {key}.type={type(part).__name__} cannot '
         'be exported as a whole: export its backbone with --part backbone')
 
 
-def _random_images(batch: int, height: int, width: int) -> Tensor:
+def random_images(batch: int, height: int, width: int) -> Tensor:
+    """Normal noise (batch, 3, height, width), always the same."""
     generator = torch.Generator().manual_seed(height * MAX_SIZE + width)
     return torch.randn(batch, 3, height, width, generator=generator)

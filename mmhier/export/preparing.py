@@ -1,7 +1,9 @@
 """A model in the form in which it can be traced for every size."""
 from copy import deepcopy
+from typing import Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ class AdaptiveAvgPool(nn.Module):
         size (tuple[int, int]): Rows and columns of cells.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: Tuple[int, int]):
         super().__init__()
         self.size = size
 
@@ -25,6 +27,31 @@ class AdaptiveAvgPool(nn.Module):
         return rows @ x @ columns.t()
 
 
+class IntegerUpsample(nn.Module):
+    """mmseg's Upsample by a whole number.
+
+    mmseg's own takes its output size for a constant when it is traced, since
+    it goes through a float.
+
+    Args:
+        scale (int): Of height and width.
+        mode (str): Of ``F.interpolate``.
+        align_corners (bool, optional): Of ``F.interpolate``.
+    """
+
+    def __init__(self, scale: int, mode: str, align_corners: Optional[bool]):
+        super().__init__()
+        self.scale = scale
+        self.mode = mode
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, scale * H, scale * W)."""
+        size = [length * self.scale for length in x.shape[2:]]
+        return F.interpolate(
+            x, size, mode=self.mode, align_corners=self.align_corners)
+
+
 def _cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
     """(cells, length) share of each pixel in the mean of each cell.
 
@@ -33,7 +60,7 @@ def _cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
     """
     cell = torch.arange(cells, device=like.device)[:, None]
     pixel = torch.arange(length, device=like.device)
-    # pixel >= floor(a / cells) and pixel < ceil(b / cells), in integers.
+    # Both bounds in integers: pixel + 1 > a / cells and pixel < b / cells.
     inside = (((pixel + 1) * cells > cell * length) &
               (pixel * cells < (cell + 1) * length))
     weights = inside.to(like.dtype)
@@ -53,9 +80,21 @@ def prepare_for_export(model: nn.Module) -> nn.Module:
     model.requires_grad_(False)
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                size = child.output_size
-                size = (size, size) if isinstance(size, int) else size
-                if None not in size:
-                    setattr(module, name, AdaptiveAvgPool(size))
+            replacement = _traceable(child)
+            if replacement is not None:
+                setattr(module, name, replacement)
     return model
+
+
+def _traceable(module: nn.Module) -> Optional[nn.Module]:
+    """What stands for a module whose trace fits one size only, else None."""
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        size = module.output_size
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        return None if None in size else AdaptiveAvgPool(size)
+    if type(module).__module__ == 'mmseg.models.utils.wrappers':
+        scale = module.scale_factor
+        if isinstance(scale, float) and scale.is_integer():
+            return IntegerUpsample(
+                int(scale), module.mode, module.align_corners)
+    return None
