@@ -1,5 +1,8 @@
 """Evaluate a detector, segmentor or classifier.
 
+What the run was goes to test_record_TIME.json in the work dir, which
+tools/replay.py repeats and tools/leaderboard.py tabulates.
+
 Example:
     python tools/test.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py \
         work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_12.pth

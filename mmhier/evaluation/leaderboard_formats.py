@@ -261,7 +261,8 @@ def _html_run(run: Run, names: Sequence[str],
     if table.comparable:
         published = [value for value, _ in run.published.values()]
         differences = list(run.differences.values())
-        cells += [(_published(run), published[0] if published else None),
+        cells += [(_published(run).replace(' (', '\n(', 1),
+                   published[0] if published else None),
                   (_differences(run), differences[0] if differences else None)]
     else:
         reasons = '; '.join(run.reasons)

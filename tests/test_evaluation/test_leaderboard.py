@@ -377,7 +377,7 @@ def test_a_page_is_whole_and_needs_nothing_else(tmp_path):
     assert 'http:' not in text and 'https:' not in text
     assert 'url(' not in text and '@import' not in text
     for expected in ('mask-rcnn_lit-tiny_fpn_1x_coco', 'other', '43.00',
-                     '+1.00 / -0.50', '42 / 39.1 (authors (ziplab/LIT))',
+                     '+1.00 / -0.50', '42 / 39.1\n(authors (ziplab/LIT))',
                      'test-time augmentation', 'cat', '50.00'):
         assert expected in page.text, expected
     # Two runs, each a tbody of a row and its details, and nested values.
