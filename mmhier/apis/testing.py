@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmhier.checkpoints import find_checkpoint
 from mmhier.evaluation.class_scores import collected_class_scores
 from mmhier.evaluation.records import EvaluationRecord
 from .checkpoints import CheckpointFitHook, safe_checkpoints
@@ -110,8 +111,8 @@ def run_test(
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
             raise UserError(f'{config} has no {key}, so it cannot be tested')
-    if '://' not in checkpoint and not osp.isfile(checkpoint):
-        raise UserError(f'checkpoint {checkpoint} does not exist')
+    with mistakes_as_user_errors():
+        checkpoint = find_checkpoint(checkpoint)
     cfg.load_from = checkpoint
     cfg.resume = False
     recorder = EvaluationRecordHook(
@@ -153,10 +154,14 @@ def _check_out(out: str, overwrite: bool) -> None:
 
 
 def _dump_metric(scope: Optional[str], path: str) -> DumpResults:
-    """Metric that writes predictions; mmdet's packs the masks."""
+    """Metric that writes predictions; mmdet's packs the masks, ours for
+    segmentors leaves the logits out."""
     if scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
         return DumpDetResults(out_file_path=path)
+    if scope == 'mmseg':
+        from mmhier.evaluation.segmentation_dump import DumpSegResults
+        return DumpSegResults(out_file_path=path)
     return DumpResults(out_file_path=path)
 
 
