@@ -286,8 +286,8 @@ def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
         environment=describe_environment(),
         model=describe_model(cfg, _unwrap(runner.model), image_size),
         seed=runner.seed,
-        deterministic=runner.deterministic,
-        launcher=runner.launcher,
+        deterministic=torch.backends.cudnn.deterministic,
+        launcher=cfg.get('launcher', 'none'),
         world_size=runner.world_size,
         precision=_precision(cfg, phase))
 
