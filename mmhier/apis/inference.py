@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
-from .errors import UserError
+from mmhier.checkpoints import find_checkpoint
+from .errors import UserError, mistakes_as_user_errors
 from .predictor import Prediction, Predictor
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
@@ -92,8 +93,8 @@ def infer(config: str,
                         ('--max-frames', max_frames)):
         if value is not None and value < 1:
             raise UserError(f'{name} {value}: expected at least 1')
-    if not osp.isfile(osp.expanduser(checkpoint)):
-        raise UserError(f'checkpoint {checkpoint} does not exist')
+    with mistakes_as_user_errors():
+        checkpoint = find_checkpoint(checkpoint)
     is_video = camera is not None or inputs.lower().endswith(VIDEO_SUFFIXES)
     source = None if is_video else list_images(inputs)
     video = Video.open(camera if inputs is None else inputs,
@@ -187,7 +188,7 @@ def read_image(path: str) -> np.ndarray:
         raise UnreadableImage('is damaged or not an image: OpenCV cannot '
                               'decode it')
     try:
-        # OpenCV fills what is missing with gray and says nothing.
+        # OpenCV before 4.12 fills what is missing with gray, silently.
         with Image.open(BytesIO(content)) as parsed:
             parsed.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
