@@ -3,10 +3,13 @@ from .arguments import parse_tool_args, tool_parser
 from .config import load_config, set_data_root
 from .data_checks import check_data
 from .errors import UserError, run_tool
+from .inference import infer
+from .model_names import register_model_names
 from .testing import test
 from .training import train
 
 __all__ = [
-    'UserError', 'check_data', 'load_config', 'parse_tool_args', 'run_tool',
-    'set_data_root', 'test', 'tool_parser', 'train'
+    'UserError', 'check_data', 'infer', 'load_config', 'parse_tool_args',
+    'register_model_names', 'run_tool', 'set_data_root', 'test',
+    'tool_parser', 'train'
 ]
