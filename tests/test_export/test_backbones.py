@@ -29,12 +29,12 @@ def export_backbone(model, path, format='onnx'):
     write_graph(graph, path, format)
 
 
-# A stage more takes ACC-ViT ten seconds and has nothing new.
+# Each stage of ACC-ViT takes ten seconds; all have the same parts.
 @pytest.mark.parametrize('family, arch, num_maps', [
     ('HATNet', 'tiny', 4),
     ('LIT', 'small', 4),
     ('HVT', 's-4', 4),
-    ('ACCViT', 'femto', 2),
+    ('ACCViT', 'femto', 1),
 ])
 def test_onnxruntime_gives_the_maps_at_sizes_unseen(family, arch, num_maps,
                                                     tmp_path):
@@ -53,7 +53,7 @@ def test_onnxruntime_gives_the_maps_at_sizes_unseen(family, arch, num_maps,
 
 
 def test_a_torch_program_gives_the_maps_at_sizes_unseen(tmp_path):
-    model = OnlyBackbone('LIT', 'tiny')
+    model = OnlyBackbone('LIT', 'tiny', out_indices=(0, 1))
     path = tmp_path / 'backbone.pt2'
     export_backbone(model, path, 'torch')
     differences = check_export(model, path, 'backbone', SIZES)
