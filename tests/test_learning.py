@@ -1,0 +1,80 @@
+"""Each head learns the generated shapes, from random weights.
+
+The bars are in the configs: ``lowest_metrics``. tools/demo.py holds that of
+Mask R-CNN.
+"""
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmhier import apis
+from mmhier.datasets import generate_shapes
+
+FOLDER = Path(__file__).parents[1] / 'configs/demo'
+DETECTOR = 'retinanet_lit-demo_fpn_shapes.py'
+SEGMENTORS = ('upernet_accvit-demo_shapes.py',
+              'semantic-fpn_hatnet-demo_shapes.py')
+CLASSIFIER = 'hvt-demo_shapes.py'
+NAMES = (DETECTOR, *SEGMENTORS, CLASSIFIER)
+
+
+@pytest.fixture(scope='session')
+def shapes_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    generate_shapes(root)
+    return root
+
+
+def bars(name: str) -> dict:
+    """Lowest values of the metrics of a config."""
+    return Config.fromfile(FOLDER / name).lowest_metrics
+
+
+def train_and_test(name: str, data_root: Path, work_dir: Path,
+                   **options) -> dict:
+    """Metrics of the checkpoint that training leaves behind."""
+    arguments = dict(
+        config=str(FOLDER / name),
+        data_root=str(data_root),
+        work_dir=str(work_dir),
+        cfg_options=options)
+    apis.train(no_validate=True, **arguments)
+    checkpoint, = work_dir.glob('iter_*.pth')
+    return apis.test(checkpoint=str(checkpoint), **arguments)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_learns(name, shapes_root, tmp_path):
+    metrics = train_and_test(name, shapes_root, tmp_path)
+    for key, lowest in bars(name).items():
+        assert metrics[key] >= lowest
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_does_not_pass_unlearned(name, shapes_root, tmp_path):
+    """At a learning rate of 0, after which there is nothing to wait for."""
+    options = {
+        'train_cfg.max_iters': 1,
+        'optim_wrapper.optimizer.lr': 0.,
+        'optim_wrapper.optimizer.weight_decay': 0.,
+        'test_dataloader.dataset.indices': 40
+    }
+    metrics = train_and_test(name, shapes_root, tmp_path, **options)
+    for key, lowest in bars(name).items():
+        # The detector may find nothing at all, and then reports nothing.
+        assert metrics.get(key, 0.) < lowest / 2
+
+
+def test_constant_answers_do_not_pass(shapes_root):
+    """The most frequent class, everywhere or of every picture."""
+    files = sorted((shapes_root / 'annotations/validation').iterdir())
+    labels = np.stack(
+        [cv2.imread(str(f), cv2.IMREAD_UNCHANGED) for f in files])
+    num_classes = labels.max() + 1
+    assert num_classes == 7
+    best = 100 * np.bincount(labels.ravel()).max() / labels.size / num_classes
+    for name in SEGMENTORS:
+        assert bars(name)['mIoU'] > 2 * best
+    assert bars(CLASSIFIER)['accuracy/top1'] > 2 * 100 / 6
