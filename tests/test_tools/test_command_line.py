@@ -2,12 +2,14 @@
 import importlib.util
 import inspect
 import os
+import pickle
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmhier import apis
 from .conftest import DETECTOR
 
@@ -105,7 +107,49 @@ def test_distributed(coco_root, tmp_path, monkeypatch):
     assert trained.returncode == 0, trained.stderr
     assert 'Distributed launcher: pytorch' in trained.stdout
     assert 'GPU number: 2' in trained.stdout
+    # Five images do not divide by two: none is lost, none counted twice.
+    five = {'test_dataloader.dataset.indices': 5}
     tested = call('bash', TOOLS / 'dist_test.sh', DETECTOR,
-                  tmp_path / 'epoch_1.pth', 1, *common)
+                  tmp_path / 'epoch_1.pth', 2, *common, '--out',
+                  tmp_path / 'two.pkl', '--cfg-options',
+                  *(f'{key}={value}' for key, value in five.items()))
     assert tested.returncode == 0, tested.stderr
     assert tested.stdout.count('Average Precision') == 12
+    apis.test(
+        DETECTOR,
+        str(tmp_path / 'epoch_1.pth'),
+        data_root=str(coco_root),
+        work_dir=str(tmp_path),
+        out=str(tmp_path / 'one.pkl'),
+        cfg_options=five)
+    one, two = (pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
+                for name in ('one', 'two'))
+    assert [p['img_id'] for p in two] == [1, 2, 3, 4, 5]
+    for alone, together in zip(one, two):
+        alone, together = alone['pred_instances'], together['pred_instances']
+        assert alone['masks'] == together['masks']
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(alone[key], together[key])
+
+
+@pytest.mark.parametrize('name, argument', [('train', 'run'),
+                                            ('test', 'epoch_1.pth')])
+def test_slurm(name, argument, tmp_path, monkeypatch):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('GPUS', '4')
+    monkeypatch.setenv('SRUN_ARGS', '--exclude=node1 --time=1:00')
+    started = call('bash', TOOLS / f'slurm_{name}.sh', 'gpu', 'a job', 'c.py',
+                   argument, '--data-root', 'my data')
+    assert started.returncode == 0, started.stderr
+    lines = started.stdout.splitlines()
+    assert lines[:2] == ['--partition=gpu', '--job-name=a job']
+    assert {'--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4',
+            '--exclude=node1', '--time=1:00'} <= set(lines)
+    option = ['--work-dir'] * (name == 'train')
+    assert lines[lines.index(sys.executable) + 1:] == [
+        '-u', f'{TOOLS}/{name}.py', 'c.py', *option, argument, '--launcher',
+        'slurm', '--data-root', 'my data'
+    ]
