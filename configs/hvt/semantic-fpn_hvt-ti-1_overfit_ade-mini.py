@@ -16,7 +16,7 @@ model = dict(
     data_preprocessor=dict(size=size),
     backbone=dict(drop_path_rate=0.),
     neck=dict(out_channels=64),
-    decode_head=dict(channels=64))
+    decode_head=dict(channels=64, dropout_ratio=0.))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -47,7 +47,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 200
+max_iters = 300
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),

@@ -177,7 +177,7 @@ def test_classifier(tmp_path):
 @pytest.mark.parametrize('name, data_root, number', [
     ('hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py', COCO_MINI, 8),
     ('lit/retinanet_lit-tiny_fpn_overfit_coco-mini.py', COCO_MINI, 4),
-    ('accvit/upernet_accvit-femto_overfit_ade-mini.py', ADE_MINI, 4),
+    ('hvt/upernet_hvt-ti-1_overfit_ade-mini.py', ADE_MINI, 4),
     ('hvt/semantic-fpn_hvt-ti-1_overfit_ade-mini.py', ADE_MINI, 4),
     ('hvt/hvt-ti-1_overfit_imagenet-mini.py', IMAGENET_MINI, 20),
 ])
