@@ -127,14 +127,14 @@ class Run:
 
     @property
     def published(self) -> Dict[str, Tuple[float, str]]:
-        """Published values and sources, only where they may be compared."""
-        if self.zoo is None or self.reasons:
-            return {}
-        return self.zoo.published
+        """Published values of the config of this name and their sources."""
+        return {} if self.zoo is None else self.zoo.published
 
     @property
     def differences(self) -> Dict[str, float]:
-        """Own minus published value by metric."""
+        """Own minus published value by metric, where they are comparable."""
+        if self.reasons:
+            return {}
         return {
             name: self.metrics[name] - value
             for name, (value, _) in self.published.items()

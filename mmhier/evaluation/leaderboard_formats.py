@@ -83,11 +83,10 @@ def as_markdown(board: Leaderboard) -> str:
         for table in tables:
             parts.append(f'### {_heading(table)}: {_markdown(table.title)}\n')
             names = _metric_names(table)
-            last = ['Published', 'Difference'
-                    ] if table.comparable else [REASONS]
+            last = 'Difference' if table.comparable else REASONS
             header = [
                 'Config', 'Family', 'Variant', 'Head', 'Schedule', *names,
-                *last, 'Params (M)', 'FLOPs (G)', 'Images/s', 'Memory (MiB)',
+                'Published', last, 'Params (M)', 'FLOPs (G)', 'Images/s', 'Memory (MiB)',
                 'Hardware', 'Seed', 'Checkpoint', 'Data'
             ]
             rows = [header, ['---'] * len(header)]
@@ -108,11 +107,9 @@ def _markdown_row(run: Run, names: Sequence[str], table: Table) -> List[str]:
         record.model.schedule,
         *(_number(run.metrics.get(name)) for name in names)
     ]
-    if table.comparable:
-        cells += [_published(run), _differences(run)]
-    else:
-        cells.append('; '.join(run.reasons))
     cells += [
+        _published(run),
+        _differences(run) if table.comparable else '; '.join(run.reasons),
         _number(record.model.params / 1e6, 2), _flops(run),
         _number(record.cost.images_per_second, 2),
         f'{record.cost.peak_memory / 2**20:.0f} ({record.cost.memory_of})',
@@ -228,12 +225,11 @@ _COST_COLUMNS = (('Params', True, True), ('FLOPs', True, True),
 
 def _html_table(table: Table) -> str:
     names = _metric_names(table)
-    last = ((('Published', False, True), ('Difference', False, True))
-            if table.comparable else
-            ((REASONS, False, False), ))
     columns = [
-        *_RUN_COLUMNS, *((name, False, True) for name in names), *last,
-        *_COST_COLUMNS
+        *_RUN_COLUMNS, *((name, False, True) for name in names),
+        ('Published', not table.comparable, True),
+        ('Difference', False, True) if table.comparable else
+        (REASONS, False, False), *_COST_COLUMNS
     ]
     head = '\n'.join(
         f'<th scope="col"{_classes(hidden, number)}>'
@@ -258,12 +254,13 @@ def _html_run(run: Run, names: Sequence[str],
              (model.schedule, _leading_number(model.schedule))]
     cells += [(_number(run.metrics.get(name)), run.metrics.get(name))
               for name in names]
+    published = [value for value, _ in run.published.values()]
+    cells.append((_published(run).replace(' (', '\n(', 1),
+                  published[0] if published else None))
     if table.comparable:
-        published = [value for value, _ in run.published.values()]
         differences = list(run.differences.values())
-        cells += [(_published(run).replace(' (', '\n(', 1),
-                   published[0] if published else None),
-                  (_differences(run), differences[0] if differences else None)]
+        cells.append(
+            (_differences(run), differences[0] if differences else None))
     else:
         reasons = '; '.join(run.reasons)
         cells.append((reasons, reasons))

@@ -10,9 +10,9 @@ import mmengine
 import pytest
 import torch
 from mmengine.config import Config
+from packaging.version import Version
 from mmhier import apis
 from mmhier.checkpoints import read_checkpoint
-from packaging.version import Version
 from .conftest import CONFIGS
 
 ROOTS = {
