@@ -1,9 +1,14 @@
 """Each pytest worker gets one thread: small tensors gain nothing from more."""
+import gc
+import sys
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
 
 torch.set_num_threads(1)
+
+_num_frozen_modules = 0
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +16,15 @@ def default_scope_of_its_own():
     """A runner leaves its default scope behind, and other tests none."""
     yield
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def imported_modules_left_to_themselves():
+    """Each dataset of mmengine calls gc.collect(), which takes half a second
+    where it looks at all that the imports have made."""
+    yield
+    global _num_frozen_modules
+    if len(sys.modules) > _num_frozen_modules + 100:
+        gc.collect()
+        gc.freeze()
+        _num_frozen_modules = len(sys.modules)
