@@ -9,11 +9,9 @@ _base_ = [
     '../_base_/seg_runtime.py'
 ]
 
-lowest_metrics = {'mIoU': 28.}
+lowest_metrics = {'mIoU': 40.}
 
 norm_cfg = dict(type='BN')
-# Four pixels in five are "other".
-class_weight = [0.2] + [1.] * 6
 model = dict(
     num_classes=len(_base_.classes),
     data_preprocessor=dict(size=_base_.size),
@@ -30,17 +28,12 @@ model = dict(
     decode_head=dict(
         channels=64,
         norm_cfg=norm_cfg,
-        loss_decode=dict(class_weight=class_weight)),
+        loss_decode=dict(class_weight=_base_.class_weight)),
     auxiliary_head=dict(
         channels=32,
         norm_cfg=norm_cfg,
-        loss_decode=dict(class_weight=class_weight)))
+        loss_decode=dict(class_weight=_base_.class_weight)))
 
-# 12 passes over 800 pictures.
-max_iters = 1200
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].end = max_iters
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 
 default_hooks = dict(logger=dict(interval=10))
