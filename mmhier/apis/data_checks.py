@@ -95,8 +95,9 @@ class _Checks:
             raise UserError(f'{name}.data_root={root} is not a folder: point '
                             'the config at your data with --data-root DIR')
         ann_file = dataset.get('ann_file')
-        if isinstance(ann_file, str) and ann_file:
-            ann_file = osp.join(root, ann_file)
+        if ann_file:
+            if isinstance(ann_file, str):
+                ann_file = osp.join(root, ann_file)
             _check_file(f'{name}.ann_file', ann_file)
         folders = _image_folders(name, dataset)
         dataset_class = dataset_class_of(dataset)
@@ -229,7 +230,10 @@ def _image_folders(name: str, dataset: dict) -> Dict[str, str]:
 
 
 def _check_file(name: str, path: Any) -> None:
-    if isinstance(path, str) and '://' not in path and not osp.isfile(path):
+    if path and not isinstance(path, str):
+        # open() would take a number for an open file, and close it.
+        raise UserError(f'{name}={path!r} is not the path of a file')
+    if path and '://' not in path and not osp.isfile(path):
         raise UserError(f'{name}={path} does not exist: check the path, or '
                         'point the config at your data with --data-root DIR')
 

@@ -86,8 +86,8 @@ def as_markdown(board: Leaderboard) -> str:
             last = 'Difference' if table.comparable else REASONS
             header = [
                 'Config', 'Family', 'Variant', 'Head', 'Schedule', *names,
-                'Published', last, 'Params (M)', 'FLOPs (G)', 'Images/s', 'Memory (MiB)',
-                'Hardware', 'Seed', 'Checkpoint', 'Data'
+                'Published', last, 'Params (M)', 'FLOPs (G)', 'Images/s',
+                'Memory (MiB)', 'Hardware', 'Seed', 'Checkpoint', 'Data'
             ]
             rows = [header, ['---'] * len(header)]
             rows += [_markdown_row(run, names, table) for run in table.runs]

@@ -1,0 +1,338 @@
+"""The dry run before a training: everything that can go wrong, looked at."""
+import resource
+import tempfile
+import time
+import traceback
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Dict, Iterator, List, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.runner.amp import autocast
+from PIL import Image
+from torch import nn
+from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from .checkpoints import CheckpointFitHook, safe_checkpoints
+from .config import iter_datasets, load_config
+from .data_checks import check_data
+from .errors import UserError, mistakes_as_user_errors
+
+LEVELS = ('error', 'warning', 'note')
+_PHASES = ('train', 'val', 'test')
+_GIB = 1024**3
+
+
+@dataclass
+class Finding:
+    """Something that a dry run found.
+
+    Attributes:
+        level (str): 'error' (training would fail or learn nothing),
+            'warning' (probably not what was meant) or 'note'.
+        subject (str): What it is about, such as 'train data' or 'model'.
+        message (str): What was found and what to do.
+    """
+    level: str
+    subject: str
+    message: str
+
+
+def check_config(config: str,
+            *,
+            data_root: Optional[str] = None,
+            classes: Optional[List[str]] = None,
+            checkpoint: Optional[str] = None,
+            every_file: bool = False,
+            num_gpus: int = 1,
+            cfg_options: Optional[Dict[str, Any]] = None) -> List[Finding]:
+    """Try everything that a training needs, without training.
+
+    Nothing is written but to a temporary folder. A part that fails ends as a
+    finding, whichever package raised the error, and the parts that do not
+    need it are tried all the same.
+
+    Args:
+        config (str): Config file for mmdet, mmseg or mmpretrain.
+        data_root (str, optional): See :func:`mmhier.apis.load_config`.
+        classes (list[str], optional): See :func:`mmhier.apis.load_config`.
+        checkpoint (str, optional): Compared with the model as
+            ``tools/test.py`` would. Defaults to None.
+        every_file (bool): Decode every image rather than 100 spread evenly
+            over each set. Defaults to False.
+        num_gpus (int): Processes of the training that is planned, for the
+            batch size in all. Defaults to 1.
+        cfg_options (dict, optional): Values of the config by dotted key.
+
+    Returns:
+        list[Finding]: The worst first.
+    """
+    # mmengine would list every parameter as it is initialized.
+    if not MMLogger.check_instance_created('check'):
+        MMLogger.get_instance('check', log_level='WARNING')
+    with tempfile.TemporaryDirectory() as work_dir, safe_checkpoints():
+        run = _DryRun()
+        with run.part('config'):
+            cfg = load_config(
+                config,
+                work_dir=work_dir,
+                data_root=data_root,
+                classes=classes,
+                cfg_options=cfg_options)
+            init_default_scope(cfg.get('default_scope', 'mmengine'))
+            run.check_all(cfg, checkpoint, every_file, num_gpus)
+    return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
+
+
+class _DryRun:
+    """Collects findings, part by part."""
+
+    def __init__(self) -> None:
+        self.findings: List[Finding] = []
+
+    def add(self, level: str, subject: str, message: str) -> None:
+        self.findings.append(
+            Finding(level, subject, ' '.join(message.split())))
+
+    @contextmanager
+    def part(self, subject: str) -> Iterator[None]:
+        """Turn whatever is raised into a finding: a config can break any
+        line of any package."""
+        try:
+            with mistakes_as_user_errors():
+                yield
+        except UserError as error:
+            self.add('error', subject, str(error))
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            message = ' '.join(str(error).split())[:300]
+            self.add(
+                'error', subject, f'{type(error).__name__}: {message} (raised '
+                f'in {frame.filename}, line {frame.lineno})')
+
+    def check_all(self, cfg: Config, checkpoint: Optional[str],
+                  every_file: bool, num_gpus: int) -> None:
+        """Check data, model, optimizer and one step of each kind."""
+        for phase in _PHASES:
+            if cfg.get(f'{phase}_dataloader') is not None:
+                self.check_phase_data(cfg, phase, every_file)
+        model = None
+        with self.part('model'):
+            model = MODELS.build(cfg.model)
+            model.init_weights()
+            model.to(get_device()).train()
+            count = sum(p.numel() for p in model.parameters())
+            trained = sum(
+                p.numel() for p in model.parameters() if p.requires_grad)
+            self.add('note', 'model', f'{count / 1e6:.2f} M parameters, '
+                     f'{trained / 1e6:.2f} M of them trained')
+        if model is None:
+            return
+        for name in (checkpoint, cfg.get('load_from')):
+            if name:
+                with self.part('checkpoint'):
+                    weights = unwrap_state_dict(read_checkpoint(name))
+                    hook = CheckpointFitHook(complete=name is checkpoint)
+                    self.add('note', 'checkpoint',
+                             f'{name}: {hook.compare(model, weights)}')
+        with self.part('optimizer'):
+            self.check_optimizer(cfg, model, num_gpus)
+        with self.part('training step'):
+            self.check_steps(cfg, model)
+        with self.part('prediction'):
+            loader = Runner.build_dataloader(_single_process(
+                cfg.val_dataloader or cfg.test_dataloader))
+            with torch.no_grad():
+                results = model.eval().val_step(next(iter(loader)))
+            self.add('note', 'prediction', f'{len(results)} images predicted')
+
+    def check_phase_data(self, cfg: Config, phase: str,
+                         every_file: bool) -> None:
+        """Check the data of 'train', 'val' or 'test', and count it."""
+        subject = f'{phase} data'
+        with self.part(subject):
+            check_data(cfg, (phase, ))
+            loader = f'{phase}_dataloader'
+            for name, settings in iter_datasets(cfg[loader], loader):
+                dataset = DATASETS.build(settings)
+                self.count_images(subject, name, dataset, every_file)
+
+    def count_images(self, subject: str, name: str, dataset: Any,
+                     every_file: bool) -> None:
+        """Count images, classes and empty images, and decode files."""
+        if len(dataset) == 0:
+            raise UserError(f'{name} is empty: no image is left of '
+                            f'{dataset.ann_file or dataset.data_root}')
+        step = 1 if every_file else max(1, len(dataset) // 100)
+        sizes, broken, num_empty = [], [], 0
+        for i in range(len(dataset)):
+            info = dataset.get_data_info(i)
+            if 'instances' in info:
+                num_empty += all(
+                    instance.get('ignore_flag')
+                    for instance in info['instances'])
+            if i % step == 0 and isinstance(info.get('img_path'), str):
+                try:
+                    with Image.open(info['img_path']) as image:
+                        image.load()
+                        sizes.append(image.size)
+                except (OSError, ValueError, Image.DecompressionBombError,
+                        SyntaxError) as error:
+                    broken.append(f'{info["img_path"]}: {error}')
+        num_classes = len(dataset.metainfo.get('classes') or ())
+        message = f'{name}: {len(dataset)} images, {num_classes} classes'
+        if num_empty:
+            message += f', {num_empty} images without a label'
+        if sizes:
+            widths, heights = zip(*sizes)
+            message += (
+                f'; {len(sizes)} files decoded, {min(widths)}x{min(heights)} '
+                f'to {max(widths)}x{max(heights)}, median '
+                f'{median(widths):.0f}x{median(heights):.0f} pixels')
+        self.add('note', subject, message)
+        if broken:
+            self.add('error', subject, f'{name}: {len(broken)} images cannot '
+                     f'be read, such as {broken[0]}')
+
+    def check_optimizer(self, cfg: Config, model: nn.Module,
+                        num_gpus: int) -> None:
+        """Check the parameter groups, and the rate against the batch."""
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        groups = wrapper.optimizer.param_groups
+        members = [id(p) for group in groups for p in group['params']]
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        if len(members) != len(set(members)):
+            self.add('error', 'optimizer', 'some parameters are in more than '
+                     'one group: look at optim_wrapper.paramwise_cfg')
+        lacking = len(trained - set(members))
+        if lacking:
+            self.add('error', 'optimizer', f'{lacking} trained tensors are in '
+                     'no group, so they would never change')
+        exempt = sum(
+            len(group['params']) for group in groups
+            if not group.get('weight_decay'))
+        rates = sorted({group['lr'] for group in groups})
+        self.add(
+            'note', 'optimizer', f'{type(wrapper.optimizer).__name__}, lr '
+            + ' to '.join(f'{rate:g}' for rate in sorted(
+                {rates[0], rates[-1]}))
+            + f', {exempt} of {len(members)} tensors without weight decay')
+        base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+        accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+        batch = cfg.train_dataloader.batch_size * num_gpus * accumulated
+        if base and base != batch:
+            self.add(
+                'warning', 'learning rate', f'{rates[-1]:g} is meant for '
+                f'batches of {base}, yours hold {batch}: train with '
+                f'--auto-scale-lr, which makes it '
+                f'{rates[-1] * batch / base:g}')
+
+    def check_steps(self, cfg: Config, model: nn.Module) -> None:
+        """Take a training step in each precision of the device."""
+        torch.manual_seed(0)
+        loader = Runner.build_dataloader(_single_process(cfg.train_dataloader))
+        start = time.perf_counter()
+        batch = next(iter(loader))
+        loading = time.perf_counter() - start
+        names = ['bfloat16']
+        if torch.cuda.is_available():
+            names.append('float16')
+        # Twice in float32: the first step also warms up.
+        for name in ('warm-up', 'float32', *names):
+            context = (
+                autocast(dtype=getattr(torch, name))
+                if name in names else nullcontext())
+            model.zero_grad()
+            start = time.perf_counter()
+            with context:
+                data = model.data_preprocessor(batch, True)
+                losses = (
+                    model(**data, mode='loss') if isinstance(data, dict) else
+                    model(*data, mode='loss'))
+            loss, logged = model.parse_losses(losses)
+            loss.backward()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            if name == 'warm-up':
+                continue
+            bad = [k for k, v in logged.items() if not v.isfinite().all()]
+            if bad:
+                self.add('error', f'{name} step',
+                         f'not finite: {", ".join(bad)}')
+            else:
+                self.add('note', f'{name} step', f'loss {loss.item():.4g}, '
+                         f'{seconds:.2f} s')
+            if name == 'float32':
+                self.check_gradients(cfg, model)
+                self.estimate_cost(cfg, len(loader.dataset), seconds, loading)
+        model.zero_grad()
+
+    def check_gradients(self, cfg: Config, model: nn.Module) -> None:
+        """Name the parameters that the loss does not reach."""
+        trained = [(n, p) for n, p in model.named_parameters()
+                   if p.requires_grad]
+        unused = [n for n, p in trained if p.grad is None]
+        dead = [n for n, p in trained
+                if p.grad is not None and not p.grad.any()]
+        if unused:
+            hidden = cfg.get('find_unused_parameters', False)
+            self.add(
+                'warning' if hidden else 'error', 'unused parameters',
+                f'{len(unused)} tensors get no gradient, such as {unused[0]}: '
+                'distributed training would stop at them; leave the layers '
+                'out, or set find_unused_parameters=True')
+        if dead:
+            self.add('warning', 'dead parameters', f'{len(dead)} tensors had '
+                     f'only zeros as gradient in this batch, such as '
+                     f'{dead[0]}')
+
+    def estimate_cost(self, cfg: Config, num_images: int, seconds: float,
+                      loading: float) -> None:
+        """Tell memory, and time of an epoch and of the whole training."""
+        batch_size = cfg.train_dataloader.batch_size
+        if torch.cuda.is_available():
+            peak, kind = torch.cuda.max_memory_allocated(), 'of the GPU'
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            kind = 'of this process'
+        self.add('note', 'memory', f'{peak / _GIB:.1f} GiB {kind} at the peak '
+                 f'of a float32 step of {batch_size} images')
+        num_steps = -(-num_images // batch_size)
+        schedule = cfg.train_cfg
+        total = schedule.get('max_iters') or num_steps * schedule.get(
+            'max_epochs', 1)
+        workers = max(1, cfg.train_dataloader.get('num_workers', 0))
+        slower = max(seconds, loading / workers)
+        self.add(
+            'note', 'time', f'about {_duration(num_steps * slower)} an epoch '
+            f'of {num_images} images, {_duration(total * slower)} for all '
+            f'{total} iterations, on one {get_device()}, without '
+            'validation')
+        if loading / workers > seconds:
+            self.add(
+                'warning', 'time', f'loading a batch takes {loading:.2f} s, '
+                f'longer than a step: raise train_dataloader.num_workers '
+                f'(now {workers})')
+
+
+def _single_process(dataloader: dict) -> dict:
+    """Settings of a dataloader without worker processes."""
+    settings = dict(dataloader, num_workers=0, persistent_workers=False)
+    settings.pop('prefetch_factor', None)
+    return settings
+
+
+def _duration(seconds: float) -> str:
+    """Time in the unit that suits it."""
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    if seconds < 7200:
+        return f'{seconds / 60:.0f} min'
+    return f'{seconds / 3600:.1f} h'
