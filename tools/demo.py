@@ -35,8 +35,8 @@ COLOURS = ((60, 160, 255), (80, 200, 80), (255, 150, 60), (220, 90, 220),
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Draw the shapes set, train a small Mask R-CNN with '
-        'HAT-Net on it, evaluate, and draw predictions.')
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--data-root',
         default='data/shapes',

@@ -95,8 +95,8 @@ def replace(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Write the tables of configs/*/README.md from '
-        'configs/*/metafile.yml.')
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--check',
         action='store_true',

@@ -4,7 +4,7 @@ What the run was goes to test_record_TIME.json in the work dir, which
 tools/replay.py repeats and tools/leaderboard.py tabulates.
 
 Example:
-    python tools/test.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py \
+    python tools/test.py configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py \\
         work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_12.pth
 """
 from mmhier.apis import parse_tool_args, run_tool, test, tool_parser

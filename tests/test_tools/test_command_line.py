@@ -153,3 +153,22 @@ def test_slurm(name, argument, tmp_path, monkeypatch):
         '-u', f'{TOOLS}/{name}.py', 'c.py', *option, argument, '--launcher',
         'slurm', '--data-root', 'my data'
     ]
+
+
+@pytest.mark.parametrize(
+    'path', [
+        path for path in sorted(TOOLS.rglob('*.py'))
+        if 'ArgumentParser' in path.read_text()
+        or 'tool_parser' in path.read_text()
+    ],
+    ids=lambda path: path.stem)
+def test_help_has_examples(path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    tool = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, tool)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', [path.name, '--help'])
+    with pytest.raises(SystemExit) as end:
+        tool.main()
+    assert end.value.code == 0
+    assert f'python tools/{path.relative_to(TOOLS)}' in capsys.readouterr().out

@@ -1,7 +1,10 @@
 """Parameters and multiply-adds of the model of a config, part by part.
 
+Counted are convolutions, linear layers and matrix products, attention
+included, for one image; box heads see 1000 proposals, mask heads 100.
+
 Example:
-    python tools/analysis_tools/get_flops.py \
+    python tools/analysis_tools/get_flops.py \\
         configs/lit/retinanet_lit-small_fpn_1x_coco.py --shape 800 1280
 """
 import argparse
@@ -17,10 +20,8 @@ from mmhier.models.backbones.base import MIN_INPUT_SIZE
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Parameters and multiply-adds of the model of a config, '
-        'part by part. Multiply-adds are those of convolutions, linear layers '
-        'and matrix products, attention included, for one image; box heads '
-        'see 1000 proposals, mask heads 100.')
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='of mmdet, mmseg or mmpretrain')
     parser.add_argument(
         '--shape',

@@ -10,8 +10,8 @@ from mmhier.datasets import generate_shapes
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Draw the shapes set, with COCO instances, ADE20K labels '
-        'and class folders.')
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out_dir', help='root of the set')
     parser.add_argument(
         '--num-train', type=int, default=800, help='defaults to 800')
