@@ -147,10 +147,21 @@ def _add_server(servers: Any, name: str,
     return parser
 
 
+def _find(root: str, *names: str) -> str:
+    """The first path below a folder that is there, else the first of all."""
+    paths = [osp.join(root, name) for name in names]
+    return next(filter(osp.exists, paths), paths[0])
+
+
 def _check_coco(arguments: Dict[str, Any]) -> PackageSummary:
     image_list = arguments['image_list']
     if image_list is None and arguments['data_root'] is not None:
-        image_list = osp.join(arguments['data_root'], TEST_DEV_LIST)
+        # The second part of a name is the test set.
+        testset = osp.basename(arguments['check']).split('_')[1:2]
+        names = [f'annotations/{kind}_{name}.json' for name in testset
+                 for kind in ('image_info', 'instances')]
+        image_list = _find(arguments['data_root'], *names, TEST_DEV_LIST,
+                           'annotations/instances_val2017.json')
     images = None if image_list is None else read_image_list(image_list)
     allowed = arguments['allow_empty_images']
     if allowed == 'all':
@@ -166,7 +177,8 @@ def _check_coco(arguments: Dict[str, Any]) -> PackageSummary:
 def _check_ade20k(arguments: Dict[str, Any]) -> PackageSummary:
     image_dir = arguments['image_dir']
     if image_dir is None and arguments['data_root'] is not None:
-        image_dir = osp.join(arguments['data_root'], TESTING_DIR)
+        image_dir = _find(arguments['data_root'], TESTING_DIR,
+                          'images/validation')
     sizes = None if image_dir is None else read_image_sizes(image_dir)
     return check_ade20k_package(arguments['check'], sizes)
 

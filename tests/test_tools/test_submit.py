@@ -348,3 +348,14 @@ def test_missing_images_may_be_allowed(tool, unlabelled, tmp_path):
         assert '5 of 6 images have no detection' in printed
     status, printed = tool(*check)
     assert status == 0 and 'not checked without an image list' in printed
+
+
+def test_the_name_of_a_package_tells_its_images(tool, coco_root, tmp_path):
+    package = tmp_path / 'detections_val2017_mine_results.zip'
+    with zipfile.ZipFile(package, 'w') as archive:
+        archive.writestr(package.with_suffix('.json').name, '[]')
+    status, printed = tool('coco', '--check', package, '--data-root',
+                           coco_root)
+    assert status == 2
+    path = coco_root / 'annotations' / 'instances_val2017.json'
+    assert f'missing images: 6 of the 6 in {path}' in printed
