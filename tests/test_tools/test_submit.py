@@ -352,10 +352,13 @@ def test_missing_images_may_be_allowed(tool, unlabelled, tmp_path):
 
 def test_the_name_of_a_package_tells_its_images(tool, coco_root, tmp_path):
     package = tmp_path / 'detections_val2017_mine_results.zip'
+    detection = dict(
+        image_id=2, category_id=10, bbox=[1, 2, 30, 20], score=.5)
     with zipfile.ZipFile(package, 'w') as archive:
-        archive.writestr(package.with_suffix('.json').name, '[]')
+        archive.writestr(package.with_suffix('.json').name,
+                         json.dumps([detection]))
     status, printed = tool('coco', '--check', package, '--data-root',
                            coco_root)
     assert status == 2
     path = coco_root / 'annotations' / 'instances_val2017.json'
-    assert f'missing images: 6 of the 6 in {path}' in printed
+    assert f'missing images: 5 of the 6 in {path}' in printed
