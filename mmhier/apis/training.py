@@ -169,6 +169,8 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=unused),
             **(cfg.get('model_wrapper_cfg') or {}))
+        if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+            cfg.strategy.setdefault('model_wrapper', {})['device_id'] = 'cpu'
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:
