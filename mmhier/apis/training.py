@@ -1,7 +1,8 @@
 """Training from a config file."""
+import atexit
 import os.path as osp
 from glob import escape, glob
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
@@ -116,7 +117,7 @@ def train(config: str,
 
 def _resume_from(cfg: Config, resume: str) -> None:
     """Set the checkpoint to go on from, and the seed of its run."""
-    skipped = []
+    skipped: List[str] = []
     if resume == 'auto':
         cfg.load_from, skipped = find_newest_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
@@ -161,6 +162,8 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == 'pytorch' and get_device() == 'cpu':
         # mmengine would give each process a CUDA device.
         torch.distributed.init_process_group('gloo')
+        # Its threads would end a process that exits with them by SIGABRT.
+        atexit.register(torch.distributed.destroy_process_group)
         unused = cfg.get('find_unused_parameters', False)
         cfg.model_wrapper_cfg = dict(
             dict(
