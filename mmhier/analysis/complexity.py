@@ -2,7 +2,7 @@
 """
 from dataclasses import dataclass
 from math import prod
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ def _deform_conv_flops(x, weight, *args, out_shape=None, **kwargs):
 
 def _flop_formulas() -> dict:
     """Formulas for operators that torch's counter does not know."""
-    formulas = {
+    formulas: Dict[Any, Callable] = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
     }
     if hasattr(torch.ops.torchvision, 'deform_conv2d'):

@@ -33,7 +33,8 @@ class DetTTAModel(MMDetTTAModel):
             step.
     """
 
-    def __init__(self, tta_cfg: Optional[dict] = None, **kwargs) -> None:
+    def __init__(self, tta_cfg: Optional[dict] = None,
+                 **kwargs: Any) -> None:
         default = dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         super().__init__(ConfigDict(tta_cfg or default), **kwargs)
@@ -109,7 +110,7 @@ class DetTTAModel(MMDetTTAModel):
                 labels=sample.pred_instances.labels) for sample in merged
         ]
         counts = [len(instances) for instances in results]
-        probabilities = 0
+        probabilities: Any = 0
         for maps, samples in zip(features, views):
             rois = bbox2roi([
                 _boxes_in_view(instances.bboxes, sample.metainfo)

@@ -1,5 +1,5 @@
 """Classification heads of the four papers that mmpretrain does not have."""
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class DropoutClsHead(LinearClsHead):
                  num_classes: int,
                  in_channels: int,
                  dropout_rate: float = 0.2,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)
 
@@ -52,7 +52,7 @@ class ACCViTClsHead(LinearClsHead):
                  in_channels: int,
                  init_cfg: Optional[dict] = dict(
                      type='Normal', layer='Linear', std=0.02),
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(num_classes, in_channels, init_cfg, **kwargs)
         self.norm = nn.LayerNorm(in_channels)
         self.hidden = nn.Linear(in_channels, in_channels)

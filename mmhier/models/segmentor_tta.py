@@ -33,7 +33,8 @@ class SegTTAModel(MMSegTTAModel):
             list[SegDataSample]: One per image, with ``pred_sem_seg``
             (1, H, W) and without ``seg_logits``.
         """
-        merged, totals = [], []
+        merged: List[SegDataSample] = []
+        totals: List[Tensor] = []
         for values in zip(*data.values()):
             samples = self.module.test_step(dict(zip(data, values)))
             for i, sample in enumerate(samples):

@@ -88,14 +88,16 @@ def wire_segmentor(model: dict, num_classes: Optional[int] = None) -> dict:
         ValueError: If a given value disagrees.
     """
     model = deepcopy(model)
+    maps: Optional[Maps] = None
     if model.get('neck') is None:
         source = f"out_channels of {model['backbone']['type']}"
-        maps: Optional[Maps] = declared_channels(model['backbone'])
+        maps = declared_channels(model['backbone'])
     else:
         source = 'neck.out_channels'
         width = _wire_neck(model)
         num_outs = _as_list(model['neck'])[-1].get('num_outs')
-        maps = None if None in (width, num_outs) else [width] * num_outs
+        if width is not None and num_outs is not None:
+            maps = [width] * num_outs
     for name in ('decode_head', 'auxiliary_head'):
         for head in _as_list(model.get(name)):
             channels = None
@@ -144,8 +146,9 @@ class WiredModel:
     """Mixin of the models below: wires their parts, serves layer decay."""
 
     wire: Any
+    backbone: Any
 
-    def __init__(self, num_classes: Optional[int] = None, **kwargs):
+    def __init__(self, num_classes: Optional[int] = None, **kwargs: Any):
         super().__init__(**self.wire(kwargs, num_classes))
 
     def get_layer_depth(self, param_name: str) -> Tuple[int, int]:

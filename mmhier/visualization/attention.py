@@ -144,7 +144,9 @@ def _token(point: Tuple[float, float], stride: int) -> Tuple[int, int]:
     return int(point[1] // stride), int(point[0] // stride)
 
 
-def _hatnet_maps(backbone, module, images, point, stage) -> List[AttentionMap]:
+def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
+                 point: Tuple[float, float],
+                 stage: int) -> List[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     parts = (module, ) if module.grid_size == 1 else (module, module.q,
@@ -184,7 +186,9 @@ def _split_sequence(module: SelfAttention, x: Tensor) -> Tuple[Tensor, Tensor]:
     return q, k
 
 
-def _lit_maps(backbone, module, images, point, stage) -> List[AttentionMap]:
+def _lit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
+              point: Tuple[float, float],
+              stage: int) -> List[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     x, height, width = _run(backbone, images, module)[module][0]
@@ -206,7 +210,8 @@ def _lit_maps(backbone, module, images, point, stage) -> List[AttentionMap]:
     ]
 
 
-def _hvt_maps(backbone, module, images, point) -> List[AttentionMap]:
+def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
+              point: Tuple[float, float]) -> List[AttentionMap]:
     row, column = _token(point, PATCH_SIZE)
     rows, columns = (-(-side // PATCH_SIZE) for side in images.shape[2:])
     layout = TokenLayout(rows, columns, backbone.pool_mode)
@@ -229,7 +234,9 @@ def _hvt_maps(backbone, module, images, point) -> List[AttentionMap]:
     ]
 
 
-def _accvit_maps(backbone, module, images, point, stage) -> List[AttentionMap]:
+def _accvit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
+                 point: Tuple[float, float],
+                 stage: int) -> List[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     token = _token(point, stride)
     calls = _run(backbone, images, *module.branches)

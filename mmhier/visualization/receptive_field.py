@@ -26,7 +26,7 @@ def effective_receptive_field(backbone: nn.Module,
     Raises:
         ValueError: If the output depends on no pixel.
     """
-    total = 0.
+    total = torch.zeros(())
     for images in batches:
         images = images.detach().clone().requires_grad_()
         output = backbone(images)[out_index]

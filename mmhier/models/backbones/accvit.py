@@ -9,7 +9,7 @@ The authors published neither code nor weights: this is a reconstruction, and
 Maps are channels-last in memory throughout, so that convolutions, BatchNorm
 and attention over windows pass them on without copies.
 """
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -272,7 +272,10 @@ class Block(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-def _arch(embed_dims, depths, stem_channels=64, head_dim=32) -> dict:
+def _arch(embed_dims: Sequence[int],
+          depths: Sequence[int],
+          stem_channels: int = 64,
+          head_dim: int = 32) -> dict:
     return dict(
         embed_dims=embed_dims,
         depths=depths,
@@ -370,11 +373,11 @@ class ACCViT(HierarchicalBackbone):
     topologies = ('gated_residual', 'figure')
 
     def __init__(self,
-                 arch='tiny',
+                 arch: Union[str, dict] = 'tiny',
                  drop_path_rate: float = 0.,
                  topology: str = 'gated_residual',
                  norm_cfg: Optional[dict] = None,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(arch, **kwargs)
         settings = self.settings
         dims = settings['embed_dims']

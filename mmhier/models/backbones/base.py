@@ -2,7 +2,17 @@
 from abc import abstractmethod
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from mmengine.model import BaseModule
@@ -14,7 +24,7 @@ from mmhier.checkpoints.loading import load_backbone_weights
 MIN_INPUT_SIZE = 32
 
 
-def _any_size_when_exporting():
+def _any_size_when_exporting() -> ContextManager:
     """Keep torch.export from tying a graph to sizes that oneDNN prefers.
 
     Which kernel takes a convolution of one CPU image depends on its size; the
@@ -28,7 +38,7 @@ def _any_size_when_exporting():
 
 
 @contextmanager
-def _kept_statistics(module: nn.Module):
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
     """Restore the BatchNorm statistics of `module` on leaving."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     buffers = [b for norm in norms for b in norm.buffers()]
@@ -102,8 +112,12 @@ class HierarchicalBackbone(BaseModule):
         for cfg in init_cfg or ():
             if cfg['type'] == 'Pretrained':
                 self.pretrained_cfg = cfg
-        others = [c for c in init_cfg or () if c is not self.pretrained_cfg]
-        super().__init__(others or deepcopy(self.default_init_cfg))
+        initializers: Union[dict, List[dict], None] = [
+            cfg for cfg in init_cfg or () if cfg is not self.pretrained_cfg
+        ]
+        if not initializers:
+            initializers = deepcopy(self.default_init_cfg)
+        super().__init__(initializers)
 
         self.settings = self.resolve_arch(arch)
         num_outputs = len(self.all_strides)
@@ -223,7 +237,7 @@ class HierarchicalBackbone(BaseModule):
         """
         return []
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Initialize as the authors did, then load pretrained weights."""
         super().init_weights()
         if self.pretrained_cfg is not None:
@@ -259,7 +273,7 @@ class HierarchicalBackbone(BaseModule):
         with _any_size_when_exporting():
             return self.forward_maps(x)
 
-    def run_block(self, block: nn.Module, *args):
+    def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Call `block`, recomputing it in the backward pass if with_cp.
 
         BatchNorm statistics are updated by the first pass only.

@@ -12,7 +12,7 @@ Differences from the authors' code:
 - tokens are channels-last throughout, 1x1 convolutions are linear layers over
   them; the weights keep the authors' names and shapes.
 """
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -203,7 +203,10 @@ class Downsample(nn.Module):
         return self.norm(self.conv(x))
 
 
-def _arch(embed_dims, depths, head_dim, kernel_sizes=(3, 3, 3, 3)) -> dict:
+def _arch(embed_dims: Sequence[int],
+          depths: Sequence[int],
+          head_dim: int,
+          kernel_sizes: Sequence[int] = (3, 3, 3, 3)) -> dict:
     return dict(
         embed_dims=embed_dims,
         depths=depths,
@@ -258,7 +261,10 @@ class HATNet(HierarchicalBackbone):
         dict(type='Constant', layer='GroupNorm', val=1, bias=0),
     ]
 
-    def __init__(self, arch='tiny', drop_path_rate: float = 0., **kwargs):
+    def __init__(self,
+                 arch: Union[str, dict] = 'tiny',
+                 drop_path_rate: float = 0.,
+                 **kwargs: Any):
         super().__init__(arch, **kwargs)
         settings = self.settings
         dims = settings['embed_dims']

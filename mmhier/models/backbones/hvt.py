@@ -17,7 +17,7 @@ Differences from the authors' code:
   have: tokens at four depths are normalised, put back on the grid of patches
   and rescaled, as BEiT and XCiT do.
 """
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -371,14 +371,14 @@ class HVT(HierarchicalBackbone):
     new_parameters = ('norm_', 'pyramid.')
 
     def __init__(self,
-                 arch='s-1',
+                 arch: Union[str, dict] = 's-1',
                  drop_path_rate: float = 0.1,
                  pool_mode: str = '1d',
                  tap_indices: Optional[Sequence[int]] = None,
                  norm_cfg: dict = dict(type='BN'),
                  out_type: str = 'featmap',
                  out_indices: Optional[Sequence[int]] = None,
-                 **kwargs):
+                 **kwargs: Any):
         if out_indices is None:
             out_indices = (3, ) if out_type == 'avg_featmap' else range(4)
         super().__init__(arch, out_indices=out_indices, **kwargs)

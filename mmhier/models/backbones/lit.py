@@ -18,7 +18,7 @@ Differences from the authors' code:
 """
 import math
 from contextlib import nullcontext
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -162,12 +162,12 @@ class Attention(SelfAttention):
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, height: int,
-            width: int) -> Tensor:
-        """(B, num_heads, height * width, d) each; more tokens, which precede
-        those of the grid, only without a bias."""
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
+        """(B, num_heads, height * width, d) each, then height and width; more
+        tokens, which precede those of the grid, only without a bias."""
         if self.bias_size is None:
             return attend(q, k, v, attn_impl=self.attn_impl)
+        height, width = context
         table = resize_bias_table(self.relative_position_bias_table, height,
                                   width)
         if self.attn_impl == 'auto' and not (torch.compiler.is_compiling()
@@ -241,6 +241,7 @@ class Stage(nn.Module):
         if pos_embed is not None:
             self.pos_embed = nn.Parameter(trunc_normal_(pos_embed, std=0.02))
         if cls_token:
+            assert pos_embed is not None
             self.cls_token = nn.Parameter(
                 trunc_normal_(pos_embed.new_empty(1, 1, pos_embed.shape[2]),
                               std=0.02))
@@ -261,6 +262,7 @@ class Stage(nn.Module):
         return x
 
     def _resized_pos_embed(self, height: int, width: int) -> Tensor:
+        assert self.pos_embed is not None
         side = math.isqrt(self.pos_embed.shape[1])
         if not torch.compiler.is_compiling() and (height,
                                                   width) == (side, side):
@@ -380,7 +382,7 @@ class LIT(HierarchicalBackbone):
                  out_norms: Optional[Sequence[int]] = None,
                  bias_size: Union[int, Tuple[int, int], None] = None,
                  norm_cfg: dict = dict(type='BN'),
-                 **kwargs):
+                 **kwargs: Any):
         if out_type not in self.out_types:
             raise ValueError(f'out_type={out_type!r} of LIT: expected one of '
                              f'{", ".join(map(repr, self.out_types))}')
@@ -447,7 +449,9 @@ class LIT(HierarchicalBackbone):
                     'expected divisors of the last two of embed_dims='
                     f'{settings["embed_dims"]}')
 
-    def _resolve_bias_size(self, bias_size) -> Tuple[Optional[int], ...]:
+    def _resolve_bias_size(
+            self, bias_size: Union[int, Tuple[int, int], None]
+    ) -> Tuple[Optional[int], ...]:
         """Sides of the grids of the bias tables, per stage; None without."""
         if self.settings['position'] == 'absolute':
             if bias_size is not None:
@@ -470,7 +474,8 @@ class LIT(HierarchicalBackbone):
                 '(segmentation)')
         return (None, None, *sides)
 
-    def _resolve_out_norms(self, out_norms) -> List[int]:
+    def _resolve_out_norms(self,
+                           out_norms: Optional[Sequence[int]]) -> List[int]:
         """Levels that are returned with a norm."""
         if out_norms is None:
             absolute = self.settings['position'] == 'absolute'
@@ -547,6 +552,8 @@ class LIT(HierarchicalBackbone):
             if (name.endswith(BIAS_TABLE) and name in own
                     and table.shape != own[name].shape):
                 side = self.bias_sizes[int(name.split('.')[1])]
+                # Only stages with a size have a table.
+                assert side is not None
                 state_dict[name] = resize_bias_table(table.float(), side, side)
                 resized.append(name)
         return resized

@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, x: Tensor, *context) -> Tensor:
+    def forward(self, x: Tensor, *context: int) -> Tensor:
         """(B, N, C) -> (B, N, C); `context` is what :meth:`mix` asks for."""
         batch, num_tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
@@ -72,6 +72,6 @@ class SelfAttention(nn.Module):
         x = self.mix(q, k, v, *context)
         return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, channels))
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
         """Attention of (B, num_heads, N, C / num_heads) each."""
         return attend(q, k, v, attn_impl=self.attn_impl)

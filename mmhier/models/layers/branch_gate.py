@@ -1,5 +1,5 @@
 """Weighted sum of parallel branches whose weights depend on the input."""
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,17 @@ class BranchGate(nn.Conv2d):
         shape = (self.in_channels, len(branches))
         weight = self.weight.view(shape).t()[:, None, None].contiguous()
         bias = self.bias.view(shape).t()[:, None, None].contiguous()
+        factors: Optional[Tensor] = None
         if scales is not None:
-            scales = torch.stack(list(scales)).flatten(2, 3)
+            factors = torch.stack(list(scales)).flatten(2, 3)
         if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
-            out = _GatedSum.apply(x.flatten(1, 2), weight, bias, scales,
+            out = _GatedSum.apply(x.flatten(1, 2), weight, bias, factors,
                                   *(y.flatten(1, 2) for y in branches))
             return out.view_as(branches[0])
         gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
         gates = gates.softmax(0)
-        if scales is not None:
-            gates = gates * scales[:, :, None]
+        if factors is not None:
+            gates = gates * factors[:, :, None]
         total = sum(gate * y for gate, y in zip(gates, branches))
         return total.to(branches[0].dtype)
 
@@ -68,7 +69,7 @@ class _GatedSum(torch.autograd.Function):
     CHUNK_ELEMENTS = 2**16
 
     @staticmethod
-    def chunks(x: Tensor):
+    def chunks(x: Tensor) -> List[slice]:
         """Slices of N that together cover x."""
         batch, length, channels = x.shape
         size = length
