@@ -73,7 +73,8 @@ def check_export(model: torch.nn.Module,
                 expected = (expected, )
             for name, a, b in zip(graph.outputs, run(inputs), expected):
                 differences.append(
-                    Difference(path.name, tuple(size), name, _error(a, b)))
+                    Difference(path.name, (size[0], size[1]), name,
+                               _error(a, b)))
     return differences
 
 

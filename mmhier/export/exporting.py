@@ -141,7 +141,7 @@ def load_model(config: str,
     Raises:
         UserError: If the config or the checkpoint cannot be used.
     """
-    cfg = load_model_config(config, cfg_options)
+    cfg = load_model_config(config, cfg_options=cfg_options)
     datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
     with mistakes_as_user_errors():
         metainfo: Dict[str, Any] = {}

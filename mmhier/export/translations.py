@@ -35,15 +35,15 @@ def translations() -> Dict[Callable, Callable]:
         kernel, stride, padding = (
             list(sizes) * (2 // len(sizes))
             for sizes in (kernel_size, stride or kernel_size, padding))
-        sums = divisor_override is not None
         out = op.AveragePool(
             self,
             kernel_shape=kernel,
             strides=stride,
             pads=padding * 2,
             ceil_mode=ceil_mode,
-            count_include_pad=count_include_pad or sums)
-        if sums:
+            count_include_pad=(count_include_pad
+                               or divisor_override is not None))
+        if divisor_override is not None:
             factor = kernel[0] * kernel[1] / divisor_override
             out = op.Mul(out, op.CastLike(factor, self))
         return out

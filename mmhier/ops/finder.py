@@ -2,7 +2,8 @@
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from typing import Callable
+from types import ModuleType
+from typing import Callable, Optional, Sequence
 
 
 def get_operator(name: str) -> Callable:
@@ -35,18 +36,22 @@ class OperatorLoader(Loader):
     def create_module(self, spec: ModuleSpec) -> None:
         """Leave the creation of the module to Python."""
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         """Make every operator an attribute of ``module``."""
-        module.__getattr__ = get_operator
+        module.__getattr__ = get_operator  # type: ignore[method-assign]
 
 
 class OperatorFinder(MetaPathFinder):
     """Finds ``mmcv._ext`` when nothing before it on the meta path did."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self,
+                  fullname: str,
+                  path: Optional[Sequence[str]] = None,
+                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
         """Return a spec for ``mmcv._ext``, None for every other module."""
         if fullname == 'mmcv._ext':
             return ModuleSpec(fullname, OperatorLoader(), origin=__name__)
+        return None
 
 
 def is_registered() -> bool:

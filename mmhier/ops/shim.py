@@ -93,7 +93,7 @@ def remove_shim() -> Optional[Path]:
     """
     spec = find_spec('mmcv')
     # Not find_mmcv_folder: the file may outlive the mmcv it was written for.
-    for folder in (spec.submodule_search_locations if spec else []):
+    for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder) / '_ext.py'
         if is_shim(path):
             path.unlink()

@@ -35,7 +35,8 @@ def _inspect_operators() -> Tuple[str, str]:
     if mmcv_folder is None:
         return 'missing', 'mmcv is not installed'
     spec = PathFinder.find_spec('mmcv._ext', [str(mmcv_folder)])
-    if spec is not None and not is_shim(Path(spec.origin)):
+    if (spec is not None and spec.origin is not None
+            and not is_shim(Path(spec.origin))):
         return _inspect_own_extension(spec.origin)
     if find_spec('torchvision') is None:
         return 'missing', ('mmcv has no compiled operators and torchvision '

@@ -7,7 +7,7 @@ of them compute in float32.
 """
 import functools
 import multiprocessing
-from typing import Callable
+from typing import Any, Callable, Tuple, Union
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
     return torch.from_numpy(order)
 
 
-def _soft_nms_weight(iou: np.ndarray, iou_threshold: np.floating,
+def _soft_nms_weight(iou: np.ndarray, iou_threshold: Union[float, np.floating],
                      sigma: float, method: int) -> np.ndarray:
     if method == 2:
         return np.exp(-(iou * iou).astype(np.float64) / sigma).astype(
@@ -217,7 +217,7 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
 
 
 def _focal_sign_and_scale(input: Tensor, target: Tensor, weight: Tensor,
-                          alpha: float):
+                          alpha: float) -> Tuple[Tensor, Tensor]:
     """Return 1 at positives and -1 at negatives, and the loss's weight."""
     dtype = _compute_dtype(input)
     classes = torch.arange(input.size(1), device=input.device)
@@ -247,7 +247,7 @@ def _compute_dtype(*tensors: Tensor) -> torch.dtype:
                             torch.float32)
 
 
-def _call_torchvision(name: str, tensor: Tensor, *args) -> Tensor:
+def _call_torchvision(name: str, tensor: Tensor, *args: Any) -> Tensor:
     try:
         return getattr(torch.ops.torchvision, name)(tensor, *args)
     except (AttributeError, NotImplementedError) as error:

@@ -53,6 +53,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_cfg_options_change_the_model(folder):
+    options = {'model.backbone.arch.depths': (1, 1, 1, 2)}
+    model, _ = load_model(str(folder / 'config.py'), None, options)
+    assert len(model.backbone.layers[3].blocks) == 2
+
+
 def commands():
     """Arguments of tools/export.py in the guide."""
     lines = (ROOT / 'docs' / 'export.md').read_text().splitlines()
