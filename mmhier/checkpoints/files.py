@@ -2,7 +2,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
 import torch
 import mmhier
@@ -103,7 +103,7 @@ def publish_checkpoint_file(source: Union[str, Path],
             f'{source} holds averaged weights and those that the optimizer '
             'left: choose with --ema averaged (which were evaluated in '
             'training) or --ema raw')
-    if ema == 'raw':
+    if ema == 'raw' and averages is not None:
         # EMAHook swaps the two when it saves.
         weights.update({
             name: value
@@ -155,7 +155,7 @@ def _write_with_hash(content: dict, target: Union[str, Path],
     return named
 
 
-def _find_family(state_dict: dict, source: Path) -> Tuple[type, dict]:
+def _find_family(state_dict: dict, source: Path) -> Tuple[Type[Any], dict]:
     """Backbone class whose official names these are, and new names."""
     MODELS.import_from_location()
     families = [
@@ -172,7 +172,7 @@ def _find_family(state_dict: dict, source: Path) -> Tuple[type, dict]:
         f'with {", ".join(list(state_dict)[:3])}')
 
 
-def _find_arch(family: type, state_dict: dict,
+def _find_arch(family: Type[Any], state_dict: dict,
                source: Path) -> Tuple[str, LoadReport]:
     """Variant that the weights fit best, and how."""
     reports = {}

@@ -36,8 +36,9 @@ def name_with_hash(path: Union[str, Path], sha256: str) -> Path:
     """``model-1a2b3c4d.pth`` for ``model.pth``, in place of an older hash."""
     path = Path(path)
     stem = path.stem
-    if hash_in_name(path) is not None:
-        stem = _HASHED.fullmatch(stem)['stem']
+    match = _HASHED.fullmatch(stem)
+    if match is not None and hash_in_name(path) is not None:
+        stem = match['stem']
     return path.with_name(f'{stem}-{sha256[:8]}{path.suffix}')
 
 

@@ -1,5 +1,5 @@
 """Chosen photos of a COCO-style dataset."""
-from typing import List, Sequence
+from typing import Any, List, Sequence
 
 from mmdet.datasets import CocoDataset
 from mmhier.registry import DATASETS
@@ -17,7 +17,8 @@ class CocoSubset(CocoDataset):
         ValueError: If an id is not in the annotation file.
     """
 
-    def __init__(self, *args, img_ids: Sequence[int], **kwargs) -> None:
+    def __init__(self, *args: Any, img_ids: Sequence[int],
+                 **kwargs: Any) -> None:
         self.img_ids = set(img_ids)
         super().__init__(*args, **kwargs)
 

@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Union
+from typing import Any, Dict, List, Union
 
 import cv2
 import numpy as np
@@ -225,14 +225,15 @@ def _write_scenes(root: Path, split: str, num_images: int, first_id: int,
     for directory in (photo_dir, linked_dir, label_dir):
         directory.mkdir(parents=True)
 
-    images, annotations = [], []
+    images: List[Dict[str, Any]] = []
+    annotations: List[Dict[str, Any]] = []
     for index in range(num_images):
         rng = np.random.default_rng([seed, 0, _SPLITS.index(split), index])
         scene = _Scene(rng, image_size)
         if index % 16 != 15:
             if index % 8 == 3:
                 scene.add_crowd()
-            scene.add_shapes(rng.integers(2, 9))
+            scene.add_shapes(int(rng.integers(2, 9)))
 
         image_id = first_id + index
         name = f'{image_id:012d}'
@@ -300,9 +301,9 @@ class _Scene:
         self.pixels = _texture(rng, size, rng.uniform(10, 110, 3))
         self.owner = np.zeros((size, size), np.int32)
         # Instance k owns the pixels with owner k + 1.
-        self.labels = []
-        self.is_crowd = []
-        self.full_areas = []
+        self.labels: List[int] = []
+        self.is_crowd: List[bool] = []
+        self.full_areas: List[int] = []
 
     @property
     def image(self) -> np.ndarray:
@@ -310,7 +311,7 @@ class _Scene:
 
     def add_shapes(self, number: int) -> None:
         for _ in range(number):
-            label = self.rng.integers(len(SHAPE_CLASSES))
+            label = int(self.rng.integers(len(SHAPE_CLASSES)))
             length = self.rng.uniform(_MIN_SHAPE, self.size / 2)
             for _ in range(20):
                 if self.add_shape(label, length):
@@ -434,6 +435,7 @@ def _texture(rng: np.random.Generator, size: int,
     across = np.cos(angle) * rows - np.sin(angle) * columns
     period = rng.uniform(5, 24)
     kind = rng.integers(6)
+    pattern: np.ndarray
     if kind == 0:
         pattern = np.zeros((size, size), np.float32)
     elif kind == 1:

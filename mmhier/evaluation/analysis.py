@@ -242,7 +242,8 @@ def average_precision_gains(images: Sequence[ImageDetections],
     right = kinds == 'right'
     classes = np.flatnonzero(num_objects)
 
-    def mean_ap(labels, right, kept, num_objects) -> float:
+    def mean_ap(labels: np.ndarray, right: np.ndarray, kept: np.ndarray,
+                num_objects: np.ndarray) -> float:
         values = []
         for i in classes:
             chosen = kept & (labels == i)

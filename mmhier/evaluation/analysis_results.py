@@ -240,8 +240,8 @@ def _image_detections(info: dict, sample: dict, iou_type: str,
     instances = info['instances']
     is_crowd = np.array([item['ignore_flag'] for item in instances], bool)
     boxes = np.array([item['bbox'] for item in instances], float)
-    regions = _to_xywh(np.asarray(found['bboxes'], float))
-    truth = _to_xywh(boxes)
+    regions: Any = _to_xywh(np.asarray(found['bboxes'], float))
+    truth: Any = _to_xywh(boxes)
     areas, true_areas = regions[:, 2:].prod(1), truth[:, 2:].prod(1)
     masks = [
         _to_rle(item['mask'], info) for item in instances if 'mask' in item

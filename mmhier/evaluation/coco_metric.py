@@ -118,11 +118,13 @@ class CocoMetric(MMDetCocoMetric):
             not three ``proposal_nums``.
     """
 
+    iou_thrs: np.ndarray
+
     def __init__(self,
-                 *args,
+                 *args: Any,
                  backend: str = 'auto',
                  proposal_nums: Sequence[int] = (1, 10, 100),
-                 **kwargs) -> None:
+                 **kwargs: Any) -> None:
         self.eval_class = coco_eval_class(backend)
         with mock.patch(f'{_MMDET_MODULE}.COCO', TolerantCOCO):
             super().__init__(
@@ -151,7 +153,7 @@ class CocoMetric(MMDetCocoMetric):
                              'and the model predicts none: evaluate bbox only')
         evaluations: List[COCOeval] = []
 
-        class Recording(self.eval_class):
+        class Recording(self.eval_class):  # type: ignore[name-defined]
 
             def summarize(self) -> None:
                 super().summarize()

@@ -10,7 +10,17 @@ import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeGuard,
+    Union,
+)
 
 import numpy as np
 from .packages import (
@@ -244,6 +254,8 @@ def check_coco_package(path: Union[str, Path],
     detections = _parse(content, problems) if content is not None else None
     if detections is None:
         problems.raise_if_any()
+    # A file that could not be read is a problem.
+    assert detections is not None
     task = 'bbox'
     if any('segmentation' in d for d in detections if isinstance(d, dict)):
         task = 'segm'
@@ -306,7 +318,7 @@ class _Detections:
         self.num_twice = 0
         self.num_boxes_beside_masks = 0
         self.num_leaving = 0
-        self.corner_boxes: List[Tuple[bool, bool]] = []
+        self.corner_boxes: List[bool] = []
         self.corner_images: set = set()
 
     def add(self, index: int, detection: Any) -> None:
@@ -329,7 +341,9 @@ class _Detections:
             image_id = None
         self._check_category(detection.get('category_id'), at)
         self._check_score(detection.get('score'), at)
-        size = self.images.sizes.get(image_id) if self.images else None
+        size = None
+        if self.images and image_id is not None:
+            size = self.images.sizes.get(image_id)
         if self.key == 'bbox':
             self._check_box(detection.get('bbox'), size, image_id, at)
         else:
@@ -446,7 +460,7 @@ class _Detections:
         then, but not in all images.
         """
         if self.num_leaving and self.corner_boxes:
-            enough = np.mean(self.corner_boxes) > 0.99
+            enough = bool(np.mean(self.corner_boxes) > 0.99)
         else:
             enough = (
                 len(self.corner_boxes) >= _MIN_BOXES
@@ -483,7 +497,7 @@ class _Detections:
         return notes
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -11,7 +11,18 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeGuard,
+    Union,
+)
 
 from mmengine.config import Config
 from .published import ZooModel, read_zoo
@@ -116,7 +127,7 @@ class Run:
     def metrics(self) -> Dict[str, float]:
         """Values in per cent by column of :data:`METRICS`, as far as known.
         """
-        values = {}
+        values: Dict[str, float] = {}
         scale = 100. if self.record.task == 'detection' else 1.
         for column, key in METRICS.get(self.record.task, {}).items():
             for name, value in self.record.metrics.items():
@@ -202,18 +213,22 @@ def build_leaderboard(folders: Sequence[Union[str, Path]]) -> Leaderboard:
     return Leaderboard(_tables(runs), warnings)
 
 
-def _collect(folders: Sequence[Union[str, Path]]):
+def _collect(
+    folders: Sequence[Union[str, Path]]
+) -> Tuple[Dict[Path, EvaluationRecord], Dict[Path, TrainingRecord],
+           List[str]]:
     """Records of tests and of trainings by path, and warnings."""
     tests: Dict[Path, EvaluationRecord] = {}
     trainings: Dict[Path, TrainingRecord] = {}
     warnings: Dict[Path, str] = {}
+    kinds: Sequence[Tuple[type, Dict[Path, Any], str]] = (
+        (EvaluationRecord, tests, 'test_record_*.json'),
+        (TrainingRecord, trainings, 'train_record.json'))
     for folder in folders:
         if not Path(folder).is_dir():
             raise ValueError(f'{folder} is not a folder: name work dirs of '
                              'tools/test.py, or a folder that holds some')
-        for kind, found, pattern in (
-                (EvaluationRecord, tests, 'test_record_*.json'),
-                (TrainingRecord, trainings, 'train_record.json')):
+        for kind, found, pattern in kinds:
             for path in sorted(Path(folder).resolve().rglob(pattern)):
                 try:
                     record = read_record(path)
@@ -333,7 +348,7 @@ def _mark_minorities(runs: Sequence[Run]) -> None:
 
 
 def _mark(runs: Sequence[Run], values: Sequence[Any], what: str,
-          exempt: Sequence[int] = ()) -> None:
+          exempt: Collection[int] = ()) -> None:
     """Mark the runs that do not have the value that most have."""
     counts = Counter(values).most_common(2)
     if len(counts) < 2:
@@ -381,8 +396,9 @@ def _title(run: Run) -> str:
     parts = []
     for data in record.data:
         official = OFFICIAL.get(record.task)
-        known = (official and not run.reasons)
-        name = official.name if known else data.dataset
+        name = data.dataset
+        if official is not None and not run.reasons:
+            name = official.name
         count = f'{data.num_images} images'
         if data.num_listed not in (None, data.num_images):
             count = f'{data.num_images} of {data.num_listed} images'
@@ -451,7 +467,7 @@ def _json_lines(path: Path) -> Iterator[dict]:
                 yield entry
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number, and no integer beyond all floats."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and abs(value) < 1e300)

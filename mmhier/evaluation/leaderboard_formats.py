@@ -140,7 +140,7 @@ def _csv_row(run: Run, table: Table, columns: Sequence[str],
              mains: Sequence[str]) -> Dict[str, Any]:
     record, model = run.record, run.record.model
     size = model.macs_size
-    row = dict(
+    row: Dict[str, Any] = dict(
         task=record.task,
         evaluated_on=table.title,
         comparable='yes' if table.comparable else 'no',
@@ -249,9 +249,11 @@ def _html_run(run: Run, names: Sequence[str],
               columns: Sequence[Tuple[str, bool, bool]],
               table: Table) -> str:
     record, model = run.record, run.record.model
-    cells = [(run.family, run.family), (model.variant, model.variant),
-             (model.head, model.head),
-             (model.schedule, _leading_number(model.schedule))]
+    cells: List[Tuple[str, Union[str, float, None]]] = [
+        (run.family, run.family), (model.variant, model.variant),
+        (model.head, model.head),
+        (model.schedule, _leading_number(model.schedule))
+    ]
     cells += [(_number(run.metrics.get(name)), run.metrics.get(name))
               for name in names]
     published = [value for value, _ in run.published.values()]
@@ -354,7 +356,7 @@ def _html_details(run: Run) -> str:
 def _per_class(per_class: Dict[str, dict]) -> str:
     labels = dict.fromkeys(label for values in per_class.values()
                            for label in values)
-    rows = {
+    rows: Dict[str, List[Any]] = {
         label: [
             None if values.get(label) is None else 100 * values[label]
             for values in per_class.values()

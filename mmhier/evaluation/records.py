@@ -17,8 +17,6 @@ from typing import (
     Dict,
     List,
     Optional,
-    Type,
-    TypeVar,
     Union,
     get_args,
     get_origin,
@@ -28,12 +26,10 @@ from typing import (
 try:
     import fcntl
 except ImportError:  # Not on Windows, where markers are never found stale.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
 UNFINISHED = '.unfinished'
-
-T = TypeVar('T')
 
 
 class RecordError(ValueError):
@@ -417,7 +413,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f'{name} is not json')
 
 
-def _from_json(kind: Type[T], content: Any, where: str) -> T:
+def _from_json(kind: Any, content: Any, where: str) -> Any:
     """Build a dataclass, or check a value of any other annotation."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -426,7 +422,7 @@ def _from_json(kind: Type[T], content: Any, where: str) -> T:
         if content is None:
             return None
         return _from_json(inner[0], content, where)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         _check_type(content, dict, where)
         hints = get_type_hints(kind)
         names = [field.name for field in dataclasses.fields(kind)]

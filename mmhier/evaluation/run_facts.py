@@ -89,8 +89,8 @@ def _describe_dataset(dataset: Any,
     folder = prefix.get('img_path') or prefix.get('img') or root
     ann_file = getattr(dataset, 'ann_file', None)
     files = [ann_file] if isinstance(ann_file, str) else []
-    files = {osp.abspath(path): path for path in (*files, *metric_files)}
-    annotations = [path for path in files.values() if osp.isfile(path)]
+    unique = {osp.abspath(path): path for path in (*files, *metric_files)}
+    annotations = [path for path in unique.values() if osp.isfile(path)]
     images, digest = _list_images(dataset, root)
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     return DataRecord(

@@ -20,10 +20,11 @@ def decode_run_lengths(counts: str) -> Optional[np.ndarray]:
         the string is no RLE.
     """
     try:
-        codes = np.frombuffer(counts.encode('ascii'), np.uint8)
+        codes = np.frombuffer(counts.encode('ascii'),
+                              np.uint8).astype(np.int64)
     except UnicodeEncodeError:
         return None
-    codes = codes.astype(np.int64) - ord('0')
+    codes -= ord('0')
     if not len(codes) or codes.min() < 0 or codes.max() > 0x3f:
         return None
     ends = np.flatnonzero(codes & 0x20 == 0)
