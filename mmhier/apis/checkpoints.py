@@ -117,7 +117,8 @@ class CheckpointFitHook(Hook):
             CheckpointError: If they do not fit, with the same counts.
         """
         own = model.state_dict()
-        matched, mismatched = [], []
+        matched: List[str] = []
+        mismatched: List[str] = []
         for name in own.keys() & weights.keys():
             same = own[name].shape == weights[name].shape
             (matched if same else mismatched).append(name)

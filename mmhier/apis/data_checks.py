@@ -1,6 +1,6 @@
 """Checks of the data that a config names, before anything is built."""
 import os.path as osp
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -105,7 +105,7 @@ class _Checks:
         classes = metainfo.get('classes')
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and _reads_coco(dataset_class):
-            _warn(check_categories(ann_file, classes, name))
+            _warn(check_categories(ann_file, classes or (), name))
             _warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
             check_images(ann_file, folders.get('img', root))
         elif built is not None and not built.ann_file:
@@ -263,7 +263,7 @@ def _loads(dataset: dict, key: str) -> bool:
     return any(t.get(key) for t in _annotation_loaders(dataset))
 
 
-def _reads_coco(dataset_class: type) -> bool:
+def _reads_coco(dataset_class: Type[Any]) -> bool:
     """Whether a class reads json as mmdet's CocoDataset does."""
     try:
         from mmdet.datasets import CocoDataset
@@ -275,7 +275,7 @@ def _reads_coco(dataset_class: type) -> bool:
             and dataset_class.parse_data_info is CocoDataset.parse_data_info)
 
 
-def _reads_masks(dataset_class: type) -> bool:
+def _reads_masks(dataset_class: Type[Any]) -> bool:
     """Whether a class lists images and masks as mmseg's does."""
     try:
         from mmseg.datasets import BaseSegDataset

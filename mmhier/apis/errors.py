@@ -52,6 +52,7 @@ def _is_mistake(error: BaseException) -> bool:
     each level of the config, so the chain is followed to its origin.
     """
     trace = error.__traceback__
+    assert trace is not None
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code

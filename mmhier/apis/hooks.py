@@ -17,7 +17,8 @@ def get_random_state() -> Dict[str, Any]:
         dict: Numbers, tuples and tensors, which can be read back with
         ``weights_only=True``.
     """
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return dict(
         python=random.getstate(),
         numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -95,10 +95,14 @@ def infer(config: str,
             raise UserError(f'{name} {value}: expected at least 1')
     with mistakes_as_user_errors():
         checkpoint = find_checkpoint(checkpoint)
-    is_video = camera is not None or inputs.lower().endswith(VIDEO_SUFFIXES)
-    source = None if is_video else list_images(inputs)
-    video = Video.open(camera if inputs is None else inputs,
-                       max_frames) if is_video else None
+    files: List[str] = []
+    video = None
+    if camera is not None:
+        video = Video.open(camera, max_frames)
+    elif inputs is not None and inputs.lower().endswith(VIDEO_SUFFIXES):
+        video = Video.open(inputs, max_frames)
+    elif inputs is not None:
+        files = list_images(inputs)
     _check_out_dir(out_dir, overwrite)
     predictor = Predictor(
         config,
@@ -115,10 +119,10 @@ def infer(config: str,
         classes=predictor.classes)
     if predictor.task == 'detection':
         summary['bbox_format'] = '[x, y, width, height] in pixels'
-    if is_video:
+    if video is not None:
         summary.update(_infer_video(predictor, video, batch_size, out_dir))
     else:
-        summary.update(_infer_images(predictor, source, batch_size, out_dir))
+        summary.update(_infer_images(predictor, files, batch_size, out_dir))
     _write(
         osp.join(out_dir, 'predictions.json'),
         json.dumps(summary, indent=1).encode())
@@ -221,17 +225,20 @@ class Video:
              max_frames: Optional[int]) -> 'Video':
         """Open a file or, by its number, a camera."""
         is_camera = isinstance(source, int)
-        name = f'camera {source}' if is_camera else shown(source)
-        if not is_camera and not osp.isfile(source):
-            raise UserError(f'video {name} does not exist')
+        if isinstance(source, int):
+            name = f'camera {source}'
+        else:
+            name = shown(source)
+            if not osp.isfile(source):
+                raise UserError(f'video {name} does not exist')
         capture = cv2.VideoCapture(source)
         if not capture.isOpened():
             raise UserError(
                 f'{name} cannot be opened: ' +
                 ('is it connected, and not in use by another program?'
                  if is_camera else 'is it a video that OpenCV can decode?'))
-        length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        length = None if is_camera or length <= 0 else length
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        length = None if is_camera or frames <= 0 else frames
         if max_frames is not None:
             length = min(max_frames, length or max_frames)
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -319,7 +326,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
             height, width = frame.shape[:2]
             if writer is None:
                 writer = cv2.VideoWriter(
-                    unfinished, cv2.VideoWriter_fourcc(*'mp4v'), video.rate,
+                    unfinished, cv2.VideoWriter.fourcc(*'mp4v'), video.rate,
                     (width, height))
             if isinstance(prediction, str):
                 skipped.append(dict(frame=number, reason=prediction))

@@ -94,10 +94,10 @@ def load_subjects(
         raise UserError(f'{len(configs)} configs, but {len(checkpoints)} '
                         'checkpoints: expected one for each config')
     device = check_device(device)
+    files: Sequence[Optional[str]] = checkpoints or [None] * len(configs)
     return [
         Subject.load(config, checkpoint, device, classes, cfg_options)
-        for config, checkpoint in zip(configs, checkpoints
-                                      or [None] * len(configs))
+        for config, checkpoint in zip(configs, files)
     ]
 
 

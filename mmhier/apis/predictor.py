@@ -143,7 +143,7 @@ class Predictor:
             raise UserError(f'--top-k {top_k}: expected at least 1')
         datasets = iter_datasets(cfg.get('test_dataloader'),
                                  'test_dataloader')
-        dataset = next((d for _, d in datasets), {})
+        dataset: dict = next((d for _, d in datasets), {})
         if 'pipeline' not in dataset:
             raise UserError(f'{config} has no test_dataloader with a dataset '
                             'and its pipeline, which says how images are '
@@ -206,7 +206,7 @@ class Predictor:
             cannot take it.
         """
         try:
-            return self._predict(images)
+            return list(self._predict(images))
         # What OpenCV and the backbones say of sizes that they cannot take.
         except (cv2.error, ValueError, MemoryError) as error:
             if len(images) == 1:
@@ -231,7 +231,8 @@ class Predictor:
             for image, sample in zip(images, samples)
         ]
 
-    def _report_detection(self, image: np.ndarray, sample) -> Prediction:
+    def _report_detection(self, image: np.ndarray,
+                          sample: Any) -> Prediction:
         instances = sample.pred_instances
         instances = instances[instances.scores >= self.score_thr]
         instances = instances[instances.scores.argsort(descending=True)]
@@ -258,7 +259,8 @@ class Predictor:
         return Prediction(
             dict(instances=records), self.visualizer.get_image())
 
-    def _report_segmentation(self, image: np.ndarray, sample) -> Prediction:
+    def _report_segmentation(self, image: np.ndarray,
+                             sample: Any) -> Prediction:
         labels = sample.pred_sem_seg.data[0].numpy()
         present, pixels = np.unique(labels, return_counts=True)
         records = [{
@@ -271,7 +273,8 @@ class Predictor:
             dict(segments=records), self.visualizer.get_image(),
             labels.astype(np.uint8 if len(self.classes) < 256 else np.uint16))
 
-    def _report_classification(self, image: np.ndarray, sample) -> Prediction:
+    def _report_classification(self, image: np.ndarray,
+                               sample: Any) -> Prediction:
         scores = sample.pred_score
         best = scores.topk(min(self.top_k, len(scores)))
         records = [{

@@ -48,7 +48,7 @@ class Stopwatch:
         seconds (float): Until the latest call of :meth:`note`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._start = time.perf_counter()
@@ -135,6 +135,7 @@ class EvaluationRecordHook(Hook):
                 tuple(image.shape[-2:]) for image in inputs
                 if isinstance(image, torch.Tensor)
             ]
+        assert self.watch is not None
         self.watch.note()
 
     @master_only
@@ -152,6 +153,7 @@ class EvaluationRecordHook(Hook):
             size = [int(side) for side in np.median(self.sizes, axis=0)]
         dataset = runner.test_loop.dataloader.dataset
         test_cfg = self.cfg.model.get('test_cfg')
+        assert self.watch is not None and self._unfinished is not None
         cost = self.watch.cost(len(dataset))
         record = EvaluationRecord(
             **_run_facts(runner, self.cfg, EvaluationRecord.KIND, 'test',
@@ -238,6 +240,7 @@ class TrainingRecordHook(Hook):
         """
         if self.record is None:
             return
+        assert self.watch is not None
         self.watch.note()
         session = self.record.sessions[-1]
         session.finished = utc_now()

@@ -145,7 +145,7 @@ def compare_records(recorded: EvaluationRecord,
     return Replay(
         record=replayed,
         metrics=_compare(recorded.metrics, replayed.metrics, tolerance),
-        per_class=_compare(*classes, tolerance),
+        per_class=_compare(classes[0], classes[1], tolerance),
         environment=[fact for fact in environment if not fact.agrees])
 
 

@@ -3,7 +3,7 @@ import os.path as osp
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_main_process
@@ -229,7 +229,7 @@ def _test_dataset(cfg: Config, config: str) -> ConfigDict:
 
 def _evaluated_tasks(cfg: Config) -> List[str]:
     """'bbox', 'segm' or both, as the config evaluates."""
-    tasks = set()
+    tasks: Set[str] = set()
     for _, metric in iter_metrics(cfg.test_evaluator, 'test_evaluator'):
         kinds = metric.get('metric', ())
         tasks.update([kinds] if isinstance(kinds, str) else kinds)

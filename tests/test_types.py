@@ -1,0 +1,27 @@
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def mypy(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'mypy', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True)
+
+
+def test_types_of_the_package(tmp_path):
+    result = mypy('--cache-dir', str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_settings_refuse_functions_annotated_in_part(tmp_path):
+    path = tmp_path / 'module.py'
+    path.write_text('def f(a, b: int) -> int:\n    return b\n')
+    result = mypy('--cache-dir', str(tmp_path), '--config-file',
+                  str(ROOT / 'pyproject.toml'), str(path))
+    assert result.returncode == 1
+    assert 'missing a type annotation' in result.stdout
