@@ -1,7 +1,17 @@
 """Classes of a user's own data, and the number of them in a model."""
 import inspect
 import os.path as osp
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -98,7 +108,8 @@ def dataset_class_of(dataset: dict) -> type:
     return found
 
 
-def build_folder_dataset(dataset_class: type, dataset: dict) -> Optional[Any]:
+def build_folder_dataset(dataset_class: Type[Any],
+                         dataset: dict) -> Optional[Any]:
     """Mmpretrain's dataset of class folders or a list of labels, not read.
 
     Args:
