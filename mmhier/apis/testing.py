@@ -14,6 +14,7 @@ from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .loading_errors import named_loading_errors
 from .recording import EvaluationRecordHook
 from .training import build_runner
 
@@ -120,7 +121,8 @@ def run_test(
     if tta:
         _use_tta(cfg)
     check_data(cfg, ('test', ))
-    with safe_checkpoints(), mistakes_as_user_errors():
+    with (safe_checkpoints(), mistakes_as_user_errors(),
+          named_loading_errors()):
         runner = build_runner(cfg)
         runner.register_hook(CheckpointFitHook(complete=True))
         runner.register_hook(recorder)

@@ -18,6 +18,7 @@ from .config import load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
 from .hooks import FiniteLossHook, RandomStateHook
+from .loading_errors import named_loading_errors
 from .recording import TrainingRecordHook
 from .resuming import find_newest_checkpoint, save_whole_checkpoints
 
@@ -104,7 +105,8 @@ def train(config: str,
     _check_start(cfg, overwrite)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
-    with safe_checkpoints(), mistakes_as_user_errors():
+    with (safe_checkpoints(), mistakes_as_user_errors(),
+          named_loading_errors()):
         runner = build_runner(cfg)
         save_whole_checkpoints(runner)
         runner.register_hook(CheckpointFitHook(complete=cfg.resume))

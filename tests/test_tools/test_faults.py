@@ -1,0 +1,78 @@
+"""Broken files and lost processes while a model is trained or tested."""
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from mmhier import apis
+from mmhier.apis.errors import UserError
+from . import samples
+from .conftest import DETECTOR
+
+BROKEN = 'train2017/003.jpg', 'val2017/003.jpg'
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return samples.write_coco(tmp_path / 'data')
+
+
+@pytest.fixture
+def trained(detector_run) -> str:
+    return str(Path(detector_run.work_dir) / 'epoch_1.pth')
+
+
+def fail(run, *args, **kwargs) -> str:
+    """Message of the UserError, which has to be a single line."""
+    with pytest.raises(UserError) as raised:
+        run(*args, **kwargs)
+    message = str(raised.value)
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('content, reason', [
+    (b'', 'is empty'),
+    (b'not an image', 'is not an image'),
+    (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is not an image'),
+], ids=['empty', 'text', 'cut-off'])
+def test_image_that_cannot_be_decoded(root, tmp_path, trained, workers,
+                                      content, reason):
+    for name in BROKEN:
+        (root / name).write_bytes(content)
+    common = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
+    message = fail(
+        apis.train,
+        DETECTOR,
+        cfg_options={'train_dataloader.num_workers': workers},
+        **common)
+    assert f'{root}/{BROKEN[0]} {reason}' in message
+    message = fail(
+        apis.test,
+        DETECTOR,
+        trained,
+        cfg_options={'test_dataloader.num_workers': workers},
+        **common)
+    assert f'{root}/{BROKEN[1]} {reason}' in message
+
+
+def test_worker_that_is_killed(root, tmp_path, monkeypatch):
+    from mmcv.transforms import LoadImageFromFile
+    main = os.getpid()
+    load = LoadImageFromFile.transform
+
+    def die(self, results):
+        if os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, results)
+
+    monkeypatch.setattr(LoadImageFromFile, 'transform', die)
+    message = fail(
+        apis.train,
+        DETECTOR,
+        data_root=str(root),
+        work_dir=str(tmp_path / 'run'),
+        cfg_options={'train_dataloader.num_workers': 1})
+    assert 'worker' in message and 'killed' in message
+    assert '--resume' in message
