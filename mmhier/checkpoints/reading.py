@@ -2,9 +2,10 @@
 import argparse
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict, Optional, Union
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ def read_checkpoint(path: Union[str, Path],
         dict: What the file holds.
 
     Raises:
-        CheckpointError: If the file is missing, empty, truncated, not a
-            checkpoint, not what the hash in its name says, or holds types
+        CheckpointError: If the file is missing, empty, truncated, damaged,
+            not a checkpoint, not what the hash in its name says, or holds types
             that are not on the allow-list.
     """
     found = find_checkpoint(path)
@@ -68,9 +69,14 @@ def read_checkpoint(path: Union[str, Path],
     verify_name(path)
     torch.serialization.add_safe_globals(SAFE_TYPES)
     try:
+        damaged = _find_damaged_record(path)
+        if damaged is not None:
+            raise CheckpointError(
+                f'checkpoint {path} is damaged: the checksum of its part '
+                f'{damaged} is wrong. Copy or download it again')
         content = torch.load(path, map_location, weights_only=True)
-    except (EOFError, OSError, RuntimeError,
-            zipfile.BadZipFile) as error:
+    except (EOFError, OSError, RuntimeError, UnicodeDecodeError,
+            zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or'
             ' not a checkpoint: copy or download it again '
@@ -84,6 +90,15 @@ def read_checkpoint(path: Union[str, Path],
         raise CheckpointError(f'checkpoint {path} holds a '
                               f'{type(content).__name__}, not a dict')
     return content
+
+
+def _find_damaged_record(path: Path) -> Optional[str]:
+    """Name of a tensor's file whose checksum, which torch writes but does
+    not look at, is wrong; None for a sound file or one of the old format."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _first_line(error: Exception) -> str:

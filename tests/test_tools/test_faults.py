@@ -3,9 +3,12 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmhier import apis
 from mmhier.apis.errors import UserError
+from mmhier.checkpoints import CheckpointError, read_checkpoint
 from . import samples
 from .conftest import DETECTOR
 
@@ -55,6 +58,44 @@ def test_image_that_cannot_be_decoded(root, tmp_path, trained, workers,
         cfg_options={'test_dataloader.num_workers': workers},
         **common)
     assert f'{root}/{BROKEN[1]} {reason}' in message
+
+
+def test_checkpoint_with_a_flipped_bit(root, tmp_path, trained):
+    content = bytearray(Path(trained).read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped = tmp_path / 'flipped.pth'
+    flipped.write_bytes(content)
+    for run, args in ((apis.test, (str(flipped), )), (apis.train, ())):
+        message = fail(
+            run,
+            DETECTOR,
+            *args,
+            data_root=str(root),
+            work_dir=str(tmp_path / 'run'),
+            cfg_options=dict(load_from=str(flipped)))
+        assert f'{flipped} is damaged' in message
+    assert flipped.read_bytes() == bytes(content)
+
+
+def test_flipped_bits_are_found_or_harmless(tmp_path):
+    flipped = tmp_path / 'flipped.pth'
+    weights = {f'weight{i}': torch.arange(9.) + i for i in range(4)}
+    torch.save(weights, flipped)
+    content = flipped.read_bytes()
+    rng = np.random.default_rng(0)
+    found = 0
+    for position in rng.integers(0, len(content), 200):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        flipped.write_bytes(damaged)
+        try:
+            read = read_checkpoint(flipped)
+        except CheckpointError as error:
+            assert str(flipped) in str(error)
+            found += 1
+        else:
+            torch.testing.assert_close(read, weights, rtol=0, atol=0)
+    assert 0 < found < 200
 
 
 def test_worker_that_is_killed(root, tmp_path, monkeypatch):
