@@ -182,7 +182,8 @@ def _draw_predictions(cfg: Config, show: bool, show_dir: Optional[str],
     if scope == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=folder)
         return
-    hook.draw = True
+    # The original mmseg draws every 50th image unless told otherwise.
+    hook.update(draw=True, interval=1)
     if scope == 'mmseg' and folder is not None:
         cfg.visualizer.save_dir = folder
     elif folder is not None:
