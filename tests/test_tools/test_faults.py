@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from mmhier import apis
 from mmhier.apis.errors import UserError
 from mmhier.checkpoints import CheckpointError, read_checkpoint
@@ -117,3 +118,40 @@ def test_worker_that_is_killed(root, tmp_path, monkeypatch):
         cfg_options={'train_dataloader.num_workers': 1})
     assert 'worker' in message and 'killed' in message
     assert '--resume' in message
+
+
+def write_cmyk(path):
+    Image.new('CMYK', (96, 64), (0, 200, 200, 0)).save(path, 'JPEG')
+
+
+def write_palette(path):
+    image = Image.new('RGB', (96, 64), (200, 40, 40))
+    image.quantize(8).save(path, 'PNG')
+
+
+def write_sixteen_bits(path):
+    values = np.full((64, 96), 40000, np.uint16)
+    Image.fromarray(values).save(path, 'PNG')
+
+
+def write_exif(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (96, 64), (200, 40, 40)).save(path, 'JPEG', exif=exif)
+
+
+@pytest.mark.parametrize('write', [
+    write_cmyk, write_palette, write_sixteen_bits, write_exif
+])
+def test_unusual_images_are_trained_and_tested_on(root, tmp_path, write):
+    for name in BROKEN:
+        write(root / name)
+    runner = apis.train(
+        DETECTOR, data_root=str(root), work_dir=str(tmp_path / 'run'))
+    assert runner.epoch == 1
+    metrics = apis.test(
+        DETECTOR,
+        str(tmp_path / 'run' / 'epoch_1.pth'),
+        data_root=str(root),
+        work_dir=str(tmp_path / 'run'))
+    assert 'coco/bbox_mAP' in metrics
