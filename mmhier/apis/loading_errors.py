@@ -10,6 +10,9 @@ from .errors import UserError
 
 _FILE_KEYS = ('img_path', 'seg_map_path')
 
+# Ratio of sides from which a resized image may have none left.
+_NARROW = 100
+
 
 @contextmanager
 def named_loading_errors() -> Iterator[None]:
@@ -35,7 +38,7 @@ def named_loading_errors() -> Iterator[None]:
             if isinstance(error, UserError):
                 raise
             for path in paths:
-                reason = _why_not_decoded(path)
+                reason = _what_is_wrong(path)
                 if reason is not None:
                     raise UserError(
                         f'{path} {reason}: replace the file, or take it out '
@@ -65,7 +68,7 @@ def named_loading_errors() -> Iterator[None]:
         Compose.__call__ = call
 
 
-def _why_not_decoded(path: Any) -> Optional[str]:
+def _what_is_wrong(path: Any) -> Optional[str]:
     """What is wrong with an image file; None for a sound or remote one."""
     if not isinstance(path, str) or '://' in path:
         return None
@@ -79,4 +82,9 @@ def _why_not_decoded(path: Any) -> Optional[str]:
         decoded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         decoded = None
-    return 'is not an image that can be decoded' if decoded is None else None
+    if decoded is None:
+        return 'is not an image that can be decoded'
+    height, width = decoded.shape[:2]
+    if max(height, width) > _NARROW * min(height, width):
+        return f'is {width} x {height} pixels, too narrow to be resized'
+    return None

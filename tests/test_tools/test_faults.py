@@ -155,3 +155,16 @@ def test_unusual_images_are_trained_and_tested_on(root, tmp_path, write):
         data_root=str(root),
         work_dir=str(tmp_path / 'run'))
     assert 'coco/bbox_mAP' in metrics
+
+
+@pytest.mark.parametrize('size, reason', [((1, 1), 'not finite'),
+                                          ((5000, 1), '5000 x 1 pixels')])
+def test_images_without_area_are_named(root, tmp_path, size, reason):
+    Image.new('RGB', size, (200, 40, 40)).save(root / BROKEN[0], 'PNG')
+    message = fail(
+        apis.train,
+        DETECTOR,
+        data_root=str(root),
+        work_dir=str(tmp_path / 'run'),
+        seed=0)
+    assert reason in message and f'{root}/{BROKEN[0]}' in message
