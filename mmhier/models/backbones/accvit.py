@@ -23,8 +23,10 @@ from mmhier.registry import MODELS
 from ..layers import (
     BranchGate,
     DilatedDepthwiseConv,
+    Linear,
     Mlp,
     attend,
+    linear,
     merge_windows,
     partition_windows,
     relative_position_bias,
@@ -53,7 +55,7 @@ class PointwiseConv(nn.Conv2d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor,
                       bias: Optional[Tensor]) -> Tensor:
-        x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return x.permute(0, 3, 1, 2)
 
 
@@ -188,7 +190,7 @@ class AtrousBranch(nn.Module):
         self.attn_impl = attn_impl
         self.norm = nn.LayerNorm(embed_dims)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * WINDOW_SIZE - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -201,7 +203,7 @@ class AtrousBranch(nn.Module):
         """
         batch, height, width = x.shape[:3]
         layout = height, width, WINDOW_SIZE, self.dilation
-        qkv = F.linear(x, self.qkv.weight * self.norm.weight,
+        qkv = linear(x, self.qkv.weight * self.norm.weight,
                        self.qkv.bias + self.qkv.weight @ self.norm.bias)
         windows = partition_windows(qkv, WINDOW_SIZE, self.dilation)
         q, k, v = windows.unflatten(2, (3, self.num_heads, -1)).permute(

@@ -21,10 +21,16 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from mmhier.registry import MODELS
 from ..layers import (
+    activated_conv,
+    activated_linear,
+    apply_in_bands,
     attend,
+    linear,
     may_need_padding,
     merge_windows,
     partition_windows,
+    recompute_in_bands,
+    row_bands,
     window_key_mask,
 )
 from .base import HierarchicalBackbone
@@ -52,14 +58,32 @@ class Conv(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution on (..., C)."""
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise convolution of (B, H, W, C), activated by SiLU before it."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
-        super().__init__(in_channels, out_channels, 1, bias=bias)
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__(
+            channels, channels, kernel_size, padding=kernel_size // 2,
+            groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        x = activated_conv(x.permute(0, 3, 1, 2), self, 'silu')
+        return x.permute(0, 2, 3, 1)
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution on (..., C), activated before it if asked for."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True,
+                 activation: Optional[str] = None):
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1)
+        if self.activation is None:
+            return linear(x, weight, self.bias)
+        return activated_linear(x, weight, self.bias, self.activation)
 
 
 def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
@@ -116,16 +140,33 @@ class HierarchicalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
-        height, width = x.shape[1:3]
         u = self.norm(x)
+        channels = x.shape[-1]
         if self.grid_size == 1:
             return self.proj(self._attend_self(u.flatten(1, 2)).view_as(x))
-        local = self._attend_self(
+        local = apply_in_bands(
+            self._attend_windows,
+            u,
+            3 * channels,
+            multiple=self.grid_size,
+            modules=[self.qkv])
+        g = self.grid_norm(local.add_(x))
+        pooled = self.ds_norm(average_cells(g, self.ds_ratio)).flatten(1, 2)
+        k, v = split_heads(self.kv(pooled), 2, self.num_heads)
+        return apply_in_bands(
+            lambda g, k, v: self.proj(g + self._attend_pooled(g, k, v)),
+            g,
+            channels,
+            tensors=[k, v],
+            modules=[self.q, self.proj])
+
+    def _attend_windows(self, u: Tensor) -> Tensor:
+        """Self-attention within each window of (B, H, W, C)."""
+        height, width = u.shape[1:3]
+        windows = self._attend_self(
             partition_windows(u, self.grid_size),
-            window_key_mask(height, width, self.grid_size, device=x.device))
-        local = merge_windows(local, height, width, self.grid_size)
-        g = self.grid_norm(x + local)
-        return self.proj(g + self._attend_pooled(g))
+            window_key_mask(height, width, self.grid_size, device=u.device))
+        return merge_windows(windows, height, width, self.grid_size)
 
     def _attend_self(self,
                      tokens: Tensor,
@@ -138,11 +179,9 @@ class HierarchicalAttention(nn.Module):
         out = attend(q, k, v, key_mask=key_mask, attn_impl=self.attn_impl)
         return out.transpose(1, 2).flatten(2)
 
-    def _attend_pooled(self, g: Tensor) -> Tensor:
+    def _attend_pooled(self, g: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Every position of (B, H, W, C) attends to the pooled map."""
-        (q, ) = split_heads(self.q(g.flatten(1, 2)), 1, self.num_heads)
-        pooled = self.ds_norm(average_cells(g, self.ds_ratio)).flatten(1, 2)
-        k, v = split_heads(self.kv(pooled), 2, self.num_heads)
+        (q, ) = split_heads(self.q(g).flatten(1, 2), 1, self.num_heads)
         out = attend(q, k, v, attn_impl=self.attn_impl)
         return out.transpose(1, 2).reshape(g.shape)
 
@@ -159,19 +198,66 @@ class InvertedResidual(nn.Module):
     def __init__(self, embed_dims: int, expansion: int, kernel_size: int):
         super().__init__()
         hidden = embed_dims * expansion
+        # Each layer activates what it is given, see `layers.activated`.
         self.conv1 = nn.Sequential(
             GlobalNorm(embed_dims),
-            PointwiseConv(embed_dims, hidden, bias=False), nn.SiLU())
-        self.conv2 = nn.Sequential(
-            Conv(hidden, hidden, kernel_size, padding=kernel_size // 2,
-                 groups=hidden, bias=False), nn.SiLU())
+            PointwiseConv(embed_dims, hidden, bias=False))
+        self.conv2 = nn.Sequential(DepthwiseConv(hidden, kernel_size))
         self.conv3 = nn.Sequential(
-            PointwiseConv(hidden, embed_dims, bias=False),
+            PointwiseConv(hidden, embed_dims, bias=False, activation='silu'),
             GlobalNorm(embed_dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
-        return self.conv3(self.conv2(self.conv1(x)))
+        norm, expand = self.conv1
+        depthwise, = self.conv2
+        project, out_norm = self.conv3
+        x = norm(x)
+        bands = row_bands(x, expand.out_channels)
+        if len(bands) == 1:
+            return out_norm(self._forward_rows(x, bands[0]))
+        return out_norm(
+            recompute_in_bands(
+                lambda x: self._forward_in_bands(x, bands),
+                self._forward_rows,
+                bands,
+                depthwise.padding[0],
+                x,
+                modules=[expand, depthwise, project]))
+
+    def _forward_rows(self, x: Tensor, rows: slice) -> Tensor:
+        """Some rows of the result, from behind the first norm to before the
+        last one, of (B, H, W, C)."""
+        x = self.conv2(self.conv1[1](x))
+        return self.conv3[0](x[:, rows])
+
+    def _forward_in_bands(self, x: Tensor, bands: List[slice]) -> Tensor:
+        """All of it without gradients, no row of the middle twice."""
+        expand, depthwise, project = self.conv1[1], self.conv2[0], self.conv3[0]
+        batch, height, width, _ = x.shape
+        hidden, halo = expand.out_channels, depthwise.padding[0]
+        # Activated rows of a band and `halo` rows above and below it.
+        rows = x.new_empty(batch, bands[0].stop + 2 * halo, width, hidden)
+        rows[:, :halo] = 0
+        out = torch.empty_like(x)
+        filled, done = halo, 0
+        for band in bands:
+            last = min(band.stop + halo, height)
+            needed = band.stop - band.start + 2 * halo
+            if done < last:
+                torch.ops.aten.silu.out(
+                    expand(x[:, done:last]),
+                    out=rows[:, filled:filled + last - done])
+                filled += last - done
+                done = last
+            rows[:, filled:needed] = 0
+            y = F.conv2d(
+                rows[:, :needed].permute(0, 3, 1, 2), depthwise.weight,
+                padding=(0, halo), groups=hidden)
+            out[:, band] = project(y.permute(0, 2, 3, 1))
+            rows[:, :2 * halo] = rows[:, needed - 2 * halo:needed].clone()
+            filled = 2 * halo
+        return out
 
 
 class Block(nn.Module):

@@ -1,7 +1,10 @@
+from .activated import ActivatedLinear, activated_conv, activated_linear
 from .attention import SelfAttention, attend
+from .bands import apply_in_bands, recompute_in_bands, row_bands
 from .branch_gate import BranchGate
 from .dilated_depthwise import DilatedDepthwiseConv
 from .grid_attention import attend_grid
+from .linear import Linear, linear
 from .mlp import Mlp
 from .position_bias import relative_position_bias
 from .windows import (
@@ -12,7 +15,9 @@ from .windows import (
 )
 
 __all__ = [
-    'BranchGate', 'DilatedDepthwiseConv', 'Mlp', 'SelfAttention', 'attend',
-    'attend_grid', 'may_need_padding', 'merge_windows', 'partition_windows',
-    'relative_position_bias', 'window_key_mask'
+    'ActivatedLinear', 'BranchGate', 'DilatedDepthwiseConv', 'Linear', 'Mlp',
+    'SelfAttention', 'activated_conv', 'activated_linear', 'apply_in_bands',
+    'attend', 'attend_grid', 'linear', 'may_need_padding', 'merge_windows',
+    'partition_windows', 'recompute_in_bands', 'relative_position_bias',
+    'row_bands', 'window_key_mask'
 ]

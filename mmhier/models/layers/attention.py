@@ -3,6 +3,7 @@ from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .linear import Linear
 
 
 def attend(q: Tensor,
@@ -61,8 +62,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attn_impl = attn_impl
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.qkv = Linear(embed_dims, 3 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, *context: int) -> Tensor:
         """(B, N, C) -> (B, N, C); `context` is what :meth:`mix` asks for."""

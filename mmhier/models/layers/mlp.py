@@ -1,5 +1,8 @@
 """The feed-forward half of a transformer block."""
-from torch import nn
+from torch import Tensor, nn
+from .activated import ActivatedLinear
+from .bands import apply_in_bands
+from .linear import Linear
 
 
 class Mlp(nn.Sequential):
@@ -12,6 +15,10 @@ class Mlp(nn.Sequential):
 
     def __init__(self, embed_dims: int, hidden_dims: int):
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc2 = ActivatedLinear(hidden_dims, embed_dims, 'gelu')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., embed_dims) -> (B, ..., embed_dims)."""
+        return apply_in_bands(
+            super().forward, x, self.fc1.out_features, modules=[self])

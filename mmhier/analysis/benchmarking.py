@@ -1,0 +1,243 @@
+"""Time and memory of several forms of a model, measured in turn.
+
+All forms run in one process, one after the other in each round, so that what
+slows the machine down slows all of them down; what is reported are medians
+and ratios within a round. Peak memory is that of a fresh process.
+"""
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+MODES = ('inference', 'training')
+DTYPES = dict(
+    float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+@dataclass
+class Case:
+    """What is run.
+
+    Attributes:
+        mode (str): 'inference', or 'training' for forward and backward.
+        height (int): Of the images, in pixels.
+        width (int): Of the images, in pixels.
+        batch_size (int): Number of images.
+        dtype (str): 'float32', or a narrower one for autocast.
+        device (str): Such as 'cpu' or 'cuda'.
+    """
+    mode: str
+    height: int
+    width: int
+    batch_size: int = 1
+    dtype: str = 'float32'
+    device: str = 'cpu'
+
+    def images(self) -> Tensor:
+        """Noise, (batch_size, 3, height, width), the same every time."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(
+            self.batch_size, 3, self.height, self.width,
+            generator=generator).to(self.device)
+
+
+@dataclass
+class Measurement:
+    """One form of a model in one case.
+
+    Attributes:
+        variant (str): Name of the form.
+        case (Case): What was run.
+        seconds (float): Median time of a pass.
+        speed_up (float): Time of the first form over this one's, the median
+            of the rounds.
+        lowest, highest (float): Of the speed-up over the rounds.
+        difference (float, optional): Largest difference of an output from
+            the first form's, over its standard deviation.
+        peak_bytes (int, optional): Memory of a pass beyond what the process
+            held before it.
+        saved_bytes (int, optional): Kept for the backward pass, parameters
+            left out.
+        macs (int, optional): Multiply-adds of a pass.
+    """
+    variant: str
+    case: Case
+    seconds: float
+    speed_up: float
+    lowest: float
+    highest: float
+    difference: Optional[float] = None
+    peak_bytes: Optional[int] = None
+    saved_bytes: Optional[int] = None
+    macs: Optional[int] = None
+
+
+def run_pass(model: Callable[[Tensor], Any], case: Case, images: Tensor) -> Any:
+    """One pass of a model; in training the gradients are left in place."""
+    with torch.autocast(
+            case.device, DTYPES[case.dtype], enabled=case.dtype != 'float32'):
+        if case.mode == 'inference':
+            with torch.no_grad():
+                return model(images)
+        outs = model(images)
+        loss = sum(out.float().mean() for out in _tensors(outs)
+                   if out.requires_grad)
+    if isinstance(model, nn.Module):
+        model.zero_grad(set_to_none=True)
+    loss.backward()
+    return outs
+
+
+def _tensors(outs: Any) -> List[Tensor]:
+    """Floating-point tensors of a nested output."""
+    if isinstance(outs, Tensor):
+        return [outs] if outs.is_floating_point() else []
+    if isinstance(outs, dict):
+        outs = list(outs.values())
+    if isinstance(outs, (list, tuple)):
+        return [tensor for out in outs for tensor in _tensors(out)]
+    return []
+
+
+def _wait(case: Case) -> None:
+    if case.device.startswith('cuda'):
+        torch.cuda.synchronize()
+
+
+def measure(variants: Dict[str, Callable[[Tensor], Any]],
+            case: Case,
+            rounds: int = 7) -> List[Measurement]:
+    """Time variants in turn.
+
+    Args:
+        variants (dict[str, Callable]): Forms by name, the first of which the
+            others are compared with; in train or eval mode as the case asks.
+        case (Case): What to run.
+        rounds (int): How often each form is timed, after one pass that is
+            not. Defaults to 7.
+
+    Returns:
+        list[Measurement]: One a form, in order.
+    """
+    images = case.images()
+    firsts: List[List[Tensor]] = []
+    for model in variants.values():
+        outs = _tensors(run_pass(model, case, images))
+        firsts.append([out.detach() for out in outs])
+    differences = [_difference(firsts[0], outs) for outs in firsts]
+    del firsts
+    seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, model in variants.items():
+            _wait(case)
+            start = time.perf_counter()
+            run_pass(model, case, images)
+            _wait(case)
+            seconds[name].append(time.perf_counter() - start)
+    base = seconds[next(iter(variants))]
+    results = []
+    for (name, times), difference in zip(seconds.items(), differences):
+        ratios = [a / b for a, b in zip(base, times)]
+        results.append(
+            Measurement(name, case, median(times), median(ratios),
+                        min(ratios), max(ratios), difference))
+    return results
+
+
+def _difference(expected: Sequence[Tensor],
+                outs: Sequence[Tensor]) -> Optional[float]:
+    """Largest difference over the standard deviation; None if the shapes
+    are others."""
+    if [x.shape for x in expected] != [x.shape for x in outs]:
+        return None
+    return max(((a.float() - b.float()).abs().max() / a.float().std()).item()
+               for a, b in zip(expected, outs))
+
+
+def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
+    """Bytes that a forward pass keeps for the backward pass.
+
+    Storages count once, those of parameters and of the images not at all.
+    """
+    images = case.images()
+    parameters = list(model.parameters()) if isinstance(
+        model, nn.Module) else []
+    known = {x.untyped_storage().data_ptr() for x in (images, *parameters)}
+    saved: Dict[int, int] = {}
+    kept = []
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+            kept.append(storage)  # or its address may be given out again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        with torch.autocast(
+                case.device,
+                DTYPES[case.dtype],
+                enabled=case.dtype != 'float32'):
+            model(images)
+    return sum(saved.values())
+
+
+def peak_bytes_of_pass(model: Callable[[Tensor], Any], case: Case) -> int:
+    """Memory of one pass beyond what was held before, in bytes.
+
+    On a CPU the peak of the process counts, so that only the first pass of a
+    process tells anything.
+    """
+    images = case.images()
+    if case.device.startswith('cuda'):
+        run_pass(model, case, images)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run_pass(model, case, images)
+        return torch.cuda.max_memory_allocated() - before
+    # Touches what the first convolutions of any process load and allocate.
+    small = Case(case.mode, 224, 224, dtype=case.dtype)
+    run_pass(model, small, small.images())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run_pass(model, case, images)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak - before) * 1024
+
+
+def peak_bytes_of_process(arguments: Sequence[str]) -> int:
+    """What a fresh process of this program prints when given `arguments`.
+
+    Raises:
+        RuntimeError: If it fails; with what it said.
+    """
+    done = subprocess.run([sys.executable, *arguments],
+                          capture_output=True,
+                          text=True)
+    if done.returncode:
+        raise RuntimeError(f'measuring memory failed:\n{done.stderr[-2000:]}')
+    return int(done.stdout.split()[-1])
+
+
+def fit_line(points: Sequence[Tuple[float, float]]) -> Tuple[float, float]:
+    """Largest deviation of a straight line through points, and growth.
+
+    Args:
+        points (Sequence[tuple[float, float]]): Pixels and bytes.
+
+    Returns:
+        tuple[float, float]: Largest distance of a point from the line of
+        least squares, over its value; and the power of the pixels that the
+        bytes grow with, 1 for linear, 2 for quadratic growth.
+    """
+    x, y = torch.tensor(points, dtype=torch.float64).T
+    design = torch.stack([torch.ones_like(x), x], 1)
+    line = design @ torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+    design = torch.stack([torch.ones_like(x), x.log()], 1)
+    power = torch.linalg.lstsq(design, y.log()[:, None]).solution[1, 0]
+    return ((line - y).abs() / y).max().item(), power.item()

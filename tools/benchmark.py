@@ -1,0 +1,293 @@
+"""Time and memory of a backbone or a whole model, in several forms.
+
+Forms are run in turn in one process, so that ratios hold on a busy machine
+too; each is compared with the first. auto, sdpa and eager are values of
+attn_impl, plain is the computation of the authors' code, compiled is
+torch.compile, channels_last a memory format; swin-t, pvtv2-b2, convnext-t and
+resnet50 put another backbone in the same place; FILE.py:NAME calls NAME() for
+a model, given our weights where it has the authors' layout.
+
+Examples:
+    python tools/benchmark.py hatnet-tiny --forms plain auto --sizes 448x672
+    python tools/benchmark.py lit-small --forms plain auto --mode training \\
+        --sizes 448x672 --memory --csv lit.csv --markdown lit.md
+    python tools/benchmark.py hatnet-tiny --forms HAT_Net.py:HAT_Net_tiny auto
+    python tools/benchmark.py --forms swin-t auto --sizes 800x1344 --macs \\
+        configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py
+    python tools/benchmark.py --page docs/speed.md     # measure it anew
+"""
+import argparse
+import csv
+import io
+import logging
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import List, Sequence, Tuple
+
+import torch
+from mmengine.logging import MMLogger
+from mmhier.analysis import count_config_complexity
+from mmhier.analysis.benchmarking import (
+    DTYPES,
+    MODES,
+    Case,
+    Measurement,
+    count_saved_bytes,
+    fit_line,
+    measure,
+    peak_bytes_of_pass,
+    peak_bytes_of_process,
+)
+from mmhier.analysis.variants import (
+    build_variant,
+    load_target,
+    variant_config,
+)
+from mmhier.apis import UserError, run_tool
+from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.evaluation.run_facts import describe_environment
+
+MIB = 2**20
+BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)',
+                   re.DOTALL)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'model', nargs='?',
+        help='backbone such as hatnet-tiny or accvit-base, or a config file')
+    parser.add_argument(
+        '--forms', nargs='+', default=['eager', 'auto'], metavar='FORM',
+        help='what to compare, the first with each other one; defaults to '
+        'eager auto')
+    parser.add_argument(
+        '--sizes', nargs='+', type=parse_size, default=[(224, 224)],
+        metavar='HxW', help='of the images, in pixels; defaults to 224')
+    parser.add_argument(
+        '--mode', nargs='+', choices=MODES, default=['inference'],
+        help='training is forward and backward; defaults to inference')
+    parser.add_argument(
+        '--dtypes', nargs='+', choices=list(DTYPES), default=['float32'],
+        help='others than float32 by autocast; defaults to float32')
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--rounds', type=int, default=7,
+        help='times that each form is timed; defaults to 7')
+    parser.add_argument('--device', default='cpu', help='defaults to cpu')
+    parser.add_argument(
+        '--threads', type=int, default=torch.get_num_threads(),
+        help='of torch on the CPU')
+    parser.add_argument(
+        '--memory', action='store_true',
+        help='measure the peak of a pass, on a CPU in a fresh process each, '
+        'and in training what is saved for the backward pass')
+    parser.add_argument(
+        '--macs', action='store_true', help='count multiply-adds')
+    parser.add_argument('--csv', metavar='FILE', help='write a row per result')
+    parser.add_argument('--markdown', metavar='FILE', help='write the table')
+    parser.add_argument(
+        '--page', metavar='FILE',
+        help='run every "<!-- benchmark: ARGUMENTS -->" of a page and put the '
+        'tables between it and "<!-- end -->"')
+    parser.add_argument('--only-peak', action='store_true',
+                        help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def parse_size(text: str) -> Tuple[int, int]:
+    """'448x672' or '224' -> height and width."""
+    match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f'{text}: expected HxW, as 448x672')
+    return int(match[1]), int(match[2] or match[1])
+
+
+def cases_of(arguments: argparse.Namespace) -> List[Case]:
+    """All that was asked for."""
+    return [
+        Case(mode, *size, arguments.batch_size, dtype, arguments.device)
+        for mode in arguments.mode for dtype in arguments.dtypes
+        for size in arguments.sizes
+    ]
+
+
+def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
+    """Measure every form in every case."""
+    with mistakes_as_user_errors():
+        target = load_target(arguments.model)
+        configs = [variant_config(target, form) for form in arguments.forms]
+    results: List[Measurement] = []
+    for case in cases_of(arguments):
+        with mistakes_as_user_errors():
+            forms = {
+                form: build_variant(target, form, case.mode == 'training',
+                                    case.device)
+                for form in arguments.forms
+            }
+        found = measure(forms, case, arguments.rounds)
+        for result, cfg in zip(found, configs):
+            if arguments.macs and cfg is not None:
+                result.macs = count_config_complexity(
+                    cfg, (case.height, case.width)).macs * case.batch_size
+            if arguments.memory:
+                add_memory(result, arguments, forms[result.variant])
+            print(f'{result.variant}, {case.mode}, {case.dtype}, '
+                  f'{case.height}x{case.width}: {result.seconds * 1e3:.1f} ms,'
+                  f' {result.speed_up:.2f}x', flush=True)
+        results += found
+    return results
+
+
+def add_memory(result: Measurement, arguments: argparse.Namespace,
+               model: torch.nn.Module) -> None:
+    """Measure the memory of a form, in place."""
+    case = result.case
+    if case.device == 'cpu':
+        result.peak_bytes = peak_bytes_of_process([
+            __file__, arguments.model, '--forms', result.variant, '--sizes',
+            f'{case.height}x{case.width}', '--mode', case.mode, '--dtypes',
+            case.dtype, '--batch-size', str(case.batch_size), '--threads',
+            str(arguments.threads), '--only-peak'
+        ])
+    else:
+        result.peak_bytes = peak_bytes_of_pass(model, case)
+    if case.mode == 'training':
+        result.saved_bytes = count_saved_bytes(model, case)
+
+
+ROW = ('form', 'mode', 'dtype', 'size', 'batch', 'ms', 'speed-up', 'range',
+       'difference', 'peak MiB', 'saved MiB', 'GMACs', 'GMACs/s')
+
+
+def table_rows(results: Sequence[Measurement]) -> List[Tuple[str, ...]]:
+    """One row of strings a result, in the order of ``ROW``."""
+    rows = []
+    for result in results:
+        case = result.case
+        rows.append((
+            result.variant, case.mode, case.dtype,
+            f'{case.height}x{case.width}', str(case.batch_size),
+            f'{result.seconds * 1e3:.1f}', f'{result.speed_up:.2f}',
+            f'{result.lowest:.2f} to {result.highest:.2f}',
+            '' if result.difference is None else f'{result.difference:.1e}',
+            _mebibytes(result.peak_bytes), _mebibytes(result.saved_bytes),
+            '' if result.macs is None else f'{result.macs / 1e9:.2f}',
+            '' if result.macs is None else
+            f'{result.macs / 1e9 / result.seconds:.1f}'))
+    return rows
+
+
+def _mebibytes(count) -> str:
+    return '' if count is None else f'{count / MIB:.0f}'
+
+
+def markdown_table(results: Sequence[Measurement]) -> str:
+    """Table without the columns that say nothing, and fits of memory."""
+    rows = [ROW, *table_rows(results)]
+    columns = [
+        column for column in zip(*rows)
+        if any(column[1:]) and not (column[0] in ('mode', 'dtype', 'batch')
+                                    and len(set(column[1:])) == 1)
+    ]
+    lines = ['| ' + ' | '.join(row) + ' |' for row in zip(*columns)]
+    lines.insert(1, '|' + '---|' * len(columns))
+    case = results[0].case
+    lines += ['', f'{case.mode}, {case.dtype}, batch size {case.batch_size}'
+              if len({(r.case.mode, r.case.dtype) for r in results}) == 1 else
+              f'batch size {case.batch_size}']
+    for form in dict.fromkeys(result.variant for result in results):
+        points = [(r.case.height * r.case.width, r.peak_bytes)
+                  for r in results if r.variant == form and r.peak_bytes]
+        if len({pixels for pixels, _ in points}) >= 4:
+            deviation, power = fit_line(points)
+            lines.append(
+                f'\nPeak memory of {form}: a straight line in the number of '
+                f'pixels is off by at most {deviation:.0%}; it grows with '
+                f'their power {power:.2f}.')
+    return '\n'.join(lines) + '\n'
+
+
+def machine() -> str:
+    """Hardware and versions, in a line."""
+    facts = describe_environment()
+    names = ('torch', 'torchvision', 'mmhier')
+    versions = ', '.join(f'{n} {facts.packages[n]}' for n in names)
+    return (f'{facts.device}, {torch.get_num_threads()} threads; Python '
+            f'{facts.python}, {versions}, commit {str(facts.commit)[:12]}')
+
+
+def write_csv(results: Sequence[Measurement], path: str) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*ROW, 'machine'])
+    for row in table_rows(results):
+        writer.writerow([*row, machine()])
+    write(path, text.getvalue())
+
+
+def write(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = f'{path}.partial'
+    Path(temporary).write_text(text)
+    os.replace(temporary, path)
+
+
+def update_page(path: str) -> None:
+    """Run the commands of a page and replace its tables."""
+    if not os.path.isfile(path):
+        raise UserError(f'--page {path}: no such file')
+    page = Path(path).read_text()
+    if not BLOCK.search(page):
+        raise UserError(f'--page {path}: no "<!-- benchmark: ARGUMENTS -->" '
+                        'followed by "<!-- end -->" in it')
+    for block in BLOCK.finditer(page):
+        arguments = parse_arguments(shlex.split(block[2]))
+        torch.set_num_threads(arguments.threads)
+        table = markdown_table(run_cases(arguments))
+        text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
+                f'{table}\nMeasured on: {machine()}.\n\n{block[3]}')
+        page = page.replace(block[0], text)
+        write(path, page)
+
+
+def main() -> None:
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    logging.disable(logging.INFO)
+    arguments = parse_arguments(sys.argv[1:])
+    if arguments.page:
+        update_page(arguments.page)
+        return
+    if arguments.model is None:
+        raise UserError('expected a backbone such as hatnet-tiny, a config '
+                        'file, or --page')
+    for path in (arguments.csv, arguments.markdown):
+        if path and os.path.exists(path):
+            raise UserError(f'{path} exists: remove it or name another file')
+    if arguments.device != 'cpu' and not torch.cuda.is_available():
+        raise UserError(f'--device {arguments.device}: no such device here, '
+                        'expected cpu')
+    torch.set_num_threads(arguments.threads)
+    if arguments.only_peak:
+        target = load_target(arguments.model)
+        case, = cases_of(arguments)
+        model = build_variant(target, arguments.forms[0],
+                              case.mode == 'training', case.device)
+        print(peak_bytes_of_pass(model, case))
+        return
+    results = run_cases(arguments)
+    table = markdown_table(results)
+    print(f'\n{table}\n{machine()}')
+    if arguments.markdown:
+        write(arguments.markdown, f'{table}\nMeasured on: {machine()}.\n')
+    if arguments.csv:
+        write_csv(results, arguments.csv)
+
+
+if __name__ == '__main__':
+    run_tool(main)
