@@ -87,19 +87,21 @@ def resume_and_finish(folder):
 
 
 def repeat(folder):
+    result = folder / 'work_dirs/demo/result.json'
+    # What a whole training reaches.
+    good = dict(AP=.9, AP50=.95, AP75=.9, small=.8, medium=.9)
+    result.write_text(json.dumps(dict(bbox=good, segm=good)))
     before = {
         path: path.stat().st_mtime_ns
         for path in (folder / 'work_dirs/demo').glob('*')
     }
-    first = json.loads(
-        (folder / 'work_dirs/demo/result.json').read_text())
     result = run(folder)
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 0, result.stderr
     assert 'pictures in data/shapes, reused' in result.stdout
     assert 'Training: finished before' in result.stdout
     assert 'Evaluation: finished before' in result.stdout
     assert 'Iter(' not in result.stdout
-    assert f'bbox  {first["bbox"]["AP"]:8.3f}' in result.stdout
+    assert 'bbox     0.900   0.950' in result.stdout
     assert before == {
         path: path.stat().st_mtime_ns
         for path in (folder / 'work_dirs/demo').glob('*')

@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Evaluate under slurm, one process for each GPU.
-#   tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of
+#   bash tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of
 #   tools/test.py]
+# Examples:
+#   GPUS=8 bash tools/slurm_test.sh gpu test CONFIG work_dirs/NAME/epoch_12.pth
 # GPUS (8 unless set), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS shape
 # the job; PYTHON names the interpreter, such as .venv/bin/python.
 set -eu
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+}
+case "${1:-}" in -h | --help) usage && exit ;; esac
+if [ $# -lt 4 ]; then usage >&2 && exit 2; fi
 
 partition=$1
 job_name=$2

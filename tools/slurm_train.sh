@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Train under slurm, one process for each GPU.
-#   tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of
+#   bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of
 #   tools/train.py]
+# Examples:
+#   GPUS=16 bash tools/slurm_train.sh gpu hatnet CONFIG work_dirs/hatnet
 # GPUS (8 unless set), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS shape
 # the job; PYTHON names the interpreter, such as .venv/bin/python.
 set -eu
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+}
+case "${1:-}" in -h | --help) usage && exit ;; esac
+if [ $# -lt 4 ]; then usage >&2 && exit 2; fi
 
 partition=$1
 job_name=$2

@@ -318,20 +318,39 @@ def call(*command) -> subprocess.CompletedProcess:
                           env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
-def test_the_tool_s_exit_status(tested, tmp_path):
+def load_tool():
+    spec = importlib.util.spec_from_file_location('tool', TOOLS / 'replay.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_the_tool_repeats_a_test(tested, tmp_path):
+    shutil.copy(tested[1], tmp_path / 'test_record_1.json')
+    ended = call(TOOLS / 'replay.py', tmp_path / 'test_record_1.json')
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split() for line in ended.stdout.splitlines()
+             if line.startswith('coco/')]
+    assert len(lines) == len(tested[0])
+    assert {line[-1] for line in lines} == {'yes'}
+    assert 'scores by class: 6 of 6 agree' in ended.stdout
+    assert len(list(tmp_path.glob('test_record_*.json'))) == 2
+
+
+def test_the_tool_tells_a_difference(tested, tmp_path, monkeypatch, capsys):
     record = read_record(tested[1])
     record.metrics['coco/bbox_mAP'] += 0.5
     path = tmp_path / 'test_record_1.json'
     write_record(record, path)
-    ended = call(TOOLS / 'replay.py', path)
-    assert ended.returncode == 1, ended.stderr
+    monkeypatch.setattr(sys, 'argv', ['replay.py', str(path)])
+    with pytest.raises(SystemExit) as end:
+        load_tool().main()
+    assert end.value.code == 1
     line, = [
-        line for line in ended.stdout.splitlines()
+        line for line in capsys.readouterr().out.splitlines()
         if line.startswith('coco/bbox_mAP ')
     ]
     assert line.split()[-1] == 'NO'
-    assert 'scores by class: 6 of 6 agree' in ended.stdout
-    assert len(list(tmp_path.glob('test_record_*.json'))) == 2
 
 
 def test_a_mistake_ends_the_tool_with_one_line(tmp_path):
@@ -344,9 +363,7 @@ def test_a_mistake_ends_the_tool_with_one_line(tmp_path):
 
 
 def test_the_tool_hands_its_arguments_on(monkeypatch):
-    spec = importlib.util.spec_from_file_location('tool', TOOLS / 'replay.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool()
     received = {}
     monkeypatch.setattr(tool, 'replay', lambda **kwargs: received.update(
         kwargs))
