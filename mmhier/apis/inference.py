@@ -61,7 +61,7 @@ def infer(config: str,
         config (str): See :class:`Predictor`.
         checkpoint (str): Weights of the model of the config.
         inputs (str, optional): An image, a folder of images, a glob pattern
-            such as 'photos/**/*.jpg', or a video. Defaults to None, if
+            such as ``'photos/**/*.jpg'``, or a video. Defaults to None, if
             ``camera`` is given.
         out_dir (str): Where the results go.
         camera (int, optional): Number of a camera to read instead, until

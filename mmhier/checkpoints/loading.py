@@ -121,7 +121,7 @@ def load_backbone_weights(backbone: nn.Module,
         prefix (str, optional): See there. Defaults to None.
         min_matched (float): Share of the parameters that must be found.
             Defaults to 0.95.
-        map_location: As in ``torch.load``. Defaults to 'cpu'.
+        map_location (Any): As in ``torch.load``. Defaults to 'cpu'.
 
     Returns:
         LoadReport: It is logged as well.

@@ -49,7 +49,7 @@ def read_checkpoint(path: Union[str, Path],
         path (str | Path): A file written by ``torch.save``; also searched for
             in ``MMHIER_WEIGHTS``, see :func:`find_checkpoint`. A hash in its
             name is verified.
-        map_location: Where tensors go, as in ``torch.load``.
+        map_location (Any): Where tensors go, as in ``torch.load``.
             Defaults to 'cpu'.
 
     Returns:

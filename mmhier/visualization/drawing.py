@@ -28,7 +28,14 @@ def upscale_cells(values: np.ndarray, cell: int, height: int,
 
 
 def colour_map(values: np.ndarray) -> np.ndarray:
-    """Values of 0..1, (H, W), as colours from black by red to yellow."""
+    """Colours for values, from black by red to yellow.
+
+    Args:
+        values (np.ndarray): (H, W), from 0 to 1.
+
+    Returns:
+        np.ndarray: (H, W, 3), uint8, RGB.
+    """
     levels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
     return np.ascontiguousarray(colours[..., ::-1])
@@ -39,9 +46,12 @@ def overlay_heat(picture: np.ndarray, heat: np.ndarray,
     """Lay a heat map over a darkened gray picture; 0 leaves it visible.
 
     Args:
-        picture (np.ndarray): The picture.
+        picture (np.ndarray): (H, W, 3).
         heat (np.ndarray): (H, W), not negative; its maximum is the brightest.
         opacity (float): Of the colours. Defaults to 0.6.
+
+    Returns:
+        np.ndarray: (H, W, 3), uint8, RGB.
     """
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] * 0.6
     scaled = heat / max(float(heat.max()), 1e-12)
@@ -52,7 +62,15 @@ def overlay_heat(picture: np.ndarray, heat: np.ndarray,
 
 
 def mark_point(picture: np.ndarray, point: Tuple[float, float]) -> np.ndarray:
-    """Picture with a ringed cross at (x, y)."""
+    """Draw a ringed cross.
+
+    Args:
+        picture (np.ndarray): (H, W, 3), left as it is.
+        point (tuple[float, float]): x and y in pixels.
+
+    Returns:
+        np.ndarray: The picture with the cross.
+    """
     picture = picture.copy()
     radius = max(4, round(min(picture.shape[:2]) / 50))
     at = (round(point[0]), round(point[1]))
@@ -63,7 +81,15 @@ def mark_point(picture: np.ndarray, point: Tuple[float, float]) -> np.ndarray:
 
 
 def draw_scale_bar(picture: np.ndarray, length: int) -> np.ndarray:
-    """Picture with a bar of a number of pixels, and the number, below left."""
+    """Draw a bar, and its length, at the lower left.
+
+    Args:
+        picture (np.ndarray): (H, W, 3), left as it is.
+        length (int): Of the bar in pixels.
+
+    Returns:
+        np.ndarray: The picture with the bar.
+    """
     picture = picture.copy()
     height = picture.shape[0]
     left, bottom = 8, height - 10
@@ -75,7 +101,15 @@ def draw_scale_bar(picture: np.ndarray, length: int) -> np.ndarray:
 
 
 def add_title(picture: np.ndarray, *lines: str) -> np.ndarray:
-    """Picture below lines of black text on white, shrunk to its width."""
+    """Put lines of black text on white above a picture.
+
+    Args:
+        picture (np.ndarray): (H, W, 3).
+        *lines (str): Shrunk to the width of the picture.
+
+    Returns:
+        np.ndarray: Text and picture, higher than the picture.
+    """
     height = 20
     strip = np.full((height * len(lines) + 4, picture.shape[1], 3), 255,
                     np.uint8)
@@ -89,7 +123,15 @@ def add_title(picture: np.ndarray, *lines: str) -> np.ndarray:
 
 
 def arrange(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """One picture of rows of pictures of any sizes, aligned top left."""
+    """Join rows of pictures into one.
+
+    Args:
+        rows (Sequence[Sequence[np.ndarray]]): (H, W, 3) pictures of any
+            sizes, to be aligned top left.
+
+    Returns:
+        np.ndarray: The whole, white where there is no picture.
+    """
     columns = max(len(row) for row in rows)
     heights = [max(p.shape[0] for p in row) for row in rows]
     widths = [
