@@ -46,12 +46,16 @@ def measure(metafile: dict) -> None:
 
 
 def model_tables(metafile: dict) -> str:
-    """Markdown tables of a metafile."""
-    return '\n'.join(
-        _table(title, metrics, [
+    """Markdown tables of a metafile, of the data sets that it has."""
+    tables = []
+    for title, dataset, metrics in TABLES:
+        models = [
             model for model in metafile['Models']
             if model['Metadata']['Training Data'] == dataset
-        ]) for title, dataset, metrics in TABLES)
+        ]
+        if models:
+            tables.append(_table(title, metrics, models))
+    return '\n'.join(tables)
 
 
 def _table(title: str, metrics: tuple, models: list) -> str:
