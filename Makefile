@@ -4,7 +4,7 @@ PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-original install install-tests clean
+.PHONY: demo test test-original docs install install-tests clean
 
 demo: install
 	$(PY) tools/demo.py
@@ -15,6 +15,11 @@ test: install-tests
 # The same on the original OpenMMLab line.
 test-original:
 	$(MAKE) test VENV=.venv-original PINNED=requirements/original.txt
+
+# The site: build/docs/index.html.
+docs: $(VENV)/.installed
+	$(PIP) -r requirements/docs.txt
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 
 install: $(VENV)/.installed
 

@@ -1,0 +1,81 @@
+"""docs/install.md: its commands, the Dockerfile and the Makefile behind it."""
+import re
+from importlib.machinery import ModuleSpec
+
+import pytest
+from mmhier.ops import shim
+from .pages import ROOT, Shell, commands
+
+PAGE = 'docs/install.md'
+
+
+@pytest.fixture
+def mmcv(tmp_path, monkeypatch):
+    """An installed mmcv of one empty file."""
+    folder = tmp_path / 'mmcv'
+    folder.mkdir()
+    (folder / '__init__.py').touch()
+    spec = ModuleSpec('mmcv', None, origin=str(folder / '__init__.py'))
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(shim, 'find_spec', lambda name: spec)
+    return folder
+
+
+def test_commands(tmp_path, mmcv, monkeypatch, capfd):
+    shell = Shell(tmp_path, monkeypatch)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    trained, called = [], []
+
+    def make_faulty(doctor):
+        found = [doctor.Finding('cv2', 'FAIL', 'no libGL', ['mend it'])]
+        states = [[doctor.Finding('cv2', 'ok', '5.0')], found]
+        if '--fix' not in command:
+            del states[1]
+        monkeypatch.setattr(doctor, 'examine', states.pop)
+        monkeypatch.setattr(doctor.subprocess, 'call',
+                            lambda words: called.append(words) or 0)
+
+    shell.changes['doctor'] = make_faulty
+    shell.changes['train'] = lambda tool: monkeypatch.setattr(
+        tool, 'train', lambda **kwargs: trained.append(kwargs['config']))
+    printed = {}
+    for command in commands(PAGE):
+        shell.run(command)
+        printed[command] = capfd.readouterr().out
+        if command.endswith('mmhier.ops install'):
+            assert (mmcv / '_ext.py').is_file()
+
+    assert 'torchvision' in printed['python -m mmhier.ops status']
+    assert not (mmcv / '_ext.py').exists()
+    assert called[0] == ['mend', 'it'] and called[1][-2:] == [
+        'mmhier.ops', 'remove'
+    ]
+    assert 'all 1 checks passed' in printed['python tools/doctor.py --fix']
+    assert (ROOT / trained[0]).is_file()
+
+    made = dict(zip((c for c in commands(PAGE) if c.startswith('make')),
+                    shell.made))
+    for command, lines in made.items():
+        pinned = 'original' if 'original' in command else 'pinned'
+        assert f'install --quiet -r requirements/{pinned}.txt' in lines
+        venv = (re.findall(r'VENV=(\S+)', command) or ['.venv'])[0]
+        assert f'-m venv {venv}\n' in lines
+        assert f'{venv}/bin/python -m mmhier.ops install' in lines
+    assert 'python3.12 -m venv' in made[
+        'make install PYTHON=python3.12 VENV=.venv-3.12']
+    assert 'requirements/tests.txt' in made['make install-tests']
+    assert '-m sphinx' in made['make docs']
+
+
+def test_dockerfile():
+    lines = (ROOT / 'Dockerfile').read_text().splitlines()
+    # Its head repeats what the page says.
+    build, run = lines[0].removeprefix('# ').split(' && ')
+    assert {build, run} <= set(commands(PAGE))
+    assert 'WORKDIR /mmhier' in lines and 'RUN make install' in lines
+    assert 'ENV PATH=/mmhier/.venv/bin:$PATH' in lines
+    ignored = (ROOT / '.dockerignore').read_text().split()
+    assert {'.venv*', 'data', 'work_dirs'} <= set(ignored)
+    # make calls python3, which this image has.
+    version = re.fullmatch(r'FROM python:3\.(\d+)-slim', lines[1])
+    assert int(version[1]) >= 10

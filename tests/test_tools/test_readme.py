@@ -1,0 +1,92 @@
+"""README.md and the families' pages: their commands and configs."""
+import re
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmhier.apis import load_config
+from mmhier.ops import shim
+from mmhier.registry import MODELS
+from ..golden import official_state_dict
+from .pages import (
+    ROOT,
+    SLIM_NAME,
+    Shell,
+    blocks,
+    commands,
+    write_slim_checkout,
+)
+
+# The variant of each page, or another one whose official names are at hand.
+FAMILIES = dict(hatnet='hatnet_tiny', lit='lit_ti', hvt='hvt_s_2')
+
+
+def test_commands(tmp_path, coco_root, monkeypatch, capfd):
+    write_slim_checkout(tmp_path, coco_root)
+    shell = Shell(tmp_path, monkeypatch)
+    monkeypatch.setattr(shim, 'find_mmcv_folder', lambda: tmp_path)
+    printed = ''
+    for command in commands('README.md'):
+        shell.run(command)
+        printed += capfd.readouterr().out
+    demo, tests = shell.made
+    assert demo.splitlines()[-1] == '.venv/bin/python tools/demo.py'
+    assert '-m pytest' in tests
+    assert printed.count('Average Precision') >= 12
+    (job, received), = shell.started
+    assert job['nproc_per_node'] == '8'
+    assert Path(received['config']).stem == SLIM_NAME
+    assert shim.is_shim(tmp_path / '_ext.py')
+
+
+def test_config(tmp_path):
+    base = Path(mmdet.__file__).parent / (
+        '.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    code, = blocks('README.md', 'python')
+    (tmp_path / 'config.py').write_text(f'_base_ = {str(base)!r}\n{code}')
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert model.neck.in_channels == list(model.backbone.out_channels)
+
+
+def test_tested_versions_are_those_that_make_installs():
+    text = (ROOT / 'README.md').read_text()
+    for line, name in (('maintained', 'pinned'), ('original', 'original')):
+        packages, versions = re.search(
+            rf'^\| {line} line, `make [\w-]+`: (.+) \| (.+) \|$', text,
+            re.MULTILINE).groups()
+        pins = dict(
+            re.findall(r'^([\w-]+)==(\S+)$',
+                       (ROOT / f'requirements/{name}.txt').read_text(),
+                       re.MULTILINE))
+        for package, version in zip(packages.split(', '),
+                                    versions.split(', '), strict=True):
+            package = re.sub('^-', 'onedl-', package)
+            assert pins[package] == version
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_pretrained_weights_of_a_family(family, tmp_path, monkeypatch):
+    page = f'configs/{family}/README.md'
+    export, convert, train = (
+        re.sub('(hvt.s.)1', r'\g<1>2', command) for command in commands(page))
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    shell = Shell(tmp_path, monkeypatch)
+    official = convert.split()[2]
+    torch.save(official_state_dict(FAMILIES[family]), tmp_path / official)
+    received = {}
+    shell.changes['train'] = lambda tool: monkeypatch.setattr(
+        tool, 'train', lambda **kwargs: received.update(kwargs))
+    for command in (export, convert, train):
+        shell.run(command)
+    cfg = load_config(received['config'],
+                      cfg_options=received['cfg_options'])
+    backbone = MODELS.build(cfg.model.backbone)
+    before = next(backbone.parameters()).clone()
+    backbone.init_weights()
+    assert not torch.equal(before, next(backbone.parameters()))
