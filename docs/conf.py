@@ -16,6 +16,7 @@ myst_heading_anchors = 3
 
 html_theme = 'furo'
 html_title = f'mmhier {__version__}'
+html_show_copyright = False
 autodoc_default_options = {'members': True}
 autodoc_member_order = 'bysource'
 

@@ -123,10 +123,11 @@ def test_site_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     start = (tmp_path / 'index.html').read_text()
     page = tmp_path / re.search('url=(.+?)"', start)[1]
-    assert 'make docs' in page.read_text()
+    assert '<h1>mmhier: guides' in page.read_text()
     reference = (tmp_path / 'docs/api.html').read_text()
     for package, name in PUBLIC:
-        assert f'id="{package}.{name}"' in reference, name
+        if callable(getattr(import_module(package), name)):
+            assert f'id="{package}.{name}"' in reference, name
 
 
 def test_make_docs_builds_the_site():
