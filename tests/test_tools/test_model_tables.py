@@ -36,9 +36,9 @@ def run_tool(*arguments):
                           cwd=ROOT, text=True, capture_output=True)
 
 
-def load_tool():
+def load_tool(name='model_tables'):
     spec = importlib.util.spec_from_file_location(
-        'model_tables', ROOT / 'tools' / 'model_tables.py')
+        Path(name).stem, ROOT / 'tools' / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -137,23 +137,18 @@ def test_get_flops_lists_the_parts():
     assert total.startswith('64x96: 39.54 M parameters, ')
 
 
-def test_get_flops_names_mistakes():
-    lit = 'configs/lit/lit-tiny_8xb128_in1k.py'
-    runtime = 'configs/_base_/default_runtime.py'
-    messages = {
-        ('no.py', ): 'config file no.py does not exist',
+def test_get_flops_names_mistakes(monkeypatch):
+    process = run_tool('tools/analysis_tools/get_flops.py', 'no.py')
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == (
+        'error: config file no.py does not exist')
+    lit = str(ROOT / 'configs/lit/lit-tiny_8xb128_in1k.py')
+    runtime = str(ROOT / 'configs/_base_/default_runtime.py')
+    for arguments, message in {
         (lit, '--shape', '16'):
         '--shape 16: expected one or two numbers of at least 32 pixels',
         (runtime, ): f'{runtime} has no model',
-    }
-    processes = {
-        arguments: subprocess.Popen(
-            [sys.executable, '-W', 'ignore',
-             'tools/analysis_tools/get_flops.py', *arguments],
-            cwd=ROOT, text=True, stderr=subprocess.PIPE)
-        for arguments in messages
-    }
-    for arguments, message in messages.items():
-        _, stderr = processes[arguments].communicate()
-        assert processes[arguments].returncode == 2
-        assert stderr.splitlines()[-1] == f'error: {message}'
+    }.items():
+        monkeypatch.setattr(sys, 'argv', ['get_flops.py', *arguments])
+        with pytest.raises(UserError, match=f'^{message}$'):
+            load_tool('analysis_tools/get_flops').main()
