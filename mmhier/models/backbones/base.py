@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import (
     Any,
+    Callable,
     ContextManager,
     Dict,
     Iterator,
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from mmhier.checkpoints.loading import load_backbone_weights
 
 MIN_INPUT_SIZE = 32
+_COMPILED: Dict[tuple, Callable] = {}
 
 
 def _any_size_when_exporting() -> ContextManager:
@@ -35,6 +37,19 @@ def _any_size_when_exporting() -> ContextManager:
             and not torch.compiler.is_dynamo_compiling()):
         return torch.backends.mkldnn.flags(enabled=False)
     return nullcontext()
+
+
+def _compiled_forward(cls: type, **arguments: Any) -> Callable:
+    """``forward_maps`` of a class, compiled once for each set of arguments.
+
+    It belongs to no module, so that copies of a module, as of an average of
+    its weights, run on weights of their own.
+    """
+    key = (cls, repr(sorted(arguments.items())))
+    if key not in _COMPILED:
+        _COMPILED[key] = torch.compile(
+            cls.forward_maps, **{'dynamic': True, **arguments})
+    return _COMPILED[key]
 
 
 @contextmanager
@@ -78,6 +93,12 @@ class HierarchicalBackbone(BaseModule):
         attn_impl (str): One of ``attn_impls``. 'eager' is the readable
             reference, 'auto' the fastest that equals it within rounding.
             Defaults to 'auto'.
+        compile (bool | dict): Compile the backbone, and nothing else of a
+            model, at its first forward pass: True, or arguments of
+            :func:`torch.compile` such as ``dict(mode='max-autotune')``.
+            Sizes are dynamic unless the dict says otherwise, so that images
+            of several sizes share a graph. Needs a C++ compiler.
+            Defaults to False.
         init_cfg (dict | list[dict], optional): Initialization. A
             ``dict(type='Pretrained', checkpoint=PATH)`` reads official or
             mmhier weights, reports what matched and raises ValueError below
@@ -105,6 +126,7 @@ class HierarchicalBackbone(BaseModule):
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  attn_impl: str = 'auto',
+                 compile: Union[bool, dict] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         if isinstance(init_cfg, dict):
             init_cfg = [init_cfg]
@@ -136,6 +158,11 @@ class HierarchicalBackbone(BaseModule):
             raise ValueError(
                 f'attn_impl={attn_impl!r} of {type(self).__name__}: expected '
                 f'one of {", ".join(map(repr, self.attn_impls))}')
+        if not isinstance(compile, (bool, dict)):
+            raise ValueError(
+                f'compile={compile!r} of {type(self).__name__}: expected True,'
+                ' False or a dict of arguments of torch.compile')
+        self.compile_cfg = {} if compile is True else compile
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -270,6 +297,10 @@ class HierarchicalBackbone(BaseModule):
                 f'{type(self).__name__} expects images of at least '
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
+        if (self.compile_cfg is not False
+                and not torch.compiler.is_compiling()
+                and not torch.jit.is_tracing()):
+            return _compiled_forward(type(self), **self.compile_cfg)(self, x)
         with _any_size_when_exporting():
             return self.forward_maps(x)
 
