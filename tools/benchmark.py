@@ -29,7 +29,7 @@ from typing import List, Sequence, Tuple
 
 import torch
 from mmengine.logging import MMLogger
-from mmhier.analysis import count_config_complexity
+from mmhier.analysis import InferencePass, count_complexity
 from mmhier.analysis.benchmarking import (
     DTYPES,
     MODES,
@@ -42,6 +42,8 @@ from mmhier.analysis.benchmarking import (
     peak_bytes_of_process,
 )
 from mmhier.analysis.variants import (
+    PEERS,
+    WholeModel,
     build_variant,
     load_target,
     variant_config,
@@ -121,7 +123,8 @@ def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
     """Measure every form in every case."""
     with mistakes_as_user_errors():
         target = load_target(arguments.model)
-        configs = [variant_config(target, form) for form in arguments.forms]
+        for form in arguments.forms:
+            variant_config(target, form)
     results: List[Measurement] = []
     for case in cases_of(arguments):
         with mistakes_as_user_errors():
@@ -131,12 +134,17 @@ def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
                 for form in arguments.forms
             }
         found = measure(forms, case, arguments.rounds)
-        for result, cfg in zip(found, configs):
-            if arguments.macs and cfg is not None:
-                result.macs = count_config_complexity(
-                    cfg, (case.height, case.width)).macs * case.batch_size
+        for result in found:
+            model = forms[result.variant]
+            if result.variant in PEERS:
+                result.difference = None  # of other weights
+            if arguments.macs:
+                layers = InferencePass(
+                    model.model if isinstance(model, WholeModel) else model)
+                result.macs = count_complexity(
+                    layers, tuple(case.images().shape)).macs
             if arguments.memory:
-                add_memory(result, arguments, forms[result.variant])
+                add_memory(result, arguments, model)
             print(f'{result.variant}, {case.mode}, {case.dtype}, '
                   f'{case.height}x{case.width}: {result.seconds * 1e3:.1f} ms,'
                   f' {result.speed_up:.2f}x', flush=True)

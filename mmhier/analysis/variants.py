@@ -170,16 +170,21 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
 
 def _with_peer(model: dict, peer: dict, channels: List[int]) -> dict:
     """A detector or segmentor with another backbone, all else the same."""
-    wired = wire_detector(model) if 'neck' in model and (
-        'rpn_head' in model or 'bbox_head' in model) else wire_segmentor(model)
+    num_classes = model.pop('num_classes', None)
+    detects = 'rpn_head' in model or 'bbox_head' in model
+    wired = (wire_detector if detects else wire_segmentor)(model, num_classes)
     wired['backbone'] = peer
     wired['type'] = wired['type'].replace('mmhier.', '')
-    for name in ('neck', 'decode_head') if 'neck' not in wired else ('neck', ):
-        if isinstance(wired.get(name, {}).get('in_channels'), list):
-            wired[name]['in_channels'] = channels
-    for head in [wired['auxiliary_head']] if wired.get(
-            'auxiliary_head') else []:
-        head['in_channels'] = channels[head['in_index']]
+    if 'neck' in wired:
+        wired['neck']['in_channels'] = channels
+        return wired
+    for name in ('decode_head', 'auxiliary_head'):
+        head = wired.get(name)
+        if head:
+            index = head['in_index']
+            head['in_channels'] = (
+                channels[index] if isinstance(index, int) else
+                [channels[i] for i in index])
     return wired
 
 
