@@ -35,6 +35,7 @@ plug_in
 evaluation
 inference
 export
+speed
 api
 ../CONTRIBUTING
 ../CHANGELOG

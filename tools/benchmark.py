@@ -14,7 +14,7 @@ Examples:
     python tools/benchmark.py hatnet-tiny --forms HAT_Net.py:HAT_Net_tiny auto
     python tools/benchmark.py --forms swin-t auto --sizes 800x1344 --macs \\
         configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py
-    python tools/benchmark.py --page docs/speed.md     # measure it anew
+    python tools/benchmark.py --page docs/speed.md  # measure it anew
 """
 import argparse
 import csv

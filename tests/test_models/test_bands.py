@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from mmhier.analysis.benchmarking import Case, count_saved_bytes
 from mmhier.analysis.variants import PlainForm
 from mmhier.models import HATNet
@@ -14,7 +15,6 @@ from mmhier.models.layers import (
     bands,
     row_bands,
 )
-from torch import nn
 
 
 @pytest.fixture

@@ -34,5 +34,6 @@ def test_plain_form_equals_the_model(cls, arch, arguments, size):
             for name, parameter in model.named_parameters()
         })
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, rtol=1e-2, atol=1e-4,
-                                   msg=lambda text, name=name: f'{name}: {text}')
+        torch.testing.assert_close(
+            grads[1][name], grad, rtol=1e-2, atol=1e-4,
+            msg=lambda text, name=name: f'{name}: {text}')

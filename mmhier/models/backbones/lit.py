@@ -161,6 +161,22 @@ class Attention(SelfAttention):
             self.relative_position_bias_table = nn.Parameter(
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
+        # In inference the table of the last size, and what it came from.
+        self._resized: Tuple[Optional[tuple], Optional[Tensor]] = (None, None)
+
+    def _resized_table(self, height: int, width: int) -> Tensor:
+        """The table for a grid, resized once for as long as the size and the
+        weights stay the same."""
+        table = self.relative_position_bias_table
+        if (torch.is_grad_enabled() or torch.compiler.is_compiling()
+                or torch.jit.is_tracing() or table.is_inference()):
+            return resize_bias_table(table, height, width)
+        origin = (height, width, table.data_ptr(), table._version)
+        known, resized = self._resized
+        if resized is None or known != origin:
+            resized = resize_bias_table(table, height, width)
+            self._resized = origin, resized
+        return resized
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
         """(B, num_heads, height * width, d) each, then height and width; more
@@ -168,8 +184,7 @@ class Attention(SelfAttention):
         if self.bias_size is None:
             return attend(q, k, v, attn_impl=self.attn_impl)
         height, width = context
-        table = resize_bias_table(self.relative_position_bias_table, height,
-                                  width)
+        table = self._resized_table(height, width)
         if self.attn_impl == 'auto' and not (torch.compiler.is_compiling()
                                              or torch.jit.is_tracing()):
             return attend_grid(q, k, v, table, height, width)

@@ -1,0 +1,243 @@
+"""tools/benchmark.py, docs/speed.md, and the switch that compiles a backbone.
+"""
+import csv
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks.ema_hook import ExponentialMovingAverage
+from torch import nn
+from mmhier import apis
+from mmhier.analysis.benchmarking import (
+    Case,
+    count_saved_bytes,
+    fit_line,
+    measure,
+)
+from mmhier.analysis.variants import (
+    PEERS,
+    build_variant,
+    load_target,
+    variant_config,
+)
+from mmhier.models import ACCViT
+from .conftest import DETECTOR
+from .pages import ROOT, Shell, commands
+
+PAGE = 'docs/speed.md'
+TOOL = str(ROOT / 'tools/benchmark.py')
+# The authors' layout of a HAT-Net, as far as weights go.
+USERS_MODEL = '''
+from mmhier.models import HATNet
+
+def authors():
+    model = HATNet('tiny')
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    return model
+
+def number():
+    return 1
+'''
+
+
+def call(*arguments):
+    return subprocess.run([sys.executable, TOOL, *map(str, arguments)],
+                          capture_output=True, text=True)
+
+
+def test_writes_csv_and_markdown_of_every_form(tmp_path):
+    (tmp_path / 'users.py').write_text(USERS_MODEL)
+    table, rows = tmp_path / 'table.md', tmp_path / 'rows.csv'
+    done = call('hatnet-tiny', '--forms', 'plain', 'eager', 'auto',
+                f'{tmp_path}/users.py:authors', '--sizes', '224',
+                '--mode', 'inference', 'training', '--rounds', 2,
+                '--threads', 2, '--macs', '--csv', rows, '--markdown', table)
+    assert done.returncode == 0, done.stderr
+    with open(rows, newline='') as file:
+        found = list(csv.DictReader(file))
+    assert [row['form'] for row in found[:3]] == ['plain', 'eager', 'auto']
+    assert len(found) == 8
+    for row in found:
+        assert float(row['ms']) > 0
+        # The user's model was given our weights.
+        assert float(row['difference']) <= 1e-4
+        assert float(row['GMACs']) == pytest.approx(2.128, rel=0.01)
+        assert 'torch' in row['machine'] and '2 threads' in row['machine']
+    assert table.read_text().count('\n| plain |') == 2
+    assert 'Measured on: ' in table.read_text()
+    done = call('hatnet-tiny', '--csv', rows)
+    assert done.returncode == 2
+    assert done.stderr == f'error: {rows} exists: remove it or name another ' \
+        'file\n'
+
+
+def test_names_mistakes(tmp_path, monkeypatch, capsys):
+    shell = Shell(tmp_path, monkeypatch)
+    tool = shell._load_tool('tools/benchmark.py')
+    (tmp_path / 'users.py').write_text(USERS_MODEL)
+    (tmp_path / 'empty.md').write_text('nothing')
+    for arguments, message in [
+        ('hatnet-huge', "unknown arch 'huge' of HATNet"),
+        ('vgg', 'vgg: expected a config file, a peer (resnet50'),
+        ('hatnet-tiny --forms fast', 'fast: expected one of auto'),
+        ('resnet50 --forms plain', 'plain: mmdet.ResNet is no backbone'),
+        ('hatnet-tiny --forms gone.py:f', 'gone.py:f: no file gone.py'),
+        ('hatnet-tiny --forms users.py:g', 'users.py defines no callable g'),
+        ('hatnet-tiny --forms users.py:number', 'returned int'),
+        ('hatnet-tiny --device cuda', '--device cuda: no such device here'),
+        ('', 'expected a backbone such as hatnet-tiny'),
+        ('--page gone.md', '--page gone.md: no such file'),
+        ('--page empty.md', 'no "<!-- benchmark: ARGUMENTS -->"'),
+    ]:
+        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments.split()])
+        if 'cuda' in arguments and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit) as end:
+            apis.run_tool(tool.main)
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith('error: ') and message in error
+        assert error.count('\n') == 1
+
+
+def test_page_is_measured_anew(tmp_path, monkeypatch):
+    shell = Shell(tmp_path, monkeypatch)
+    text = ('before\n<!-- benchmark: accvit-femto --forms auto eager '
+            '--sizes 64 --rounds 1 -->\nold\n<!-- end -->\nafter\n')
+    (tmp_path / 'page.md').write_text(text)
+    shell.run('python tools/benchmark.py --page page.md')
+    page = (tmp_path / 'page.md').read_text()
+    assert page.startswith('before\n') and page.endswith('-->\nafter\n')
+    assert 'old' not in page and '| eager | 64x64 |' in page
+    shell.run('python tools/benchmark.py --page page.md')
+    assert (tmp_path / 'page.md').read_text().count('| eager |') == 1
+
+
+def test_commands_of_the_page(tmp_path, monkeypatch):
+    shell = Shell(tmp_path, monkeypatch)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    (tmp_path / 'HAT_Net.py').write_text(USERS_MODEL)
+    asked, trained = [], []
+
+    def note(arguments):
+        target = load_target(arguments.model)
+        for form in arguments.forms:
+            variant_config(target, form)
+        asked.append(arguments)
+        case = Case('training', 224, 224)
+        return measure({'auto': nn.Conv2d(3, 1, 1)}, case, 1)
+
+    shell.changes['benchmark'] = lambda tool: monkeypatch.setattr(
+        tool, 'run_cases', note)
+    shell.changes['train'] = lambda tool: monkeypatch.setattr(
+        tool, 'train', lambda **kwargs: trained.append(kwargs))
+    for command in commands(PAGE):
+        shell.run(command)
+    assert len(asked) == 4 and len(trained) == 1
+    assert trained[0]['cfg_options'] == {'model.backbone.compile': True}
+    page = (ROOT / PAGE).read_text()
+    blocks = re.findall(r'<!-- benchmark: (.*?) -->\n(.*?)<!-- end -->', page,
+                        re.DOTALL)
+    assert len(blocks) > 10
+    for arguments, table in blocks:
+        shell.run(f'python tools/benchmark.py {arguments}')
+        # Written by the tool: it names its command and the machine.
+        assert f'`python tools/benchmark.py {arguments}`' in table
+        assert 'Measured on: ' in table
+        for form in shlex.split(arguments):
+            if form in ('plain', 'auto', 'compiled', 'swin-t'):
+                assert f'\n| {form} |' in table
+
+
+@pytest.mark.parametrize('config', [
+    'hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py',
+    'hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
+    'lit/semantic-fpn_lit-tiny_80k_ade20k-512x512.py',
+    'accvit/accvit-femto_8xb128_in1k.py',
+])
+def test_whole_models_run_in_both_modes(config):
+    path = ROOT / 'configs' / config
+    if not path.exists():
+        path, = (ROOT / 'configs' / config).parent.glob(
+            f'{path.stem.split("_")[0]}_*{path.stem.split("_")[-1]}.py')
+    target = load_target(str(path))
+    forms = ['auto']
+    if 'neck' in target.model or 'decode_head' in target.model:
+        forms.append('swin-t')
+    for form in forms:
+        for mode in ('inference', 'training'):
+            model = build_variant(target, form, mode == 'training', 'cpu')
+            found, = measure({form: model}, Case(mode, 64, 96, 2), 1)
+            assert found.seconds > 0
+
+
+@pytest.mark.parametrize('peer', PEERS)
+def test_peers_return_four_maps(peer):
+    model = build_variant(load_target(peer), 'auto', False, 'cpu')
+    with torch.no_grad():
+        maps = model(torch.zeros(1, 3, 64, 64))
+    assert [x.shape[1] for x in maps] == PEERS[peer][1]
+    assert [x.shape[2] for x in maps] == [16, 8, 4, 2]
+
+
+def test_saved_bytes_are_counted_once_without_parameters():
+    layer = nn.Linear(8, 4)
+    case = Case('training', 8, 8)
+    # Kept: the product's input once, its output once.
+    found = count_saved_bytes(
+        lambda x: (layer(x * 1).sigmoid() * 2).sigmoid(), case)
+    assert found == 4 * (3 * 8 * 8 + 2 * 3 * 8 * 4)
+
+
+def test_lines_and_powers():
+    pixels = [1e4, 2e4, 4e4, 8e4]
+    deviation, power = fit_line([(x, 3 * x) for x in pixels])
+    assert deviation < 1e-6 and power == pytest.approx(1)
+    deviation, power = fit_line([(x, x * x) for x in pixels])
+    assert deviation > 0.3 and power == pytest.approx(2)
+
+
+def test_compiled_backbone_trains_and_tests_in_a_runner(coco_root, tmp_path):
+    torch._dynamo.reset()
+    cfg = Config.fromfile(DETECTOR)
+    options = {
+        'model.backbone.compile': dict(backend='eager'),
+        'train_cfg.max_epochs': 1,
+    }
+    compiled = apis.train(
+        DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path / 'a'),
+        seed=0, cfg_options=options)
+    eager = apis.train(
+        DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path / 'b'),
+        seed=0, cfg_options={'train_cfg.max_epochs': 1})
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
+    assert cfg.model.backbone.type in str(compiled.cfg.model.backbone)
+    for (name, a), b in zip(compiled.model.state_dict().items(),
+                            eager.model.state_dict().values()):
+        torch.testing.assert_close(
+            a, b, rtol=1e-3, atol=1e-4,
+            msg=lambda text, name=name: f'{name}: {text}')
+    torch._dynamo.reset()
+
+
+def test_copies_of_a_compiled_backbone_have_weights_of_their_own():
+    model = ACCViT('femto', compile=dict(backend='eager')).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model(x)
+        average = ExponentialMovingAverage(model, momentum=0.5)
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        model(x)
+        average.update_parameters(model)
+        plain = ACCViT('femto').eval()
+        plain.load_state_dict(average.module.state_dict())
+        for a, b in zip(average(x), plain(x)):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="compile='yes' of ACCViT: expected"):
+        ACCViT('femto', compile='yes')
