@@ -2,9 +2,11 @@
 import gc
 import sys
 
+import mmengine.config.config
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from yapf.yapflib import yapf_api
 
 torch.set_num_threads(1)
 
@@ -28,3 +30,14 @@ def imported_modules_left_to_themselves():
         gc.collect()
         gc.freeze()
         _num_frozen_modules = len(sys.modules)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def configs_written_without_layout():
+    """Laying out the text of a config takes seconds in each run, and changes
+    nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (yapf_api, mmengine.config.config):
+            patch.setattr(module, 'FormatCode',
+                          lambda text, **kwargs: (text, True), raising=False)
+        yield
