@@ -19,10 +19,13 @@ from mmengine.runner.amp import autocast
 from PIL import Image
 from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.datasets.coco_checks import describe_other_size
+from mmhier.datasets.mask_checks import upright_size
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .loading_errors import named_loading_errors
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
@@ -143,9 +146,9 @@ class _DryRun:
                              f'{name}: {hook.compare(model, weights)}')
         with self.part('optimizer'):
             self.check_optimizer(cfg, model, num_gpus)
-        with self.part('training step'):
+        with self.part('training step'), named_loading_errors():
             self.check_steps(cfg, model)
-        with self.part('prediction'):
+        with self.part('prediction'), named_loading_errors():
             loader = Runner.build_dataloader(_single_process(
                 cfg.val_dataloader or cfg.test_dataloader))
             with torch.no_grad():
@@ -170,7 +173,12 @@ class _DryRun:
             raise UserError(f'{name} is empty: no image is left of '
                             f'{dataset.ann_file or dataset.data_root}')
         step = 1 if every_file else max(1, len(dataset) // 100)
-        sizes, broken, num_empty = [], [], 0
+        sizes, broken, misplaced, num_empty = [], [], [], 0
+        pipeline = getattr(dataset, 'pipeline', None)
+        as_stored = any(
+            str(getattr(transform, 'color_type', '')).endswith(
+                'ignore_orientation')
+            for transform in getattr(pipeline, 'transforms', ()))
         for i in range(len(dataset)):
             info = dataset.get_data_info(i)
             if 'instances' in info:
@@ -182,6 +190,14 @@ class _DryRun:
                     with Image.open(info['img_path']) as image:
                         image.load()
                         sizes.append(image.size)
+                        height, width = upright_size(image)
+                    if as_stored:
+                        width, height = image.size
+                    stated = info.get('height'), info.get('width')
+                    if None not in stated:
+                        reason = describe_other_size((height, width), stated)
+                        if reason is not None:
+                            misplaced.append(f'{info["img_path"]} {reason}')
                 except (OSError, ValueError, Image.DecompressionBombError,
                         SyntaxError) as error:
                     broken.append(f'{info["img_path"]}: {error}')
@@ -199,6 +215,10 @@ class _DryRun:
         if broken:
             self.add('error', subject, f'{name}: {len(broken)} images cannot '
                      f'be read, such as {broken[0]}')
+        if misplaced:
+            self.add('error', subject, f'{name}: {len(misplaced)} images are '
+                     'of another size than their annotations, such as '
+                     f'{misplaced[0]}')
 
     def check_optimizer(self, cfg: Config, model: nn.Module,
                         num_gpus: int) -> None:

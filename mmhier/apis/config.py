@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
-from .errors import UserError
+from .errors import UserError, require_utf8
 
 # Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs
 # carry one of the first group along as a variable, so these count as legacy
@@ -67,6 +67,10 @@ def load_config(path: str,
             OpenMMLab 2.x or needs a package that is not installed, if an
             option does not fit, or if work_dir cannot be written to.
     """
+    require_utf8('config file', path)
+    require_utf8('--work-dir', work_dir)
+    require_utf8('--data-root', data_root)
+    require_utf8('--cfg-options', cfg_options)
     cfg = _read(path)
     _refuse_legacy_keys(path, cfg)
     scope = cfg.get('default_scope')

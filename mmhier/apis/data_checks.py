@@ -10,6 +10,7 @@ from mmhier.datasets.coco_checks import (
     check_annotations,
     check_categories,
     check_images,
+    count_small_images,
     read_coco,
 )
 from mmhier.datasets.mask_checks import (
@@ -108,6 +109,9 @@ class _Checks:
             _warn(check_categories(ann_file, classes or (), name))
             _warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
             check_images(ann_file, folders.get('img', root))
+            min_size = (dataset.get('filter_cfg') or {}).get('min_size')
+            if min_size and not dataset.get('test_mode'):
+                _warn(count_small_images(ann_file, min_size))
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes,
                                                built.img_prefix)

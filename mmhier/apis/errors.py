@@ -1,16 +1,19 @@
 """Telling a user's mistake, which gets one line, from a bug, which gets a
 traceback."""
 import dis
+import errno
+import io
 import os.path as osp
 import re
 import sys
 from contextlib import contextmanager
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import mmengine.registry
 import mmhier
 
 _MMHIER_DIR = osp.join(osp.dirname(mmhier.__file__), '')
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REGISTRY_DIR = osp.join(osp.dirname(mmengine.registry.__file__), '')
 
 
@@ -28,8 +31,8 @@ def mistakes_as_user_errors() -> Iterator[None]:
     Taken for a user's mistake are a ValueError that a ``raise`` statement of
     mmhier states (an unknown ``arch``, an input that is too small, a damaged
     checkpoint), a registry that knows no such type, and a constructor that
-    does not take a key of the config. Everything else passes through as it
-    is.
+    does not take a key of the config. So is a full disk. Everything else
+    passes through as it is.
 
     Raises:
         UserError: In place of these errors, with their message.
@@ -43,6 +46,43 @@ def mistakes_as_user_errors() -> Iterator[None]:
             message = error.args[0] if error.args else str(error)
             raise UserError(message) from error
         raise
+    except OSError as error:
+        if error.errno in _FULL:
+            where = f' for {error.filename}' if error.filename else ''
+            raise UserError(
+                f'the disk is full: no space is left{where}. What was written '
+                'before is kept: make room, then go on') from error
+        raise
+
+
+def require_utf8(name: str, value: Any) -> None:
+    """Check that strings can be written into logs and records.
+
+    The bytes of a path need not be UTF-8, but those of a text file.
+
+    Args:
+        name (str): What the value is, for the message.
+        value (Any): A string, or strings in dicts, lists and tuples; others
+            pass.
+
+    Raises:
+        UserError: If a string stands for bytes that are not UTF-8.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            require_utf8(name, item)
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            shown = value.encode(errors='surrogateescape').decode(
+                errors='backslashreplace')
+            raise UserError(
+                f'{name} {shown} holds bytes that are not UTF-8, which logs '
+                'and records cannot name: rename it, or make a symbolic link '
+                'to it') from error
 
 
 def _is_mistake(error: BaseException) -> bool:
@@ -78,6 +118,9 @@ def run_tool(main: Callable[[], object]) -> None:
     Args:
         main (Callable): Called without arguments.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on stderr: the name of a file must not end what prints it.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         main()
     except UserError as error:

@@ -1,17 +1,26 @@
 """What goes wrong while data is loaded, in one line that names the file."""
 import re
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any, Dict, Iterator, Optional
+from unittest.mock import patch
 
 import cv2
+import mmcv
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
+from PIL import Image
+from mmhier.datasets.coco_checks import describe_other_size
 from .errors import UserError
 
-_FILE_KEYS = ('img_path', 'seg_map_path')
+_MASK = 'seg_map_path'
+_FILE_KEYS = ('img_path', _MASK)
 
 # Ratio of sides from which a resized image may have none left.
 _NARROW = 100
+
+_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
 
 
 @contextmanager
@@ -20,34 +29,56 @@ def named_loading_errors() -> Iterator[None]:
 
     Within it, a pipeline that fails on an image or mask that cannot be
     decoded raises UserError with its path, in the main process and in the
-    forked workers of a dataloader. An error of a pipeline whose files can be
+    forked workers of a dataloader. So it does where an image would be learned
+    from, though it is not what it should be: a JPEG file that is cut off,
+    which OpenCV before 4.12 fills with gray, and an image of another size
+    than its annotations say. An error of a pipeline whose files can be
     decoded passes through as it is.
 
     Raises:
-        UserError: If a file cannot be decoded, or a worker of a dataloader
-            was killed.
+        UserError: If a file cannot be used, or a worker of a dataloader was
+            killed.
     """
     call = Compose.__call__
+    decode = mmcv.imfrombytes
+    load = LoadImageFromFile.transform
 
     def call_and_name(self: Compose, data: Dict[str, Any]) -> Any:
-        paths = [data.get(key) for key in _FILE_KEYS]
+        paths = {key: data.get(key) for key in _FILE_KEYS}
         try:
             return call(self, data)
         except (AssertionError, AttributeError, OSError, TypeError,
                 ValueError, cv2.error) as error:
             if isinstance(error, UserError):
                 raise
-            for path in paths:
-                reason = _what_is_wrong(path)
+            for key, path in paths.items():
+                reason = _what_is_wrong(path, key == _MASK)
                 if reason is not None:
                     raise UserError(
                         f'{path} {reason}: replace the file, or take it out '
                         'of the data set') from error
             raise
 
-    Compose.__call__ = call_and_name
+    def decode_whole(content: bytes, *args: Any, **kwargs: Any) -> Any:
+        if _is_cut_off(content):
+            raise ValueError('the file is cut off')
+        return decode(content, *args, **kwargs)
+
+    def load_as_stated(self: LoadImageFromFile,
+                       results: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        stated = results.get('height'), results.get('width')
+        loaded = load(self, results)
+        if loaded is not None and None not in stated:
+            reason = describe_other_size(loaded['ori_shape'], stated)
+            if reason is not None:
+                raise UserError(f'{loaded["img_path"]} {reason}')
+        return loaded
+
     try:
-        yield
+        with (patch.object(Compose, '__call__', call_and_name),
+              patch.object(mmcv, 'imfrombytes', decode_whole),
+              patch.object(LoadImageFromFile, 'transform', load_as_stated)):
+            yield
     except UserError as error:
         # A dataloader hands an error of a worker on as its traceback's text.
         text = str(error)
@@ -64,11 +95,25 @@ def named_loading_errors() -> Iterator[None]:
                 'that were written are kept: go on from the newest with '
                 '--resume') from error
         raise
-    finally:
-        Compose.__call__ = call
 
 
-def _what_is_wrong(path: Any) -> Optional[str]:
+def _is_cut_off(content: bytes) -> bool:
+    """Whether these are the first bytes of a JPEG file, not all of them.
+
+    Some cameras write more behind the end mark, so Pillow, which refuses what
+    is cut off, decides where it is not at the end.
+    """
+    if (content[:2] != _JPEG_START or content[-2:] == _JPEG_END):
+        return False
+    try:
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return True
+    return False
+
+
+def _what_is_wrong(path: Any, is_mask: bool) -> Optional[str]:
     """What is wrong with an image file; None for a sound or remote one."""
     if not isinstance(path, str) or '://' in path:
         return None
@@ -78,6 +123,8 @@ def _what_is_wrong(path: Any) -> Optional[str]:
         return f'cannot be read ({error.strerror})'
     if not content.size:
         return 'is empty'
+    if _is_cut_off(content.tobytes()):
+        return 'is cut off'
     try:
         decoded = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -87,4 +134,7 @@ def _what_is_wrong(path: Any) -> Optional[str]:
     height, width = decoded.shape[:2]
     if max(height, width) > _NARROW * min(height, width):
         return f'is {width} x {height} pixels, too narrow to be resized'
+    if is_mask and min(height, width) == 1:
+        # mmseg squeezes them, and lacks a side then.
+        return f'is {width} x {height} pixels, too narrow for a mask of labels'
     return None

@@ -29,6 +29,7 @@ from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, iter_metrics, load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors
+from .loading_errors import named_loading_errors
 from .testing import _use_tta
 from .training import build_runner
 
@@ -271,7 +272,8 @@ def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = _without_annotations(dataset.pipeline)
     check_data(cfg, ('test', ))
-    with safe_checkpoints(), mistakes_as_user_errors():
+    with (safe_checkpoints(), mistakes_as_user_errors(),
+          named_loading_errors()):
         runner = build_runner(cfg)
         runner.register_hook(CheckpointFitHook(complete=True))
         with staging_folder(

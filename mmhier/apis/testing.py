@@ -13,7 +13,7 @@ from mmhier.evaluation.records import EvaluationRecord
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data
-from .errors import UserError, mistakes_as_user_errors
+from .errors import UserError, mistakes_as_user_errors, require_utf8
 from .loading_errors import named_loading_errors
 from .recording import EvaluationRecordHook
 from .training import build_runner
@@ -112,6 +112,7 @@ def run_test(
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
             raise UserError(f'{config} has no {key}, so it cannot be tested')
+    require_utf8('checkpoint', checkpoint)
     with mistakes_as_user_errors():
         checkpoint = find_checkpoint(checkpoint)
     cfg.load_from = checkpoint

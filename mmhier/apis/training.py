@@ -16,7 +16,7 @@ from .amp import use_amp
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import load_config
 from .data_checks import check_data
-from .errors import UserError, mistakes_as_user_errors
+from .errors import UserError, mistakes_as_user_errors, require_utf8
 from .hooks import FiniteLossHook, RandomStateHook
 from .loading_errors import named_loading_errors
 from .recording import TrainingRecordHook
@@ -128,6 +128,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
                 f'--resume: no checkpoint in {cfg.work_dir} can be gone on '
                 f'from: {"; ".join(skipped)}. Start anew with --overwrite')
     else:
+        require_utf8('checkpoint', resume)
         cfg.load_from, cfg.resume = resume, True
     for reason in skipped:
         print_log(f'skipped a newer checkpoint: {reason}')

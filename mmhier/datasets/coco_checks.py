@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections import Counter, defaultdict
 from functools import lru_cache
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
@@ -40,6 +40,14 @@ def read_coco(path: str) -> Dict[str, Any]:
     _check_keys(path, 'images', coco['images'], _IMAGE_KEYS)
     _check_keys(path, 'categories', coco['categories'], {'id', 'name'})
     _check_keys(path, 'annotations', coco['annotations'], _ANNOTATION_KEYS)
+    for image in coco['images']:
+        size = [image['width'], image['height']]
+        if not isinstance(image['file_name'], str) or not _are_numbers(
+                size) or min(size) <= 0:
+            raise ValueError(
+                f'annotation file {path}: image {image["id"]} has file_name='
+                f'{image["file_name"]!r}, width={size[0]!r} and height='
+                f'{size[1]!r}: expected a name and two numbers of pixels')
     for kind in ('images', 'annotations', 'categories'):
         _check_unique(path, f'ids of {kind}',
                       [entry['id'] for entry in coco[kind]])
@@ -213,6 +221,53 @@ def check_images(path: str, folder: str) -> None:
     if missing:
         raise ValueError(f'{len(missing)} of the {len(images)} images in '
                          f'{path} are not on disk, such as {missing[0]}')
+
+
+def count_small_images(path: str, min_size: float) -> List[str]:
+    """Count the images that mmdet leaves out of training for their size.
+
+    Args:
+        path (str): Annotation file.
+        min_size (float): ``filter_cfg.min_size`` of the dataset.
+
+    Returns:
+        list[str]: A warning, or none.
+    """
+    images = read_coco(path)['images']
+    small = [
+        image['file_name'] for image in images
+        if min(image['width'], image['height']) < min_size
+    ]
+    if not small:
+        return []
+    return [
+        f'{path}: {len(small)} of {len(images)} images are narrower than '
+        f'filter_cfg.min_size={min_size} pixels, so they are left out, such '
+        f'as {small[0]}'
+    ]
+
+
+def describe_other_size(loaded: Sequence[int],
+                        stated: Sequence[Any]) -> Optional[str]:
+    """What is wrong where an image is not as large as its annotations say.
+
+    Args:
+        loaded (Sequence[int]): Height and width of the image.
+        stated (Sequence[int]): Height and width in the annotation file.
+
+    Returns:
+        str, optional: Both sizes and what to do, None where they agree.
+    """
+    if tuple(loaded[:2]) == tuple(stated):
+        return None
+    reason = (f'is {loaded[1]}x{loaded[0]} pixels, but its annotations are '
+              f'for {stated[1]}x{stated[0]}, so boxes would be misplaced: ')
+    if tuple(loaded[:2]) == tuple(stated)[::-1]:
+        return reason + (
+            'it is probably turned by its EXIF data. If the annotations are '
+            'for images that are not turned, give LoadImageFromFile of every '
+            "pipeline color_type='color_ignore_orientation', else take it out")
+    return reason + 'replace the image, or correct its annotations'
 
 
 def _check_unique(path: str, what: str, values: List[Any]) -> None:

@@ -135,15 +135,20 @@ def _read_mask(path: str) -> np.ndarray:
     return values
 
 
+def upright_size(image: Image.Image) -> Tuple[int, int]:
+    """Height and width of an open image, turned upright as mmcv does."""
+    width, height = image.size
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
 def _image_size(path: str) -> Tuple[int, int]:
-    """Height and width of an image, turned upright as mmcv does."""
+    """Height and width of the image of a file."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return upright_size(image)
     except _UNREADABLE as error:
         raise ValueError(f'image {path} cannot be read: {error}') from error
-    return (width, height) if turned else (height, width)
 
 
 def _size(shape: Tuple[int, ...]) -> str:

@@ -118,7 +118,7 @@ def _list_images(dataset: Any,
                 continue
             name = osp.relpath(path, root) if root else path
             size = os.stat(path).st_size if osp.isfile(path) else None
-            digest.update(f'{name}\t{size}\n'.encode())
+            digest.update(f'{name}\t{size}\n'.encode(errors='surrogateescape'))
             if key == 'img_path':
                 images.append(path)
     return images, digest.hexdigest() if images else None

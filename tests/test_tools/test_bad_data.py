@@ -82,6 +82,18 @@ def test_json_without(check, root, key):
         check()
 
 
+@pytest.mark.parametrize('change', [
+    dict(width=None), dict(height='64'), dict(width=0), dict(height=-1),
+    dict(height=float('nan')), dict(file_name=3)
+])
+def test_image_without_size_or_name(check, root, change):
+    edit(root, lambda content: content['images'][2].update(change))
+    (name, value), = change.items()
+    with pytest.raises(UserError, match=re.escape(
+            'instances_train2017.json: image 3 has ') + f'.*{name}={value!r}'):
+        check()
+
+
 def test_json_of_another_kind(check, root):
     (root / 'annotations' / 'instances_train2017.json').write_text('[1]')
     with pytest.raises(UserError, match='has no images: expected COCO'):

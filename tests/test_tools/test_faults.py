@@ -1,17 +1,35 @@
 """Broken files and lost processes while a model is trained or tested."""
+import errno
+import io
+import json
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 
+import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from mmhier import apis
 from mmhier.apis.errors import UserError
-from mmhier.checkpoints import CheckpointError, read_checkpoint
+from mmhier.apis.loading_errors import named_loading_errors
+from mmhier.apis.pictures import load_subjects
+from mmhier.apis.submission import submit_coco
+from mmhier.checkpoints import (
+    CheckpointError,
+    convert_checkpoint_file,
+    publish_checkpoint_file,
+    read_checkpoint,
+)
+from mmhier.export import export_model
 from . import samples
 from .conftest import DETECTOR
+from .test_bad_checkpoint import Executes
+from .test_resume import write_config
 
 BROKEN = 'train2017/003.jpg', 'val2017/003.jpg'
 
@@ -35,14 +53,16 @@ def fail(run, *args, **kwargs) -> str:
     return message
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('content, reason', [
-    (b'', 'is empty'),
-    (b'not an image', 'is not an image'),
-    (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is not an image'),
-], ids=['empty', 'text', 'cut-off'])
-def test_image_that_cannot_be_decoded(root, tmp_path, trained, workers,
-                                      content, reason):
+@pytest.mark.parametrize('content, reason, workers', [
+    (b'', 'is empty', 0),
+    (b'not an image', 'is not an image', 0),
+    (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is cut off', 0),
+    # One is enough: torch waits five seconds for a worker of a loader that
+    # was given up.
+    (b'', 'is empty', 1),
+], ids=['empty', 'text', 'cut-off', 'worker'])
+def test_image_that_cannot_be_decoded(root, tmp_path, trained, content, reason,
+                                      workers):
     for name in BROKEN:
         (root / name).write_bytes(content)
     common = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
@@ -99,25 +119,62 @@ def test_flipped_bits_are_found_or_harmless(tmp_path):
     assert 0 < found < 200
 
 
-def test_worker_that_is_killed(root, tmp_path, monkeypatch):
+def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch):
     from mmcv.transforms import LoadImageFromFile
+    config = write_config('segmentor', tmp_path / 'config.py', num_steps=6)
+    arguments = dict(
+        data_root=str(masks_root),
+        work_dir=str(tmp_path),
+        cfg_options={'train_dataloader.num_workers': 1})
     main = os.getpid()
     load = LoadImageFromFile.transform
 
     def die(self, results):
-        if os.getpid() != main:
+        if os.getpid() != main and (tmp_path / 'iter_2.pth').exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, results)
 
-    monkeypatch.setattr(LoadImageFromFile, 'transform', die)
-    message = fail(
-        apis.train,
-        DETECTOR,
-        data_root=str(root),
-        work_dir=str(tmp_path / 'run'),
-        cfg_options={'train_dataloader.num_workers': 1})
+    with monkeypatch.context() as context:
+        context.setattr(LoadImageFromFile, 'transform', die)
+        message = fail(apis.train, config, **arguments)
     assert 'worker' in message and 'killed' in message
     assert '--resume' in message
+    read_checkpoint(tmp_path / 'iter_2.pth')
+    assert apis.train(config, resume='auto', **arguments).iter == 6
+    assert not list(tmp_path.glob('.*.unfinished'))
+
+
+def test_jpeg_that_opencv_fills_with_gray(root, tmp_path, trained,
+                                          monkeypatch):
+    """As its versions before 4.12 do."""
+    for name in BROKEN:
+        (root / name).write_bytes((root / name).read_bytes()[:-30])
+    decode = cv2.imdecode
+
+    def fill(content, flags):
+        image = decode(content, flags)
+        return np.full((64, 96, 3), 128,
+                       np.uint8) if image is None else image
+
+    monkeypatch.setattr(cv2, 'imdecode', fill)
+    arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
+    message = fail(apis.train, DETECTOR, **arguments)
+    assert message.startswith(f'{root}/{BROKEN[0]} is cut off: replace')
+    message = fail(apis.test, DETECTOR, trained, **arguments)
+    assert message.startswith(f'{root}/{BROKEN[1]} is cut off: replace')
+
+
+def test_bytes_behind_a_whole_jpeg_are_no_fault(tmp_path):
+    path = tmp_path / 'a.jpg'
+    Image.new('RGB', (96, 64), (200, 40, 40)).save(path)
+    content = path.read_bytes()
+    with named_loading_errors():
+        for more in (b'', bytes(99), b'of a camera'):
+            assert mmcv.imfrombytes(content + more).shape == (64, 96, 3)
+        for end in (-1, -2, -40, 30):
+            with pytest.raises(ValueError, match='cut off'):
+                mmcv.imfrombytes(content[:end])
+    assert mmcv.imfrombytes is mmcv.image.imfrombytes
 
 
 def write_cmyk(path):
@@ -141,30 +198,268 @@ def write_exif(path):
 
 
 @pytest.mark.parametrize('write', [
-    write_cmyk, write_palette, write_sixteen_bits, write_exif
+    write_cmyk, write_palette, write_sixteen_bits
 ])
 def test_unusual_images_are_trained_and_tested_on(root, tmp_path, write):
     for name in BROKEN:
         write(root / name)
-    runner = apis.train(
-        DETECTOR, data_root=str(root), work_dir=str(tmp_path / 'run'))
-    assert runner.epoch == 1
-    metrics = apis.test(
-        DETECTOR,
-        str(tmp_path / 'run' / 'epoch_1.pth'),
+    train_and_test(root, tmp_path)
+
+
+def train_and_test(root, tmp_path, **options):
+    arguments = dict(
         data_root=str(root),
-        work_dir=str(tmp_path / 'run'))
+        work_dir=str(tmp_path / 'run'),
+        cfg_options=options)
+    assert apis.train(DETECTOR, **arguments).epoch == 1
+    metrics = apis.test(
+        DETECTOR, str(tmp_path / 'run' / 'epoch_1.pth'), **arguments)
     assert 'coco/bbox_mAP' in metrics
 
 
-@pytest.mark.parametrize('size, reason', [((1, 1), 'not finite'),
-                                          ((5000, 1), '5000 x 1 pixels')])
-def test_images_without_area_are_named(root, tmp_path, size, reason):
-    Image.new('RGB', size, (200, 40, 40)).save(root / BROKEN[0], 'PNG')
+def check(root, **options) -> str:
+    """What a dry run finds wrong with the training data."""
+    # Without a model, which would take longer than the data.
+    findings = apis.check_config(
+        DETECTOR,
+        data_root=str(root),
+        every_file=True,
+        cfg_options={'model.backbone.arch': 'giant', **options})
+    return '; '.join(
+        f.message for f in findings
+        if f.level == 'error' and f.subject == 'train data')
+
+
+def test_image_that_is_turned_while_its_boxes_are_not(root, tmp_path,
+                                                      trained):
+    for name in BROKEN:
+        write_exif(root / name)
+    reason = ('is 64x96 pixels, but its annotations are for 96x64, so boxes '
+              'would be misplaced: it is probably turned by its EXIF data')
+    arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
+    message = fail(apis.train, DETECTOR, **arguments)
+    assert f'{root}/{BROKEN[0]} {reason}' in message
+    message = fail(apis.test, DETECTOR, trained, **arguments)
+    assert f'{root}/{BROKEN[1]} {reason}' in message
+    assert "color_type='color_ignore_orientation'" in message
+    assert ('1 images are of another size than their annotations, such as '
+            f'{root}/{BROKEN[0]} {reason}') in check(root)
+    as_stored = {
+        f'{phase}_dataloader.dataset.pipeline.0.color_type':
+        'color_ignore_orientation'
+        for phase in ('train', 'val', 'test')
+    }
+    assert check(root, **as_stored) == ''
+    train_and_test(root, tmp_path, **as_stored)
+
+
+def test_every_file_is_checked_on_request(root):
+    path = root / BROKEN[0]
+    path.write_bytes(path.read_bytes()[:-30])
+    found = check(root)
+    assert '1 images cannot be read' in found and str(path) in found
+    Image.new('RGB', (90, 64)).save(path)
+    assert 'is 90x64 pixels, but its annotations are for 96x64' in check(root)
+
+
+def resize_image(root, split: str, size) -> str:
+    """Replace the third image by one of another size, in the json too."""
+    path = root / f'{split}2017' / '003.jpg'
+    Image.new('RGB', size, (200, 40, 40)).save(path, 'PNG')
+    json_path = root / 'annotations' / f'instances_{split}2017.json'
+    content = json.loads(json_path.read_text())
+    image = content['images'][3]
+    image['width'], image['height'] = size
+    for annotation in content['annotations']:
+        if annotation['image_id'] == image['id']:
+            annotation.update(
+                bbox=[0, 0, *size],
+                area=size[0] * size[1],
+                segmentation=[[0, 0, size[0], 0, size[0], size[1]]])
+    json_path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (5000, 1), (1, 5000)])
+def test_images_that_training_leaves_out_are_counted(root, tmp_path, size,
+                                                     capfd):
+    resize_image(root, 'train', size)
+    runner = apis.train(
+        DETECTOR,
+        data_root=str(root),
+        work_dir=str(tmp_path / 'run'),
+        no_validate=True)
+    assert len(runner.train_dataloader.dataset) == 4
+    assert ('1 of 6 images are narrower than filter_cfg.min_size=32 pixels, '
+            'so they are left out, such as 003.jpg') in capfd.readouterr().out
+
+
+def test_training_on_images_without_area(root, tmp_path):
+    arguments = dict(
+        data_root=str(root),
+        work_dir=str(tmp_path / 'run'),
+        no_validate=True,
+        cfg_options={'train_dataloader.dataset.filter_cfg.min_size': 1})
+    resize_image(root, 'train', (1, 1))
+    assert apis.train(DETECTOR, **arguments).epoch == 1
+    path = resize_image(root, 'train', (5000, 1))
+    message = fail(apis.train, DETECTOR, overwrite=True, **arguments)
+    assert f'{path} is 5000 x 1 pixels, too narrow to be resized' in message
+
+
+def test_detection_in_images_without_area(root, tmp_path, trained):
+    arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
+    resize_image(root, 'val', (1, 1))
+    assert 'coco/bbox_mAP' in apis.test(DETECTOR, trained, **arguments)
+    path = resize_image(root, 'val', (1, 5000))
+    message = fail(apis.test, DETECTOR, trained, **arguments)
+    assert f'{path} is 1 x 5000 pixels, too narrow to be resized' in message
+
+
+@pytest.mark.parametrize('size', [(1, 1), (60, 1), (5000, 1)])
+def test_segmentation_of_images_without_area(masks_root, tmp_path, size):
+    config = write_config('segmentor', tmp_path / 'config.py')
+    root = shutil.copytree(masks_root, tmp_path / 'masks')
+    arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
+    apis.train(config, no_validate=True, **arguments)
+    for split in ('training', 'validation'):
+        Image.new('RGB', size).save(root / 'images' / split / '0.jpg')
+        Image.new('L', size, 1).save(root / 'annotations' / split / '0.png')
+    width, height = size
+    reason = f'0.png is {width} x {height} pixels, too narrow for a mask'
+    if width == 5000:
+        reason = '0.jpg is 5000 x 1 pixels, too narrow'
+    message = fail(apis.train, config, overwrite=True, **arguments)
+    assert str(root) in message and reason in message
+    message = fail(apis.test, config, str(tmp_path / 'run' / 'iter_4.pth'),
+                   **arguments)
+    assert str(root) in message and reason in message
+
+
+NOT_UTF8 = os.fsdecode(b'caf\xe9')
+
+
+@pytest.mark.parametrize('name', ['config', 'work_dir', 'data_root',
+                                  'checkpoint', 'option'])
+def test_paths_that_are_not_utf8_are_named(root, tmp_path, trained, name):
+    path = tmp_path / NOT_UTF8
+    changed = {
+        'config': dict(config=f'{path}.py'),
+        'checkpoint': dict(checkpoint=f'{path}.pth'),
+        'option': dict(cfg_options=dict(load_from=str(path))),
+    }.get(name, {name: str(path)})
+    arguments = dict(
+        dict(
+            config=DETECTOR,
+            checkpoint=trained,
+            data_root=str(root),
+            work_dir=str(tmp_path / 'run')), **changed)
+    expected = f'{tmp_path}/caf\\xe9'
+    message = fail(apis.test, **arguments)
+    assert expected in message and 'not UTF-8' in message
+    arguments['resume'] = arguments.pop('checkpoint')
+    if name != 'checkpoint':
+        arguments['resume'] = None
+    assert expected in fail(apis.train, **arguments)
+    assert not path.exists()
+    if name in ('config', 'data_root', 'option'):
+        for argument in ('resume', 'work_dir'):
+            del arguments[argument]
+        finding, = apis.check_config(**arguments)
+        assert finding.level == 'error' and expected in finding.message
+
+
+def test_images_whose_names_are_not_utf8(root, masks_root, tmp_path):
+    for split in ('train', 'val'):
+        folder = root / f'{split}2017'
+        (folder / '003.jpg').rename(folder / f'{NOT_UTF8}.jpg')
+        json_path = root / 'annotations' / f'instances_{split}2017.json'
+        # The escape by which json states such a byte.
+        json_path.write_text(json_path.read_text().replace(
+            '003.jpg', 'caf\\udce9.jpg'))
+    train_and_test(root, tmp_path)
+    config = write_config('segmentor', tmp_path / 'config.py')
+    masks = shutil.copytree(masks_root, tmp_path / 'masks')
+    for folder in masks.glob('*/*'):
+        for path in folder.glob('0.*'):
+            path.rename(folder / f'{NOT_UTF8}{path.suffix}')
+    arguments = dict(data_root=str(masks), work_dir=str(tmp_path / 'seg'))
+    apis.train(config, **arguments)
+    apis.test(config, str(tmp_path / 'seg' / 'iter_4.pth'), **arguments)
+
+
+def test_what_a_tool_prints_may_be_no_text(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    monkeypatch.setattr(sys, 'stdout', out)
+    apis.run_tool(lambda: print(NOT_UTF8))
+    out.flush()
+    assert out.buffer.getvalue() == b'caf\\udce9\n'
+
+
+def test_full_disk_while_logging(root, tmp_path, monkeypatch):
+    from mmengine.visualization import LocalVisBackend
+
+    def fill(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalVisBackend, '_dump', fill)
     message = fail(
         apis.train,
         DETECTOR,
         data_root=str(root),
         work_dir=str(tmp_path / 'run'),
-        seed=0)
-    assert reason in message and f'{root}/{BROKEN[0]}' in message
+        cfg_options={'default_hooks.logger.interval': 1})
+    assert message.startswith('the disk is full')
+
+
+@pytest.fixture
+def harmful(tmp_path):
+    """A checkpoint that creates a folder when it is unpickled, and this."""
+    trap = tmp_path / 'executed'
+    path = tmp_path / 'harmful.pth'
+    torch.save(dict(state_dict={}, meta=Executes(trap)), path)
+    return str(path), trap
+
+
+def pretrained(checkpoint: str) -> dict:
+    """Options of a backbone that starts from a checkpoint."""
+    return {
+        'model.backbone.init_cfg': dict(
+            type='Pretrained', checkpoint=checkpoint)
+    }
+
+
+@pytest.mark.parametrize('run', [
+    lambda path, root, out: convert_checkpoint_file(path, out / 'a.pth'),
+    lambda path, root, out: publish_checkpoint_file(path, out / 'a.pth'),
+    lambda path, root, out: export_model(DETECTOR, path, out / 'a.onnx'),
+    lambda path, root, out: load_subjects([DETECTOR], [path]),
+    lambda path, root, out: submit_coco(
+        DETECTOR, path, data_root=str(root), work_dir=str(out),
+        image_list=str(root / 'annotations/instances_val2017.json')),
+    lambda path, root, out: apis.train(
+        DETECTOR, data_root=str(root), work_dir=str(out),
+        cfg_options=pretrained(path)),
+    lambda path, root, out: apis.train(
+        DETECTOR, data_root=str(root), work_dir=str(out),
+        cfg_options=dict(load_from=path)),
+], ids=['convert', 'publish', 'export', 'draw', 'submit', 'pretrained',
+        'load_from'])
+def test_no_tool_executes_a_checkpoint(root, tmp_path, harmful, run):
+    path, trap = harmful
+    out = tmp_path / 'out'
+    out.mkdir()
+    with pytest.raises(ValueError, match='could execute code'):
+        run(path, root, out)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists()
+
+
+def test_a_dry_run_executes_no_checkpoint(root, harmful):
+    path, trap = harmful
+    findings = apis.check_config(
+        DETECTOR, data_root=str(root), checkpoint=path)
+    message, = (f.message for f in findings if f.subject == 'checkpoint')
+    assert 'could execute code' in message and path in message
+    assert not trap.exists()

@@ -234,6 +234,27 @@ def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
     assert f'skipped: {folder}/empty.jpg is empty (0 bytes)' in output.err
 
 
+@pytest.mark.parametrize('config, classes', [
+    (SEGMENTOR, ('ground', 'tile')), (CLASSIFIER, ('bright', 'dark'))])
+def test_images_without_area_are_done_or_skipped(random_weights, photo,
+                                                 tmp_path, config, classes):
+    folder = tmp_path / os.fsdecode(b'\xe9')
+    folder.mkdir()
+    for name, size in (('dot', (1, 1)), ('wide', (5000, 1)),
+                       ('tall', (1, 5000)), ('good', (96, 64))):
+        Image.new('RGB', size).save(folder / f'{name}.png')
+    weights = folder / 'weights.pth'
+    weights.write_bytes(Path(random_weights(config, classes)).read_bytes())
+    out_dir = str(folder / 'out')
+    result = infer(config, str(weights), str(folder), out_dir=out_dir)
+    assert load_json(out_dir) == result
+    done = {Path(entry['file']).stem for entry in result['images']}
+    skipped = {Path(s['file']).stem: s['reason'] for s in result['skipped']}
+    assert 'good' in done and len(done) + len(skipped) == 4
+    for name, reason in skipped.items():
+        assert 'pixels, which the test pipeline' in reason, name
+
+
 def test_images_of_every_kind_are_read_as_colour(photo, tmp_path):
     rgb = Image.fromarray(photo[..., ::-1])
     gray = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
