@@ -4,7 +4,7 @@ PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-original docs install install-tests clean
+.PHONY: demo test test-original test-exports docs install install-tests clean
 
 demo: install
 	$(PY) tools/demo.py
@@ -20,6 +20,10 @@ test-original:
 docs: $(VENV)/.installed
 	$(PIP) -r requirements/docs.txt
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+
+# Exports every backbone at full depth, in about an hour; writes docs/export.md.
+test-exports: install-tests
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/export_table.py
 
 install: $(VENV)/.installed
 

@@ -251,7 +251,23 @@ def write_graph(graph: ExportGraph,
         format (str): See :func:`export_model`. Defaults to 'onnx'.
         opset (int): Of ONNX. Defaults to 21.
     """
-    program = trace(graph)
+    write_program(trace(graph), graph, path, format, opset)
+
+
+def write_program(program: torch.export.ExportedProgram,
+                  graph: ExportGraph,
+                  path: Path,
+                  format: str = 'onnx',
+                  opset: int = OPSETS[-1]) -> None:
+    """Write what :func:`trace` made of a graph.
+
+    Args:
+        program (ExportedProgram): Stays as it is.
+        graph (ExportGraph): What was traced.
+        path (Path): See :func:`write_graph`.
+        format (str): See :func:`export_model`. Defaults to 'onnx'.
+        opset (int): Of ONNX. Defaults to 21.
+    """
     if format == 'torch':
         torch.export.save(program, path)
         return

@@ -8,6 +8,7 @@ from mmhier.export import build_graphs
 from mmhier.export.checking import check_export
 from mmhier.export.exporting import graph_paths, write_graph
 from mmhier.export.preparing import prepare_for_export
+from mmhier.registry import MODELS
 from ..config_zoo import build, read, register_all, shrink
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -184,6 +185,28 @@ def test_semantic_fpn_is_equal_at_sizes_unseen(tmp_path):
     model = slim('semantic_fpn')
     export(model, tmp_path / 'model.onnx')
     assert_equal_at_sizes_unseen(model, tmp_path / 'model.onnx')
+
+
+def test_hvts_classifier_gives_mmpretrains_scores(tmp_path):
+    """Its head reads the mean of the last tokens, and no map."""
+    register_all()
+    cfg = read('configs/hvt/hvt-s-1_8xb128_in1k.py')
+    backbone = cfg.model.backbone
+    arch = MODELS.get(backbone.type).resolve_arch(backbone.arch)
+    backbone.arch = dict(arch, depth=4)
+    torch.manual_seed(0)
+    model = build(cfg).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    out = tmp_path / 'model.pt2'
+    graph, = build_graphs(prepare_for_export(model))
+    write_graph(graph, out, 'torch')
+    assert assert_equal_at_sizes_unseen(model, out) == {'scores'}
+    images = torch.randn(2, 3, 97, 150)
+    scores = torch.export.load(out).module()(images)
+    for i, sample in enumerate(model.predict(images)):
+        torch.testing.assert_close(
+            scores[i], sample.pred_score, atol=1e-5, rtol=1e-4)
 
 
 def test_what_cannot_be_exported_is_named():

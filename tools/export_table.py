@@ -1,0 +1,185 @@
+"""Export every backbone at full depth, check it, and write docs/export.md.
+
+The backbones of all variants, and the classifier, RetinaNet, Mask R-CNN and
+UperNet of the smallest variant of each family, are exported with random
+weights and compared with the model at sizes that the export did not see.
+Ends with 1 if one differs. All of them take about an hour on two cores; rows
+of those that are not named stay as they are.
+
+Examples:
+    python tools/export_table.py
+    python tools/export_table.py hatnet-tiny upernet_hatnet-tiny_160k_ade20k-512x512
+    python tools/export_table.py --list
+"""  # noqa: E501
+import argparse
+import os
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from mmhier.apis import UserError, run_tool
+from mmhier.apis.model_names import model_configs
+from mmhier.evaluation.run_facts import describe_environment
+from mmhier.export import build_graphs, check_export
+from mmhier.export.checking import CHECK_SIZES, TOLERANCE
+from mmhier.export.exporting import (
+    SUFFIXES,
+    graph_paths,
+    load_model,
+    trace,
+    write_program,
+)
+from mmhier.export.preparing import prepare_for_export
+
+PAGE = Path(__file__).parents[1] / 'docs' / 'export.md'
+START = '<!-- Measured by tools/export_table.py. -->\n'
+END = '<!-- End of the measurements. -->\n'
+HEADER = ('model', 'part', 'format', 'parameters (M)', 'files (MB)',
+          'export (s)', 'largest difference / std')
+# Model, part and format identify a row.
+Key = Tuple[str, ...]
+
+
+def list_exports() -> Dict[str, Tuple[str, str]]:
+    """Config and part, 'backbone' or 'model', by the name of a row."""
+    configs = {name: config for name, (_, config) in model_configs().items()}
+    variants = [
+        name.partition('_')[0] for name in configs
+        if model_configs()[name][0] == 'mmpretrain'
+    ]
+    exports = {
+        # Its backbone returns all four maps.
+        variant: (configs[f'retinanet_{variant}_fpn_1x_coco'], 'backbone')
+        for variant in variants
+    }
+    families = [variant.partition('-')[0] for variant in variants]
+    for family in dict.fromkeys(families):
+        smallest = variants[families.index(family)]
+        for name, config in configs.items():
+            if name.startswith(
+                (f'{smallest}_', f'retinanet_{smallest}_',
+                 f'mask-rcnn_{smallest}_fpn_1x', f'upernet_{smallest}_')):
+                exports[name] = config, 'model'
+    return exports
+
+
+def measure(config: str, part: str) -> Iterator[Tuple[str, ...]]:
+    """Export and check a model; format and figures of its rows."""
+    model, _ = load_model(config, None)
+    model.requires_grad_(False)
+    for parameter in model.parameters():
+        # Gates and offsets start at zero, which would hide mistakes.
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    owner = model.backbone if part == 'backbone' else model
+    count = sum(parameter.numel() for parameter in owner.parameters())
+    graphs = build_graphs(prepare_for_export(model), part)
+    start = time.perf_counter()
+    programs = [trace(graph) for graph in graphs]
+    tracing = time.perf_counter() - start
+    for format, suffix in SUFFIXES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, f'model{suffix}')
+            paths = graph_paths(out, graphs)
+            start = time.perf_counter()
+            for program, graph, path in zip(programs, graphs, paths):
+                write_program(program, graph, path, format)
+            seconds = tracing + time.perf_counter() - start
+            size = sum(path.stat().st_size for path in paths)
+            differences = check_export(model, str(out), part, CHECK_SIZES)
+        yield (format, f'{count / 1e6:.1f}', f'{size / 1e6:.0f}',
+               f'{seconds:.0f}', f'{max(d.error for d in differences):.1e}')
+
+
+def describe_conditions() -> str:
+    """The line above the table: on what, with what and at which sizes."""
+    environment = describe_environment()
+    sizes = ', '.join(f'{height}x{width}' for height, width in CHECK_SIZES)
+    return (f'Measured with `make test-exports` on {environment.device}, '
+            f'{environment.num_threads} thread(s), torch '
+            f'{version("torch")}, onnxruntime {version("onnxruntime")}, at '
+            f'{sizes} pixels; at most {TOLERANCE:.0e} passes.\n')
+
+
+def read_rows(text: str) -> Dict[Key, Key]:
+    """Rows of the page by model, part and format."""
+    _, start, rest = text.partition(START)
+    table, end, _ = rest.partition(END)
+    if not start or not end:
+        raise UserError(f'{PAGE} lacks the marks of the table: '
+                        f'{START.strip()} and {END.strip()}')
+    rows = {}
+    for line in table.splitlines():
+        cells = tuple(line.strip('| ').split(' | '))
+        if len(cells) == len(HEADER) and cells != HEADER:
+            rows[cells[:3]] = cells
+    return rows
+
+
+def with_rows(text: str, rows: Sequence[Key]) -> str:
+    """Text of the page with another table."""
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    lines = [
+        '| ' + ' | '.join(row) + ' |' for row in (HEADER, *rows)
+    ]
+    lines.insert(1, '|' + '---|' * len(HEADER))
+    return (f'{before}{START}\n{describe_conditions()}\n'
+            + '\n'.join(lines) + f'\n\n{END}{after}')
+
+
+def write_row(row: Key, exports: Dict[str, Tuple[str, str]]) -> None:
+    """Add a row to the page, or replace it, by a renamed file."""
+    text = PAGE.read_text()
+    rows = read_rows(text)
+    rows[row[:3]] = row
+    order = [(name, part, format) for name, (_, part) in exports.items()
+             for format in SUFFIXES]
+    partial = PAGE.with_name(f'.{PAGE.name}.partial')
+    partial.write_text(
+        with_rows(text, [rows[key] for key in order if key in rows]))
+    os.replace(partial, PAGE)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'names', nargs='*', metavar='NAME',
+        help='rows to measure, see --list; defaults to all')
+    parser.add_argument(
+        '--list', action='store_true', help='print the names of all rows')
+    arguments = parser.parse_args(argv)
+    exports = list_exports()
+    if arguments.list:
+        print('\n'.join(exports))
+        return
+    unknown = [name for name in arguments.names if name not in exports]
+    if unknown:
+        raise UserError(f'{unknown[0]} is no row of the table: --list prints '
+                        'their names')
+    text = PAGE.read_text()
+    if arguments.names and read_rows(
+            text) and describe_conditions() not in text:
+        raise UserError(f'{PAGE} was measured under other conditions: measure '
+                        'all rows, without names')
+    failed = []
+    for name in arguments.names or exports:
+        config, part = exports[name]
+        for figures in measure(config, part):
+            row = (name, part, *figures)
+            print(*row, flush=True)
+            write_row(row, exports)
+            if float(row[-1]) > TOLERANCE:
+                failed.append(f'{name} ({figures[0]})')
+    if failed:
+        print(f'NOT EQUAL: {", ".join(failed)}')
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run_tool(main)
