@@ -92,6 +92,7 @@ class DenseDetectorGraph(ExportGraph):
         self.outputs = dict(
             boxes=('batch', 'anchors', 4),
             scores=('batch', 'anchors', model.bbox_head.num_classes))
+        self.min_program_size = _two_cells(model.bbox_head)
 
     def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> (B, N, 4) and (B, N, num_classes)."""
@@ -116,6 +117,7 @@ class ProposalGraph(ExportGraph):
             scores=('batch', 'anchors'),
             levels=('anchors', ),
             **_map_shapes(model.roi_head))
+        self.min_program_size = _two_cells(model.rpn_head)
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """(B, 3, H, W) -> (B, N, 4), (B, N), (N, ), maps."""
@@ -234,6 +236,14 @@ class MaskGraph(RoIGraph):
     def forward(self, maps: List[Tensor], rois: Tensor) -> Tensor:
         """Maps, (K, 5) -> (K, num_classes or 1, h, w)."""
         return self.head(self.cut_out(maps, rois))
+
+
+def _two_cells(head: nn.Module) -> int:
+    """Size from which the coarsest level has more than one cell.
+
+    torch.export takes lengths of one and of more for different programs.
+    """
+    return max(max(s) for s in head.prior_generator.strides) + 1
 
 
 def _map_shapes(roi_head: nn.Module) -> Dict[str, Shape]:

@@ -24,9 +24,12 @@ class ExportGraph(nn.Module):
         inputs (dict[str, tuple]): Shape of each input tensor by name, free
             lengths named.
         outputs (dict[str, tuple]): The same for the output tensors.
+        min_program_size (int): Least height and width that a program of
+            torch takes; an ONNX graph takes ``MIN_SIZE``.
     """
 
     name = ''
+    min_program_size = MIN_SIZE
     inputs: Dict[str, Shape] = dict(images=('batch', 3, 'height', 'width'))
     outputs: Dict[str, Shape]
 

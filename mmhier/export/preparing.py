@@ -1,6 +1,6 @@
 """A model in the form in which it can be traced for every size."""
 from copy import deepcopy
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,30 @@ class IntegerUpsample(nn.Module):
             x, size, mode=self.mode, align_corners=self.align_corners)
 
 
+class SubsampledLevels(nn.Module):
+    """mmdet's FPN whose coarsest levels take every second pixel.
+
+    mmdet takes them by a max pooling, whose trace fits either odd or even
+    sizes only.
+
+    Args:
+        fpn (nn.Module): Without convolutions for the extra levels; changed.
+    """
+
+    def __init__(self, fpn: nn.Module):
+        super().__init__()
+        self.fpn = fpn
+        self.num_extra = fpn.num_outs - len(fpn.lateral_convs)
+        fpn.num_outs = len(fpn.lateral_convs)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Maps of the backbone -> those of all levels."""
+        levels = list(self.fpn(maps))
+        for _ in range(self.num_extra):
+            levels.append(levels[-1][:, :, ::2, ::2])
+        return tuple(levels)
+
+
 def _cell_weights(length: int, cells: int, like: Tensor) -> Tensor:
     """(cells, length) share of each pixel in the mean of each cell.
 
@@ -92,6 +116,9 @@ def _traceable(module: nn.Module) -> Optional[nn.Module]:
         size = module.output_size
         size = (size, size) if isinstance(size, int) else tuple(size)
         return None if None in size else AdaptiveAvgPool(size)
+    if (type(module).__module__ == 'mmdet.models.necks.fpn'
+            and not module.add_extra_convs):
+        return SubsampledLevels(module)
     if type(module).__module__ == 'mmseg.models.utils.wrappers':
         scale = module.scale_factor
         if isinstance(scale, float) and scale.is_integer():
