@@ -37,9 +37,11 @@ from mmhier.analysis.benchmarking import (
     Measurement,
     count_saved_bytes,
     fit_line,
+    machine_rates,
     measure,
     peak_bytes_of_pass,
     peak_bytes_of_process,
+    profile_pass,
 )
 from mmhier.analysis.variants import (
     PEERS,
@@ -91,6 +93,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         'and in training what is saved for the backward pass')
     parser.add_argument(
         '--macs', action='store_true', help='count multiply-adds')
+    parser.add_argument(
+        '--profile', action='store_true',
+        help='tell which operators the time of the last form goes to')
+    parser.add_argument(
+        '--rates', action='store_true',
+        help='measure what the machine reaches, instead of a model')
     parser.add_argument('--csv', metavar='FILE', help='write a row per result')
     parser.add_argument('--markdown', metavar='FILE', help='write the table')
     parser.add_argument(
@@ -150,6 +158,44 @@ def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
                   f' {result.speed_up:.2f}x', flush=True)
         results += found
     return results
+
+
+def profile_table(arguments: argparse.Namespace) -> str:
+    """Operators of a pass of the last form in the last case."""
+    case = cases_of(arguments)[-1]
+    model = build_variant(
+        load_target(arguments.model), arguments.forms[-1],
+        case.mode == 'training', case.device)
+    found = profile_pass(model, case)
+    total = sum(seconds for _, _, seconds in found)
+    lines = [
+        f'\nWhere the time of {arguments.forms[-1]} goes:\n',
+        '| operator | calls | ms | share |', '|---|---|---|---|'
+    ]
+    lines += [
+        f'| {name} | {count} | {seconds * 1e3:.1f} | {seconds / total:.0%} |'
+        for name, count, seconds in found[:6]
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def rates_table(device: str) -> str:
+    """What the machine reaches."""
+    rates = machine_rates(device)
+    lines = ['| | |', '|---|---|']
+    lines += [f'| {name} | {rate:.1f} |' for name, rate in rates.items()]
+    return '\n'.join(lines) + '\n'
+
+
+def report(arguments: argparse.Namespace) -> Tuple[str, List[Measurement]]:
+    """Markdown of all that was asked for, and its rows."""
+    if arguments.rates:
+        return rates_table(arguments.device), []
+    results = run_cases(arguments)
+    table = markdown_table(results)
+    if arguments.profile:
+        table += profile_table(arguments)
+    return table, results
 
 
 def add_memory(result: Measurement, arguments: argparse.Namespace,
@@ -257,7 +303,7 @@ def update_page(path: str) -> None:
     for block in BLOCK.finditer(page):
         arguments = parse_arguments(shlex.split(block[2]))
         torch.set_num_threads(arguments.threads)
-        table = markdown_table(run_cases(arguments))
+        table, _ = report(arguments)
         text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
                 f'{table}\nMeasured on: {machine()}.\n\n{block[3]}')
         page = page.replace(block[0], text)
@@ -271,9 +317,9 @@ def main() -> None:
     if arguments.page:
         update_page(arguments.page)
         return
-    if arguments.model is None:
+    if arguments.model is None and not arguments.rates:
         raise UserError('expected a backbone such as hatnet-tiny, a config '
-                        'file, or --page')
+                        'file, --rates or --page')
     for path in (arguments.csv, arguments.markdown):
         if path and os.path.exists(path):
             raise UserError(f'{path} exists: remove it or name another file')
@@ -288,12 +334,11 @@ def main() -> None:
                               case.mode == 'training', case.device)
         print(peak_bytes_of_pass(model, case))
         return
-    results = run_cases(arguments)
-    table = markdown_table(results)
+    table, results = report(arguments)
     print(f'\n{table}\n{machine()}')
     if arguments.markdown:
         write(arguments.markdown, f'{table}\nMeasured on: {machine()}.\n')
-    if arguments.csv:
+    if arguments.csv and results:
         write_csv(results, arguments.csv)
 
 

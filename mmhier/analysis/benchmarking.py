@@ -224,6 +224,66 @@ def peak_bytes_of_process(arguments: Sequence[str]) -> int:
     return int(done.stdout.split()[-1])
 
 
+def profile_pass(model: Callable[[Tensor], Any],
+                 case: Case) -> List[Tuple[str, int, float]]:
+    """Where the time of a pass goes.
+
+    Returns:
+        list[tuple[str, int, float]]: Name of an operator, how often it is
+        called, and seconds within it alone; the longest first.
+    """
+    images = case.images()
+    run_pass(model, case, images)
+    cuda = case.device.startswith('cuda')
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if cuda:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        run_pass(model, case, images)
+        _wait(case)
+    found = [(event.key, event.count,
+              (event.self_device_time_total
+               if cuda else event.self_cpu_time_total) / 1e6)
+             for event in profiler.key_averages()]
+    return sorted(found, key=lambda row: -row[2])
+
+
+def machine_rates(device: str) -> Dict[str, float]:
+    """What a machine reaches, the best of several tries.
+
+    Returns:
+        dict[str, float]: By what was done: billions of multiply-adds a
+        second of products of matrices and of convolutions, and GB a second
+        that are written to memory, used before and fresh from the system.
+    """
+    case = Case('inference', 0, 0, device=device)
+    matrix = torch.randn(2048, 2048, device=device)
+    image = torch.randn(1, 384, 64, 64, device=device).contiguous(
+        memory_format=torch.channels_last)
+    kernel = torch.randn(1536, 384, 1, 1, device=device)
+    small = torch.empty(2**24, device=device)
+
+    def best(function: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(10):
+            _wait(case)
+            start = time.perf_counter()
+            function()
+            _wait(case)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return {
+        'linear layer, GMACs/s': 2048**3 / 1e9 / best(lambda: matrix @ matrix),
+        '1x1 convolution, GMACs/s': image.numel() * 1536 / 1e9 /
+        best(lambda: torch.nn.functional.conv2d(image, kernel)),
+        'memory used before, GB/s': 4 * small.numel() / 1e9 /
+        best(lambda: small.fill_(1.)),
+        'fresh memory, GB/s': 4 * small.numel() / 1e9 /
+        best(lambda: torch.ones_like(small)),
+    }
+
+
 def fit_line(points: Sequence[Tuple[float, float]]) -> Tuple[float, float]:
     """Largest deviation of a straight line through points, and growth.
 

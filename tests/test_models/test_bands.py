@@ -12,6 +12,8 @@ from mmhier.models.layers import (
     Mlp,
     activated_conv,
     apply_in_bands,
+    attend,
+    attention,
     bands,
     row_bands,
 )
@@ -175,3 +177,20 @@ def test_bands_and_activated_layers_save_memory():
     model = HATNet('tiny')
     assert count_saved_bytes(
         model, case) < 0.5 * count_saved_bytes(PlainForm(model), case)
+
+
+@pytest.mark.parametrize('impl, exact', [('auto', False), ('eager', True)])
+def test_attention_by_convolutions_equals_the_plain_one(impl, exact):
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(2, n, 3 * 16).view(2, n, 3, 16).transpose(1, 2)
+        for n in (1500, 150, 150))
+    expected = (q.double() @ k.double().mT / 4).softmax(-1) @ v.double()
+    with torch.no_grad():
+        assert attention._suits_convolutions(q, k)
+        found = attend(q, k, v, attn_impl=impl)
+        direct = attention._attend_by_convolutions(q, k, v)
+    for out in (found, direct):
+        assert out.shape == expected.shape
+        assert (out - expected).abs().max() < 1e-5
+    assert torch.equal(found, direct) != exact

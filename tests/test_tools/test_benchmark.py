@@ -118,6 +118,19 @@ def test_page_is_measured_anew(tmp_path, monkeypatch):
     assert (tmp_path / 'page.md').read_text().count('| eager |') == 1
 
 
+def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
+    shell = Shell(tmp_path, monkeypatch)
+    shell.run('python tools/benchmark.py accvit-femto --forms auto --sizes 64'
+              ' --rounds 1 --profile')
+    printed = capsys.readouterr().out
+    assert 'Where the time of auto goes' in printed
+    shares = [int(x) for x in re.findall(r'\| (\d+)% \|', printed)]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 102
+    shell.run('python tools/benchmark.py --rates')
+    rates = re.findall(r'\| ([\d.]+) \|', capsys.readouterr().out)
+    assert len(rates) == 4 and all(float(rate) > 0 for rate in rates)
+
+
 def test_commands_of_the_page(tmp_path, monkeypatch):
     shell = Shell(tmp_path, monkeypatch)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
@@ -132,8 +145,12 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
         case = Case('training', 224, 224)
         return measure({'auto': nn.Conv2d(3, 1, 1)}, case, 1)
 
-    shell.changes['benchmark'] = lambda tool: monkeypatch.setattr(
-        tool, 'run_cases', note)
+    def change(tool):
+        monkeypatch.setattr(tool, 'run_cases', note)
+        monkeypatch.setattr(tool, 'profile_table', str)
+        monkeypatch.setattr(tool, 'rates_table', str)
+
+    shell.changes['benchmark'] = change
     shell.changes['train'] = lambda tool: monkeypatch.setattr(
         tool, 'train', lambda **kwargs: trained.append(kwargs))
     for command in commands(PAGE):
