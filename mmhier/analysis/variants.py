@@ -146,6 +146,9 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
     cfg = deepcopy(target)
     backbone = cfg.model.get('backbone', cfg.model)
     if form in PEERS:
+        if target.get('default_scope') == 'mmpretrain':
+            raise ValueError(f'{form}: takes the place of the backbone of '
+                             'detectors and segmentors only')
         peer, channels = deepcopy(PEERS[form])
         if backbone is cfg.model:
             cfg.model = peer

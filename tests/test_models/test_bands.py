@@ -176,11 +176,10 @@ def test_bands_and_activated_layers_save_memory():
     case = Case('training', 448, 448)
     model = HATNet('tiny')
     assert count_saved_bytes(
-        model, case) < 0.5 * count_saved_bytes(PlainForm(model), case)
+        model, case) < 0.7 * count_saved_bytes(PlainForm(model), case)
 
 
-@pytest.mark.parametrize('impl, exact', [('auto', False), ('eager', True)])
-def test_attention_by_convolutions_equals_the_plain_one(impl, exact):
+def test_attention_by_convolutions_equals_the_plain_one():
     torch.manual_seed(0)
     q, k, v = (
         torch.randn(2, n, 3 * 16).view(2, n, 3, 16).transpose(1, 2)
@@ -188,9 +187,9 @@ def test_attention_by_convolutions_equals_the_plain_one(impl, exact):
     expected = (q.double() @ k.double().mT / 4).softmax(-1) @ v.double()
     with torch.no_grad():
         assert attention._suits_convolutions(q, k)
-        found = attend(q, k, v, attn_impl=impl)
+        found = attend(q, k, v)
         direct = attention._attend_by_convolutions(q, k, v)
     for out in (found, direct):
         assert out.shape == expected.shape
         assert (out - expected).abs().max() < 1e-5
-    assert torch.equal(found, direct) != exact
+    assert torch.equal(found, direct)
