@@ -7,7 +7,7 @@ from the papers; for DropPath and dropout of 0, where the authors' code does
 nothing either.
 """
 import math
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
 Maps = Tuple[Tensor, ...]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias=None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor,
+              bias: Optional[Tensor] = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the last two dimensions."""
     logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
     if bias is not None:
@@ -36,7 +37,8 @@ def mlp(layers: nn.Module, x: Tensor) -> Tensor:
     return project(layers.fc2, F.gelu(project(layers.fc1, x)))
 
 
-def self_attention(attn: nn.Module, x: Tensor, bias=None) -> Tensor:
+def self_attention(attn: nn.Module, x: Tensor,
+                   bias: Optional[Tensor] = None) -> Tensor:
     """(B, N, C) -> (B, N, C)."""
     batch, count, channels = x.shape
     qkv = project(attn.qkv, x).reshape(batch, count, 3, attn.num_heads, -1)

@@ -39,7 +39,7 @@ def _any_size_when_exporting() -> ContextManager:
     return nullcontext()
 
 
-def _compiled_forward(cls: type, **arguments: Any) -> Callable:
+def _compiled_forward(cls: Any, **arguments: Any) -> Callable:
     """``forward_maps`` of a class, compiled once for each set of arguments.
 
     It belongs to no module, so that copies of a module, as of an average of

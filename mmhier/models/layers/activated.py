@@ -4,7 +4,7 @@ The gradient of a layer's weights needs the activated map, that of the
 activation the map before it. Only the latter is kept: activating it once more
 in the backward pass costs next to nothing.
 """
-from typing import Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .linear import linear, takes_convolution
 
 aten = torch.ops.aten
-ACTIVATIONS = dict(
+ACTIVATIONS: Dict[str, Tuple[Callable, Callable]] = dict(
     silu=(F.silu, aten.silu_backward.default),
     gelu=(F.gelu, aten.gelu_backward.default))
 

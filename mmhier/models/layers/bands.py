@@ -6,7 +6,7 @@ arithmetic, and memory fresh from the system longer still. So the widest parts
 of a block are computed a band of rows after the other; in training nothing
 but their input is kept, and each band is computed again in the backward pass.
 """
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class _RecomputedBands(torch.autograd.Function):
     gradients, once to be given them."""
 
     @staticmethod
-    def forward(ctx: Any, run, function, bands, halo, parameters, num_tensors,
+    def forward(ctx, run, function, bands, halo, parameters, num_tensors,
                 x, *inputs):
         ctx.settings = function, bands, halo, parameters
         ctx.autocast = (torch.is_autocast_enabled('cpu'),
@@ -131,7 +131,7 @@ class _RecomputedBands(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad):
+    def backward(ctx, grad):
         function, bands, halo, parameters = ctx.settings
         enabled, dtype = ctx.autocast
         x, *tensors = ctx.saved_tensors
@@ -142,7 +142,7 @@ class _RecomputedBands(torch.autograd.Function):
         ]
         grad_x = torch.zeros_like(x) if needs_x else None
         wanted = [t for t in tensors if t.requires_grad] + parameters
-        sums: List[Optional[Tensor]] = [None] * len(wanted)
+        sums: list = [None] * len(wanted)
         for band in bands:
             first = max(band.start - halo, 0)
             rows = slice(first, min(band.stop + halo, x.shape[1]))
@@ -157,7 +157,8 @@ class _RecomputedBands(torch.autograd.Function):
                 grad_x[:, rows] += grads[0]
                 grads = grads[1:]
             for i, value in enumerate(grads):
-                sums[i] = value if sums[i] is None else sums[i].add_(value)
+                total = sums[i]
+                sums[i] = value if total is None else total.add_(value)
         by_input = iter(sums)
         grads_tensors = [next(by_input) if needed else None for needed in needs]
         return (None, ) * 6 + (grad_x, *grads_tensors, *by_input)
