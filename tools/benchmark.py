@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.logging import MMLogger
@@ -84,7 +84,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
         '--rounds', type=int, default=7,
-        help='times that each form is timed; defaults to 7')
+        help='times that each form is timed, 0 for memory alone; defaults to '
+        '7')
     parser.add_argument('--device', default='cpu', help='defaults to cpu')
     parser.add_argument(
         '--threads', type=int, default=torch.get_num_threads(),
@@ -155,9 +156,7 @@ def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
                     layers, tuple(case.images().shape)).macs
             if arguments.memory:
                 add_memory(result, arguments, model)
-            print(f'{result.variant}, {case.mode}, {case.dtype}, '
-                  f'{case.height}x{case.width}: {result.seconds * 1e3:.1f} ms,'
-                  f' {result.speed_up:.2f}x', flush=True)
+            print(', '.join(filter(None, table_rows([result])[0])), flush=True)
         results += found
     return results
 
@@ -229,18 +228,22 @@ def table_rows(results: Sequence[Measurement]) -> List[Tuple[str, ...]]:
         rows.append((
             result.variant, case.mode, case.dtype,
             f'{case.height}x{case.width}', str(case.batch_size),
-            f'{result.seconds * 1e3:.1f}', f'{result.speed_up:.2f}',
-            f'{result.lowest:.2f} to {result.highest:.2f}',
-            '' if result.difference is None else f'{result.difference:.1e}',
-            _mebibytes(result.peak_bytes), _mebibytes(result.saved_bytes),
-            '' if result.macs is None else f'{result.macs / 1e9:.2f}',
-            '' if result.macs is None else
-            f'{result.macs / 1e9 / result.seconds:.1f}'))
+            _number(result.seconds, '.1f', 1e3), _number(
+                result.speed_up, '.2f'), ' to '.join(
+                    filter(None, (_number(result.lowest, '.2f'),
+                                  _number(result.highest, '.2f')))),
+            _number(result.difference, '.1e'),
+            _number(result.peak_bytes, '.0f', 1 / MIB),
+            _number(result.saved_bytes, '.0f', 1 / MIB),
+            _number(result.macs, '.2f', 1e-9),
+            _number(result.macs and result.seconds
+                    and result.macs / result.seconds, '.1f', 1e-9)))
     return rows
 
 
-def _mebibytes(count) -> str:
-    return '' if count is None else f'{count / MIB:.0f}'
+def _number(value: Optional[float], style: str, factor: float = 1) -> str:
+    """A number in a style, nothing for none."""
+    return '' if value is None else format(value * factor, style)
 
 
 def markdown_table(results: Sequence[Measurement]) -> str:

@@ -54,10 +54,10 @@ class Measurement:
     Attributes:
         variant (str): Name of the form.
         case (Case): What was run.
-        seconds (float): Median time of a pass.
-        speed_up (float): Time of the first form over this one's, the median
-            of the rounds.
-        lowest, highest (float): Of the speed-up over the rounds.
+        seconds (float, optional): Median time of a pass.
+        speed_up (float, optional): Time of the first form over this one's,
+            the median of the rounds.
+        lowest, highest (float, optional): Of the speed-up over the rounds.
         difference (float, optional): Largest difference of an output from
             the first form's, over its standard deviation.
         peak_bytes (int, optional): Memory of a pass beyond what the process
@@ -68,10 +68,10 @@ class Measurement:
     """
     variant: str
     case: Case
-    seconds: float
-    speed_up: float
-    lowest: float
-    highest: float
+    seconds: Optional[float] = None
+    speed_up: Optional[float] = None
+    lowest: Optional[float] = None
+    highest: Optional[float] = None
     difference: Optional[float] = None
     peak_bytes: Optional[int] = None
     saved_bytes: Optional[int] = None
@@ -120,11 +120,13 @@ def measure(variants: Dict[str, Callable[[Tensor], Any]],
             others are compared with; in train or eval mode as the case asks.
         case (Case): What to run.
         rounds (int): How often each form is timed, after one pass that is
-            not. Defaults to 7.
+            not; 0 for not at all. Defaults to 7.
 
     Returns:
         list[Measurement]: One a form, in order.
     """
+    if rounds == 0:
+        return [Measurement(name, case) for name in variants]
     images = case.images()
     firsts: List[List[Tensor]] = []
     for model in variants.values():
