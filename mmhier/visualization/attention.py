@@ -20,7 +20,7 @@ from mmhier.models.backbones.hatnet import (
 from mmhier.models.backbones.hvt import HVT, PATCH_SIZE, TokenLayout
 from mmhier.models.backbones.hvt import Block as HVTBlock
 from mmhier.models.backbones.lit import LIT, Attention, resize_bias_table
-from mmhier.models.layers import SelfAttention
+from mmhier.models.layers import SelfAttention, whole_maps
 
 
 @dataclass
@@ -127,7 +127,7 @@ def _recorded(*modules: nn.Module) -> Iterator[Dict[nn.Module, Tuple]]:
 def _run(backbone: nn.Module, images: Tensor,
          *modules: nn.Module) -> Dict[nn.Module, Tuple]:
     """Arguments and outputs of modules in a forward pass."""
-    with _recorded(*modules) as calls:
+    with _recorded(*modules) as calls, whole_maps():
         backbone(images)
     return calls
 
@@ -168,7 +168,8 @@ def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
         q[:, row, column], window.flatten(1, 2)).view(window.shape[:3])
     if module.grid_size == 1:
         return [AttentionMap('global', probs, stride)]
-    q, = split_heads(calls[module.q][1], 1, module.num_heads)[:, 0]
+    q, = split_heads(
+        calls[module.q][1].flatten(1, 2), 1, module.num_heads)[:, 0]
     k, _ = split_heads(calls[module.kv][1], 2, module.num_heads)[:, 0]
     pooled = _probabilities(q[:, row * width + column], k)
     rows = -(-height // module.ds_ratio)

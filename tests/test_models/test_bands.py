@@ -193,3 +193,10 @@ def test_attention_by_convolutions_equals_the_plain_one():
         assert out.shape == expected.shape
         assert (out - expected).abs().max() < 1e-5
     assert torch.equal(found, direct)
+
+
+def test_whole_maps_have_no_bands(narrow_bands):
+    x = torch.zeros(1, 50, 20, 8)
+    with bands.whole_maps():
+        assert row_bands(x, 32) == [slice(0, 50)]
+    assert len(row_bands(x, 32)) > 1

@@ -1,6 +1,7 @@
 """tools/benchmark.py, docs/speed.md, and the switch that compiles a backbone.
 """
 import csv
+import logging
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from mmhier import apis
@@ -43,6 +45,17 @@ def authors():
 def number():
     return 1
 '''
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process():
+    """The tool, run in this process, changes them."""
+    logger = MMLogger.get_current_instance()
+    threads, level = torch.get_num_threads(), logger.level
+    yield
+    torch.set_num_threads(threads)
+    logger.setLevel(level)
+    logging.disable(logging.NOTSET)
 
 
 def call(*arguments):

@@ -102,8 +102,9 @@ def test_commands(checkout, monkeypatch):
     parameters = sum(p.numel() for p in whole.parameters())
     assert measured['Models'][0]['Metadata']['Parameters'] == parameters
     assert f'{parameters / 1e6:.1f}' in (folder / 'README.md').read_text()
-    installed, tested = shell.made
+    installed, tested, exported = shell.made
     assert 'requirements/tests.txt' in installed and '-m pytest' in tested
+    assert 'tools/export_table.py' in exported
 
 
 def test_checks_of_every_commit():

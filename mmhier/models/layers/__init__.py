@@ -1,6 +1,11 @@
 from .activated import ActivatedLinear, activated_conv, activated_linear
 from .attention import SelfAttention, attend
-from .bands import apply_in_bands, recompute_in_bands, row_bands
+from .bands import (
+    apply_in_bands,
+    recompute_in_bands,
+    row_bands,
+    whole_maps,
+)
 from .branch_gate import BranchGate
 from .dilated_depthwise import DilatedDepthwiseConv
 from .grid_attention import attend_grid
@@ -19,5 +24,6 @@ __all__ = [
     'SelfAttention', 'activated_conv', 'activated_linear', 'apply_in_bands',
     'attend', 'attend_grid', 'linear', 'may_need_padding', 'merge_windows',
     'partition_windows', 'recompute_in_bands', 'relative_position_bias',
-    'row_bands', 'window_key_mask'
+    'row_bands', 'whole_maps',
+    'window_key_mask'
 ]

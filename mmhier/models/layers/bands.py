@@ -6,7 +6,9 @@ arithmetic, and memory fresh from the system longer still. So the widest parts
 of a block are computed a band of rows after the other; in training nothing
 but their input is kept, and each band is computed again in the backward pass.
 """
-from typing import Callable, List, Optional, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Callable, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,19 @@ from torch import Tensor, nn
 # Of the widest intermediate result of a band, in inference and in training.
 BAND_BYTES = 2**22
 TRAINING_BAND_BYTES = 2**24
+
+
+_whole_maps = ContextVar('whole_maps', default=False)
+
+
+@contextmanager
+def whole_maps() -> Iterator[None]:
+    """No bands within: every layer sees its whole map in a single call."""
+    token = _whole_maps.set(True)
+    try:
+        yield
+    finally:
+        _whole_maps.reset(token)
 
 
 def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
@@ -27,11 +42,12 @@ def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
 
     Returns:
         list[slice]: Even slices that cover all rows; a single one on other
-        devices than a CPU and in compiled or exported graphs.
+        devices than a CPU, in compiled or exported graphs and within
+        :func:`whole_maps`.
     """
     num_rows = x.shape[1]
     if (x.device.type != 'cpu' or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()):
+            or torch.jit.is_tracing() or _whole_maps.get()):
         return [slice(0, num_rows)]
     positions = x.numel() // x.shape[-1]
     limit = TRAINING_BAND_BYTES if torch.is_grad_enabled() else BAND_BYTES
