@@ -1,16 +1,14 @@
 """Each pytest worker gets one thread: small tensors gain nothing from more."""
-import gc
-import sys
+from types import SimpleNamespace
 
 import mmengine.config.config
 import pytest
 import torch
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 
 torch.set_num_threads(1)
-
-_num_frozen_modules = 0
 
 
 @pytest.fixture(autouse=True)
@@ -20,16 +18,14 @@ def default_scope_of_its_own():
     DefaultScope._instance_dict.clear()
 
 
-@pytest.fixture(autouse=True)
-def imported_modules_left_to_themselves():
+@pytest.fixture(autouse=True, scope='session')
+def datasets_without_garbage_collection():
     """Each dataset of mmengine calls gc.collect(), which takes half a second
     where it looks at all that the imports have made."""
-    yield
-    global _num_frozen_modules
-    if len(sys.modules) > _num_frozen_modules + 100:
-        gc.collect()
-        gc.freeze()
-        _num_frozen_modules = len(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_dataset, 'gc',
+                      SimpleNamespace(collect=lambda: None))
+        yield
 
 
 @pytest.fixture(autouse=True, scope='session')
