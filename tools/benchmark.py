@@ -55,6 +55,7 @@ from mmhier.analysis.variants import (
 from mmhier.apis import UserError, run_tool
 from mmhier.apis.errors import mistakes_as_user_errors
 from mmhier.evaluation.run_facts import describe_environment
+from mmhier.files import write_text
 
 MIB = 2**20
 BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)',
@@ -287,14 +288,7 @@ def write_csv(results: Sequence[Measurement], path: str) -> None:
     writer.writerow([*ROW, 'machine'])
     for row in table_rows(results):
         writer.writerow([*row, machine()])
-    write(path, text.getvalue())
-
-
-def write(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = f'{path}.partial'
-    Path(temporary).write_text(text)
-    os.replace(temporary, path)
+    write_text(path, text.getvalue())
 
 
 def report_of_process(arguments: Sequence[str]) -> str:
@@ -324,7 +318,7 @@ def update_page(path: str) -> None:
         text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
                 f'{report_of_process(shlex.split(block[2]))}\n{block[3]}')
         page = page.replace(block[0], text)
-        write(path, page)
+        write_text(path, page)
 
 
 def main() -> None:
@@ -354,7 +348,7 @@ def main() -> None:
     table, results = report(arguments)
     print(f'\n{table}\n{machine()}')
     if arguments.markdown:
-        write(arguments.markdown, f'{table}\nMeasured on: {machine()}.\n')
+        write_text(arguments.markdown, f'{table}\nMeasured on: {machine()}.\n')
     if arguments.csv and results:
         write_csv(results, arguments.csv)
 

@@ -20,6 +20,7 @@ from mmengine.config import DictAction
 from pycocotools.coco import COCO
 from mmhier.apis import UserError, load_config, run_tool, test, train
 from mmhier.datasets import generate_shapes
+from mmhier.files import write_text
 
 CONFIG = (
     Path(__file__).resolve().parents[1] /
@@ -183,12 +184,6 @@ class Run:
         write_text(self.result, json.dumps(metrics, indent=2))
         print(f'Evaluation took {minutes(time.time() - start)}.')
         return metrics
-
-
-def write_text(path: Path, text: str) -> None:
-    unfinished = path.with_suffix('.unfinished')
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def minutes(seconds: float) -> str:

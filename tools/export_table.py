@@ -12,7 +12,6 @@ Examples:
     python tools/export_table.py --list
 """  # noqa: E501
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from mmhier.export.exporting import (
     write_program,
 )
 from mmhier.export.preparing import prepare_for_export
+from mmhier.files import write_text
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'export.md'
 START = '<!-- Measured by tools/export_table.py. -->\n'
@@ -142,10 +142,8 @@ def write_row(row: Key, exports: Dict[str, Tuple[str, str]]) -> None:
     rows[row[:3]] = row
     order = [(name, part, format) for name, (_, part) in exports.items()
              for format in SUFFIXES]
-    partial = PAGE.with_name(f'.{PAGE.name}.partial')
-    partial.write_text(
-        with_rows(text, [rows[key] for key in order if key in rows]))
-    os.replace(partial, PAGE)
+    write_text(
+        PAGE, with_rows(text, [rows[key] for key in order if key in rows]))
 
 
 def main(argv: Optional[List[str]] = None) -> None:

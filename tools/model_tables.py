@@ -10,7 +10,6 @@ Example:
 """
 import argparse
 import logging
-import os
 from pathlib import Path
 
 import yaml
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import UserError, run_tool
+from mmhier.files import write_text
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Tables from metafile.yml, by tools/model_tables.py. -->\n'
@@ -90,13 +90,6 @@ def with_tables(readme: str, tables: str, path: Path) -> str:
     return f'{before}{START}\n{tables}\n{END}{after}'
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -119,13 +112,13 @@ def main() -> None:
             if text != path.read_text():
                 stale.append(path)
                 if not arguments.check:
-                    replace(path, text)
+                    write_text(path, text)
         readme = path.with_name('README.md')
         text = with_tables(readme.read_text(), model_tables(metafile), readme)
         if text != readme.read_text():
             stale.append(readme)
             if not arguments.check:
-                replace(readme, text)
+                write_text(readme, text)
     names = ', '.join(str(path.relative_to(ROOT)) for path in stale)
     if arguments.check and stale:
         raise UserError(f'out of step: {names}; run tools/model_tables.py' +

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from mmhier.checkpoints import find_checkpoint
+from mmhier.files import replacing
 from .errors import UserError, mistakes_as_user_errors
 from .predictor import Prediction, Predictor
 
@@ -401,7 +402,7 @@ def check_picture_path(path: str, overwrite: bool) -> None:
 
 
 def write_picture(path: str, picture: np.ndarray) -> None:
-    """Write a picture under another name, then rename it.
+    """Write a picture whole or not at all.
 
     Args:
         path (str): Ends with .png or .jpg; its folder is made if need be.
@@ -415,13 +416,11 @@ def write_picture(path: str, picture: np.ndarray) -> None:
 
 
 def _write(path: str, content: bytes) -> None:
-    """Write a file under another name, then rename it."""
-    unfinished = f'{path}.unfinished'
+    """Write a file whole or not at all."""
     try:
         os.makedirs(osp.dirname(path) or '.', exist_ok=True)
-        Path(unfinished).write_bytes(content)
-        os.replace(unfinished, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        Path(unfinished).unlink(missing_ok=True)
         raise UserError(
             f'cannot write {shown(path)}: {error.strerror}') from error

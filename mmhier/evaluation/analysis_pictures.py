@@ -1,5 +1,4 @@
 """Pictures of an analysis: bars, matrices, error types, sheets of images."""
-import os
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
@@ -7,6 +6,7 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from mmhier.files import replacing
 from .analysis import ERROR_TYPES, SIZES
 
 Colour = Tuple[int, int, int]
@@ -15,11 +15,10 @@ _COLOURS = ('#4477aa', '#ccbb44', '#ee6677')
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name, then rename it."""
-    partial = path.with_name(f'{path.stem}.unfinished{path.suffix}')
+    """Write a figure whole or not at all."""
     FigureCanvasAgg(figure)
-    figure.savefig(partial, dpi=100)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def draw_class_bars(values: Dict[str, float], counts: Dict[str, int],
@@ -272,9 +271,9 @@ def draw_sheet(pictures: List[Tuple[np.ndarray, str]],
         labels.write(text, x, 22, colour)
         x += 130
     rows[:0] = [head] * bool(legend)
-    partial = path.with_name(f'{path.stem}.unfinished{path.suffix}')
-    cv2.imwrite(str(partial), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        cv2.imwrite(
+            str(partial), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
 def _captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Analysis of the predictions that a test run wrote, with pictures."""
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -11,6 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as mask_api
+from mmhier.files import write_text
 from .analysis import (
     ERROR_TYPES,
     SIZES,
@@ -109,9 +109,7 @@ def analyze_results(cfg: Config,
         _check_samples(samples, infos, 'img_path', 'pred_sem_seg')
         result = _analyze_segmentation(dataset.metainfo, infos, samples,
                                        out_dir, num_worst)
-    partial = out_dir / f'{RESULT_NAME}.unfinished'
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, out_dir / RESULT_NAME)
+    write_text(out_dir / RESULT_NAME, json.dumps(result, indent=1))
     return result
 
 

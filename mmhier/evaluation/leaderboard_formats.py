@@ -5,12 +5,12 @@ are not under our control.
 """
 import csv
 import io
-import os
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any, Dict, List, Sequence, Tuple, Union
 
+from mmhier.files import write_text
 from .leaderboard import (
     MAIN_METRICS,
     METRICS,
@@ -60,15 +60,7 @@ def write_leaderboard(board: Leaderboard,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-            try:
-                # CSV has its own line ends.
-                with open(
-                        temporary, 'w', encoding='utf-8', newline='') as file:
-                    file.write(text)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_text(path, text)
     except OSError as error:
         raise ValueError(f'{folder} cannot be written to: {error.strerror}; '
                          'choose another folder with --out') from error

@@ -23,6 +23,8 @@ from typing import (
     get_type_hints,
 )
 
+from mmhier.files import write_text
+
 try:
     import fcntl
 except ImportError:  # Not on Windows, where markers are never found stale.
@@ -301,19 +303,13 @@ def read_record(path: Union[str, Path]) -> RunRecord:
 
 
 def write_record(record: RunRecord, path: Union[str, Path]) -> None:
-    """Write a record under a temporary name, then rename it.
+    """Write a record.
 
     Args:
         record (RunRecord): Its numbers must be finite.
         path (str | Path): Replaced if it exists.
     """
-    path = Path(path)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_text(record_text(record), encoding='utf-8')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, record_text(record))
 
 
 def record_text(record: RunRecord) -> str:
