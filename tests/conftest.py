@@ -1,4 +1,5 @@
 """Each pytest worker gets one thread: small tensors gain nothing from more."""
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import mmengine.config.config
@@ -7,6 +8,7 @@ import torch
 from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
+from mmhier.ops import shim
 
 torch.set_num_threads(1)
 
@@ -37,3 +39,15 @@ def configs_written_without_layout():
             patch.setattr(module, 'FormatCode',
                           lambda text, **kwargs: (text, True), raising=False)
         yield
+
+
+@pytest.fixture
+def fake_mmcv(tmp_path, monkeypatch):
+    """An installed mmcv of one empty file; nothing of it gets imported."""
+    folder = tmp_path / 'mmcv'
+    folder.mkdir()
+    (folder / '__init__.py').touch()
+    spec = ModuleSpec('mmcv', None, origin=str(folder / '__init__.py'))
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(shim, 'find_spec', lambda name: spec)
+    return folder

@@ -149,7 +149,7 @@ def test_table_is_resized_once_for_a_size_and_its_weights(monkeypatch):
         assert torch.equal(attn(x, 4, 5), first)
         assert calls == [(4, 5)]
         attn(x, 5, 4)
-        attn.relative_position_bias_table.mul_(2)
+        attn.relative_position_bias_table.data.mul_(2)  # as of an average
         changed = attn(x, 5, 4)
     assert calls == [(4, 5), (5, 4), (5, 4)]
     # With gradients nothing is kept.
@@ -157,3 +157,6 @@ def test_table_is_resized_once_for_a_size_and_its_weights(monkeypatch):
     attn(x, 5, 4).sum().backward()
     assert attn.relative_position_bias_table.grad.abs().sum() > 0
     assert len(calls) == 5
+    with torch.no_grad():
+        attn.double()(x.double(), 5, 4)
+    assert len(calls) == 6

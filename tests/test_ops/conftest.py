@@ -2,12 +2,11 @@ import importlib
 import os
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import pytest
-from mmhier.ops import operator_source, shim
+from mmhier.ops import operator_source
 from mmhier.ops.finder import OperatorFinder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,18 +36,6 @@ def compiled_ext():
     if operator_source() != 'compiled':
         pytest.skip('mmcv has no compiled operators')
     return importlib.import_module('mmcv._ext')
-
-
-@pytest.fixture
-def fake_mmcv(tmp_path, monkeypatch):
-    """An installed mmcv of one empty file; nothing of it gets imported."""
-    folder = tmp_path / 'mmcv'
-    folder.mkdir()
-    (folder / '__init__.py').touch()
-    spec = ModuleSpec('mmcv', None, origin=str(folder / '__init__.py'))
-    spec.submodule_search_locations = [str(folder)]
-    monkeypatch.setattr(shim, 'find_spec', lambda name: spec)
-    return folder
 
 
 @pytest.fixture

@@ -1,27 +1,12 @@
 """docs/install.md: its commands, the Dockerfile and the Makefile behind it."""
 import re
-from importlib.machinery import ModuleSpec
 
-import pytest
-from mmhier.ops import shim
 from .pages import ROOT, Shell, commands
 
 PAGE = 'docs/install.md'
 
 
-@pytest.fixture
-def mmcv(tmp_path, monkeypatch):
-    """An installed mmcv of one empty file."""
-    folder = tmp_path / 'mmcv'
-    folder.mkdir()
-    (folder / '__init__.py').touch()
-    spec = ModuleSpec('mmcv', None, origin=str(folder / '__init__.py'))
-    spec.submodule_search_locations = [str(folder)]
-    monkeypatch.setattr(shim, 'find_spec', lambda name: spec)
-    return folder
-
-
-def test_commands(tmp_path, mmcv, monkeypatch, capfd):
+def test_commands(tmp_path, fake_mmcv, monkeypatch, capfd):
     shell = Shell(tmp_path, monkeypatch)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     trained, called = [], []
@@ -43,10 +28,10 @@ def test_commands(tmp_path, mmcv, monkeypatch, capfd):
         shell.run(command)
         printed[command] = capfd.readouterr().out
         if command.endswith('mmhier.ops install'):
-            assert (mmcv / '_ext.py').is_file()
+            assert (fake_mmcv / '_ext.py').is_file()
 
     assert 'torchvision' in printed['python -m mmhier.ops status']
-    assert not (mmcv / '_ext.py').exists()
+    assert not (fake_mmcv / '_ext.py').exists()
     assert called[0] == ['mend', 'it'] and called[1][-2:] == [
         'mmhier.ops', 'remove'
     ]

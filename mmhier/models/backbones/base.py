@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from mmhier.checkpoints.loading import load_backbone_weights
+from ..layers import is_traced
 
 MIN_INPUT_SIZE = 32
 _COMPILED: Dict[tuple, Callable] = {}
@@ -297,9 +298,7 @@ class HierarchicalBackbone(BaseModule):
                 f'{type(self).__name__} expects images of at least '
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
-        if (self.compile_cfg is not False
-                and not torch.compiler.is_compiling()
-                and not torch.jit.is_tracing()):
+        if self.compile_cfg is not False and not is_traced():
             return _compiled_forward(type(self), **self.compile_cfg)(self, x)
         with _any_size_when_exporting():
             return self.forward_maps(x)

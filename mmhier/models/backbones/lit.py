@@ -34,6 +34,7 @@ from ..layers import (
     SelfAttention,
     attend,
     attend_grid,
+    is_traced,
     relative_position_bias,
 )
 from .base import HierarchicalBackbone
@@ -161,22 +162,23 @@ class Attention(SelfAttention):
             self.relative_position_bias_table = nn.Parameter(
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
-        # In inference the table of the last size, and what it came from.
-        self._resized: Tuple[Optional[tuple], Optional[Tensor]] = (None, None)
+        # In inference what the last table was resized for, it, and the result.
+        self._resized: Optional[Tuple[tuple, Tensor, Tensor]] = None
 
     def _resized_table(self, height: int, width: int) -> Tensor:
         """The table for a grid, resized once for as long as the size and the
         weights stay the same."""
         table = self.relative_position_bias_table
-        if (torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or torch.jit.is_tracing() or table.is_inference()):
+        if torch.is_grad_enabled() or is_traced():
             return resize_bias_table(table, height, width)
-        origin = (height, width, table.data_ptr(), table._version)
-        known, resized = self._resized
-        if resized is None or known != origin:
-            resized = resize_bias_table(table, height, width)
-            self._resized = origin, resized
-        return resized
+        # By value: neither the version of a tensor nor its address tells of
+        # what is written through `.data`, as mmengine's EMA hook does.
+        purpose = (height, width, table.device, table.dtype)
+        if (self._resized is None or self._resized[0] != purpose
+                or not torch.equal(self._resized[1], table)):
+            self._resized = (purpose, table.detach().clone(),
+                             resize_bias_table(table, height, width))
+        return self._resized[2]
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
         """(B, num_heads, height * width, d) each, then height and width; more
@@ -185,8 +187,7 @@ class Attention(SelfAttention):
             return attend(q, k, v, attn_impl=self.attn_impl)
         height, width = context
         table = self._resized_table(height, width)
-        if self.attn_impl == 'auto' and not (torch.compiler.is_compiling()
-                                             or torch.jit.is_tracing()):
+        if self.attn_impl == 'auto' and not is_traced():
             return attend_grid(q, k, v, table, height, width)
         bias = relative_position_bias(table, height, width)
         return attend(q, k, v, bias, attn_impl=self.attn_impl)

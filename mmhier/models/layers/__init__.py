@@ -12,6 +12,7 @@ from .grid_attention import attend_grid
 from .linear import Linear, linear
 from .mlp import Mlp
 from .position_bias import relative_position_bias
+from .tracing import is_traced
 from .windows import (
     may_need_padding,
     merge_windows,
@@ -22,8 +23,7 @@ from .windows import (
 __all__ = [
     'ActivatedLinear', 'BranchGate', 'DilatedDepthwiseConv', 'Linear', 'Mlp',
     'SelfAttention', 'activated_conv', 'activated_linear', 'apply_in_bands',
-    'attend', 'attend_grid', 'linear', 'may_need_padding', 'merge_windows',
-    'partition_windows', 'recompute_in_bands', 'relative_position_bias',
-    'row_bands', 'whole_maps',
-    'window_key_mask'
+    'attend', 'attend_grid', 'is_traced', 'linear', 'may_need_padding',
+    'merge_windows', 'partition_windows', 'recompute_in_bands',
+    'relative_position_bias', 'row_bands', 'whole_maps', 'window_key_mask'
 ]

@@ -9,7 +9,8 @@ from typing import Callable, Dict, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .linear import linear, takes_convolution
+from .linear import linear, over_pixels, takes_convolution
+from .tracing import is_traced
 
 aten = torch.ops.aten
 ACTIVATIONS: Dict[str, Tuple[Callable, Callable]] = dict(
@@ -74,12 +75,9 @@ def activated_linear(x: Tensor,
         return linear(ACTIVATIONS[activation][0](x), weight, bias)
     if not takes_convolution(x):
         return _ActivatedLinear.apply(x, weight, bias, activation)
-    rows = x if x.ndim == 4 else x.unsqueeze(2)
-    out = _ActivatedConv.apply(
-        rows.permute(0, 3, 1, 2), weight[:, :, None, None], bias, activation,
-        (0, 0), 1)
-    out = out.permute(0, 2, 3, 1)
-    return out if x.ndim == 4 else out.squeeze(2)
+    return over_pixels(
+        lambda x: _ActivatedConv.apply(x, weight[:, :, None, None], bias,
+                                       activation, (0, 0), 1), x)
 
 
 def _in_dtype_of(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> tuple:
@@ -95,8 +93,7 @@ def _stores(x: Tensor, weight: Tensor) -> bool:
     """
     return (torch.is_grad_enabled()
             and (x.requires_grad or weight.requires_grad)
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing())
+            and not is_traced())
 
 
 class _ActivatedConv(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .linear import Linear, linear, takes_convolution
+from .tracing import is_traced
 
 # Numbers of keys and queries between which convolutions are the faster way,
 # and what logits take at a time.
@@ -64,9 +65,8 @@ def _suits_convolutions(q: Tensor, k: Tensor) -> bool:
     That multiplies matrices by MKL, see :func:`takes_convolution`; with many
     keys its single pass over them makes up for it.
     """
-    return (not torch.is_grad_enabled() and q.ndim == 4
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing() and takes_convolution(k[0])
+    return (not torch.is_grad_enabled() and q.ndim == 4 and not is_traced()
+            and takes_convolution(k[0])
             and LEAST_KEYS <= k.shape[2] <= MOST_KEYS
             and q.shape[2] >= LEAST_QUERIES)
 

@@ -12,6 +12,7 @@ from typing import Callable, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
+from .tracing import is_traced
 
 # Of the widest intermediate result of a band, in inference and in training.
 BAND_BYTES = 2**22
@@ -46,8 +47,7 @@ def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
         :func:`whole_maps`.
     """
     num_rows = x.shape[1]
-    if (x.device.type != 'cpu' or torch.compiler.is_compiling()
-            or torch.jit.is_tracing() or _whole_maps.get()):
+    if x.device.type != 'cpu' or is_traced() or _whole_maps.get():
         return [slice(0, num_rows)]
     positions = x.numel() // x.shape[-1]
     limit = TRAINING_BAND_BYTES if torch.is_grad_enabled() else BAND_BYTES

@@ -1,5 +1,5 @@
 """Linear layers over the last dimension, fast on every CPU."""
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +38,22 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """
     if not takes_convolution(x):
         return F.linear(x, weight, bias)
+    return over_pixels(
+        lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
+
+
+def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function of (B, C, H, W), which it takes to (B, C', H, W).
+
+    Args:
+        function (Callable): Such as a convolution.
+        x (Tensor): (B, N, C) or (B, H, W, C).
+
+    Returns:
+        Tensor: (B, N, C') or (B, H, W, C').
+    """
     rows = x if x.ndim == 4 else x.unsqueeze(2)
-    out = F.conv2d(rows.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
-    out = out.permute(0, 2, 3, 1)
+    out = function(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out if x.ndim == 4 else out.squeeze(2)
 
 
