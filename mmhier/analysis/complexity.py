@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from mmhier.models.layers import whole_maps
 
 aten = torch.ops.aten
 
@@ -72,7 +73,8 @@ def count_complexity(model: nn.Module,
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), counter:
+        # Bands would count the rows that they share twice.
+        with torch.no_grad(), whole_maps(), counter:
             (forward or model)(images)
     finally:
         model.train(training)

@@ -1,8 +1,11 @@
 """Layers that trade memory for arithmetic equal what they stand for."""
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from mmhier.analysis.benchmarking import Case, count_saved_bytes
 from mmhier.analysis.variants import PlainForm
 from mmhier.models import HATNet
@@ -200,3 +203,63 @@ def test_whole_maps_have_no_bands(narrow_bands):
     with bands.whole_maps():
         assert row_bands(x, 32) == [slice(0, 50)]
     assert len(row_bands(x, 32)) > 1
+
+
+@pytest.mark.parametrize('activation', [None, 'silu', 'gelu'])
+@pytest.mark.parametrize('shape', [(1, 400, 48), (2, 30, 31, 48)])
+def test_fused_linear_layers_are_those_of_torch(activation, shape,
+                                                monkeypatch):
+    module = importlib.import_module('mmhier.models.layers.linear')
+    fused = []
+
+    def convolve(*args, **kwargs):
+        fused.append(args)
+        return original(*args, **kwargs)
+
+    original = module.convolve
+    monkeypatch.setattr(module, 'convolve', convolve)
+    monkeypatch.setattr(module, 'LEAST_MACS', 0)
+    torch.manual_seed(0)
+    layer = Linear(48, 20)
+    x = torch.randn(shape)
+    expected = F.linear(x, layer.weight, layer.bias)
+    if activation:
+        expected = getattr(F, activation)(expected)
+    torch.testing.assert_close(layer(x, then=activation), expected)
+    assert not fused  # With gradients oneDNN's own operators are of no use.
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        torch.testing.assert_close(layer(x, then=activation), expected)
+    assert len(fused) == 1
+    assert counter.get_total_flops() == 2 * x.numel() * 20
+
+
+def test_layers_in_place_of_an_mlps_are_called():
+    class Doubled(nn.Linear):
+
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    torch.manual_seed(0)
+    mlp, x = Mlp(32, 64), torch.randn(1, 900, 32)
+    mlp.fc1 = Doubled(32, 64)
+    expected = mlp.fc2(mlp.fc1(x))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
+        mlp.fc1 = Linear(32, 64)
+        torch.testing.assert_close(
+            mlp(x), F.linear(F.gelu(mlp.fc1(x)), mlp.fc2.weight, mlp.fc2.bias))
+
+
+def test_layers_are_called_with_the_hooks_of_their_modules():
+    torch.manual_seed(0)
+    model, called = HATNet('tiny').eval(), []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda *args, name=name: called.append(name))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    assert set(called) == {
+        name for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }

@@ -25,12 +25,12 @@ from ..layers import (
     activated_linear,
     apply_in_bands,
     attend,
+    convolve,
+    fuses_activations,
     linear,
     may_need_padding,
     merge_windows,
     partition_windows,
-    recompute_in_bands,
-    row_bands,
     window_key_mask,
 )
 from .base import HierarchicalBackbone
@@ -66,8 +66,14 @@ class DepthwiseConv(nn.Conv2d):
             channels, channels, kernel_size, padding=kernel_size // 2,
             groups=channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = activated_conv(x.permute(0, 3, 1, 2), self, 'silu')
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        """The result is activated too if what it is given already is."""
+        x = x.permute(0, 3, 1, 2)
+        if activated:
+            x = convolve(x, self.weight, None, 'silu', self.padding[0],
+                         self.groups)
+        else:
+            x = activated_conv(x, self, 'silu')
         return x.permute(0, 2, 3, 1)
 
 
@@ -79,10 +85,11 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activated: bool = False,
+                then: Optional[str] = None) -> Tensor:
         weight = self.weight.flatten(1)
-        if self.activation is None:
-            return linear(x, weight, self.bias)
+        if self.activation is None or activated:
+            return linear(x, weight, self.bias, then)
         return activated_linear(x, weight, self.bias, self.activation)
 
 
@@ -212,52 +219,21 @@ class InvertedResidual(nn.Module):
         norm, expand = self.conv1
         depthwise, = self.conv2
         project, out_norm = self.conv3
-        x = norm(x)
-        bands = row_bands(x, expand.out_channels)
-        if len(bands) == 1:
-            return out_norm(self._forward_rows(x, bands[0]))
         return out_norm(
-            recompute_in_bands(
-                lambda x: self._forward_in_bands(x, bands),
+            apply_in_bands(
                 self._forward_rows,
-                bands,
-                depthwise.padding[0],
-                x,
+                norm(x),
+                expand.out_channels,
+                halo=depthwise.padding[0],
                 modules=[expand, depthwise, project]))
 
-    def _forward_rows(self, x: Tensor, rows: slice) -> Tensor:
-        """Some rows of the result, from behind the first norm to before the
-        last one, of (B, H, W, C)."""
-        x = self.conv2(self.conv1[1](x))
-        return self.conv3[0](x[:, rows])
-
-    def _forward_in_bands(self, x: Tensor, bands: List[slice]) -> Tensor:
-        """All of it without gradients, no row of the middle twice."""
+    def _forward_rows(self, x: Tensor) -> Tensor:
+        """What lies between the norms, of rows of (B, H, W, C)."""
         expand, depthwise, project = self.conv1[1], self.conv2[0], self.conv3[0]
-        batch, height, width, _ = x.shape
-        hidden, halo = expand.out_channels, depthwise.padding[0]
-        # Activated rows of a band and `halo` rows above and below it.
-        rows = x.new_empty(batch, bands[0].stop + 2 * halo, width, hidden)
-        rows[:, :halo] = 0
-        out = torch.empty_like(x)
-        filled, done = halo, 0
-        for band in bands:
-            last = min(band.stop + halo, height)
-            needed = band.stop - band.start + 2 * halo
-            if done < last:
-                torch.ops.aten.silu.out(
-                    expand(x[:, done:last]),
-                    out=rows[:, filled:filled + last - done])
-                filled += last - done
-                done = last
-            rows[:, filled:needed] = 0
-            y = F.conv2d(
-                rows[:, :needed].permute(0, 3, 1, 2), depthwise.weight,
-                padding=(0, halo), groups=hidden)
-            out[:, band] = project(y.permute(0, 2, 3, 1))
-            rows[:, :2 * halo] = rows[:, needed - 2 * halo:needed].clone()
-            filled = 2 * halo
-        return out
+        if not fuses_activations(x):
+            return project(depthwise(expand(x)))
+        x = depthwise(expand(x, then='silu'), activated=True)
+        return project(x, activated=True)
 
 
 class Block(nn.Module):

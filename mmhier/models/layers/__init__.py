@@ -2,14 +2,13 @@ from .activated import ActivatedLinear, activated_conv, activated_linear
 from .attention import SelfAttention, attend
 from .bands import (
     apply_in_bands,
-    recompute_in_bands,
     row_bands,
     whole_maps,
 )
 from .branch_gate import BranchGate
 from .dilated_depthwise import DilatedDepthwiseConv
 from .grid_attention import attend_grid
-from .linear import Linear, linear
+from .linear import Linear, convolve, fuses_activations, linear
 from .mlp import Mlp
 from .position_bias import relative_position_bias
 from .tracing import is_traced
@@ -21,9 +20,10 @@ from .windows import (
 )
 
 __all__ = [
-    'ActivatedLinear', 'BranchGate', 'DilatedDepthwiseConv', 'Linear', 'Mlp',
-    'SelfAttention', 'activated_conv', 'activated_linear', 'apply_in_bands',
-    'attend', 'attend_grid', 'is_traced', 'linear', 'may_need_padding',
-    'merge_windows', 'partition_windows', 'recompute_in_bands',
-    'relative_position_bias', 'row_bands', 'whole_maps', 'window_key_mask'
+    'ActivatedLinear', 'BranchGate', 'DilatedDepthwiseConv', 'Linear',
+    'Mlp', 'SelfAttention', 'activated_conv', 'activated_linear',
+    'apply_in_bands', 'attend', 'attend_grid', 'convolve',
+    'fuses_activations', 'is_traced', 'linear', 'may_need_padding',
+    'merge_windows', 'partition_windows', 'relative_position_bias',
+    'row_bands', 'whole_maps', 'window_key_mask',
 ]

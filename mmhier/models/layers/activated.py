@@ -4,18 +4,17 @@ The gradient of a layer's weights needs the activated map, that of the
 activation the map before it. Only the latter is kept: activating it once more
 in the backward pass costs next to nothing.
 """
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .linear import linear, over_pixels, takes_convolution
+from .linear import ACTIVATIONS, linear, over_pixels, takes_convolution
 from .tracing import is_traced
 
 aten = torch.ops.aten
-ACTIVATIONS: Dict[str, Tuple[Callable, Callable]] = dict(
-    silu=(F.silu, aten.silu_backward.default),
-    gelu=(F.gelu, aten.gelu_backward.default))
+GRADIENTS: Dict[str, Callable] = dict(
+    silu=aten.silu_backward.default, gelu=aten.gelu_backward.default)
 
 
 class ActivatedLinear(nn.Linear):
@@ -31,8 +30,10 @@ class ActivatedLinear(nn.Linear):
         super().__init__(in_features, out_features)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
+        if activated:
+            return linear(x, self.weight, self.bias)
         return activated_linear(x, self.weight, self.bias, self.activation)
 
 
@@ -111,7 +112,7 @@ class _ActivatedConv(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         activation, padding, groups, has_bias = ctx.settings
-        forward, backward = ACTIVATIONS[activation]
+        forward, backward = ACTIVATIONS[activation][0], GRADIENTS[activation]
         grad_x, grad_weight, grad_bias = aten.convolution_backward(
             grad, forward(x), weight, [len(weight)] if has_bias else None,
             (1, 1), padding, (1, 1), False, (0, 0), groups,
@@ -134,7 +135,8 @@ class _ActivatedLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        forward, backward = ACTIVATIONS[ctx.activation]
+        forward = ACTIVATIONS[ctx.activation][0]
+        backward = GRADIENTS[ctx.activation]
         rows = grad.flatten(0, -2)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:

@@ -5,8 +5,7 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .linear import Linear, linear, takes_convolution
-from .tracing import is_traced
+from .linear import Linear, fuses_activations, linear
 
 # Numbers of keys and queries between which convolutions are the faster way,
 # and what logits take at a time.
@@ -62,11 +61,10 @@ def attend(q: Tensor,
 def _suits_convolutions(q: Tensor, k: Tensor) -> bool:
     """Whether a few keys and many queries are faster without torch's kernel.
 
-    That multiplies matrices by MKL, see :func:`takes_convolution`; with many
+    That multiplies matrices by MKL, see :func:`suits_onednn`; with many
     keys its single pass over them makes up for it.
     """
-    return (not torch.is_grad_enabled() and q.ndim == 4 and not is_traced()
-            and takes_convolution(k[0])
+    return (q.ndim == 4 and fuses_activations(k[0])
             and LEAST_KEYS <= k.shape[2] <= MOST_KEYS
             and q.shape[2] >= LEAST_QUERIES)
 

@@ -8,7 +8,7 @@ but their input is kept, and each band is computed again in the backward pass.
 """
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Callable, Iterator, List, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .tracing import is_traced
 
 # Of the widest intermediate result of a band, in inference and in training.
 BAND_BYTES = 2**22
-TRAINING_BAND_BYTES = 2**24
+TRAINING_BAND_BYTES = 2**23
 
 
 _whole_maps = ContextVar('whole_maps', default=False)
@@ -30,6 +30,11 @@ def whole_maps() -> Iterator[None]:
         yield
     finally:
         _whole_maps.reset(token)
+
+
+def uses_whole_maps() -> bool:
+    """Whether this is within :func:`whole_maps`."""
+    return _whole_maps.get()
 
 
 def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
@@ -47,7 +52,7 @@ def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
         :func:`whole_maps`.
     """
     num_rows = x.shape[1]
-    if x.device.type != 'cpu' or is_traced() or _whole_maps.get():
+    if x.device.type != 'cpu' or is_traced() or uses_whole_maps():
         return [slice(0, num_rows)]
     positions = x.numel() // x.shape[-1]
     limit = TRAINING_BAND_BYTES if torch.is_grad_enabled() else BAND_BYTES
@@ -63,6 +68,7 @@ def apply_in_bands(function: Callable[..., Tensor],
                    x: Tensor,
                    width: int,
                    multiple: int = 1,
+                   halo: int = 0,
                    tensors: Sequence[Tensor] = (),
                    modules: Sequence[nn.Module] = ()) -> Tensor:
     """function(x, *tensors), a band of rows after the other where it pays.
@@ -73,6 +79,8 @@ def apply_in_bands(function: Callable[..., Tensor],
         x (Tensor): (B, rows, ..., C).
         width (int): Channels of the widest intermediate result.
         multiple (int): Number of rows that belong together. Defaults to 1.
+        halo (int): How many rows above and below it a row depends on.
+            Defaults to 0.
         tensors (Sequence[Tensor]): More arguments, the same for every band.
             Defaults to ().
         modules (Sequence[nn.Module]): Those whose parameters `function`
@@ -84,66 +92,49 @@ def apply_in_bands(function: Callable[..., Tensor],
     bands = row_bands(x, width, multiple)
     if len(bands) == 1:
         return function(x, *tensors)
-
-    def run(x, *tensors):
-        out: Optional[Tensor] = None
-        for band in bands:
-            part = function(x[:, band], *tensors)
-            if out is None:
-                out = part.new_empty(x.shape[0], x.shape[1], *part.shape[2:])
-            out[:, band] = part
-        return out
-
-    return recompute_in_bands(run, lambda rows, _, *tensors: function(
-        rows, *tensors), bands, 0, x, tensors, modules)
-
-
-def recompute_in_bands(run: Callable[..., Tensor],
-                       function: Callable[..., Tensor],
-                       bands: Sequence[slice],
-                       halo: int,
-                       x: Tensor,
-                       tensors: Sequence[Tensor] = (),
-                       modules: Sequence[nn.Module] = ()) -> Tensor:
-    """run(x, *tensors), of which the backward pass repeats bands of rows.
-
-    Args:
-        run (Callable): Takes x and `tensors` to (B, rows, ..., C').
-        function (Callable): Takes rows of x, a slice and `tensors` to those
-            rows of the result that the slice counts among the given ones.
-        bands (Sequence[slice]): Rows of the result to compute at a time.
-        halo (int): How many rows above and below it a band depends on.
-        x (Tensor): (B, rows, ..., C).
-        tensors (Sequence[Tensor]): Defaults to ().
-        modules (Sequence[nn.Module]): Those whose parameters are read.
-            Defaults to ().
-
-    Returns:
-        Tensor: (B, rows, ..., C').
-    """
     if not torch.is_grad_enabled():
-        return run(x, *tensors)
+        return _run_in_bands(function, bands, halo, x, tensors)
     parameters = [
         parameter for module in modules for parameter in module.parameters()
         if parameter.requires_grad
     ]
-    return _RecomputedBands.apply(run, function, bands, halo, parameters,
+    return _RecomputedBands.apply(function, bands, halo, parameters,
                                   len(tensors), x, *tensors, *parameters)
 
 
+def _run_in_bands(function: Callable[..., Tensor], bands: List[slice],
+                  halo: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    out: Optional[Tensor] = None
+    for band in bands:
+        read, kept = _with_halo(band, halo, x.shape[1])
+        part = function(x[:, read], *tensors)[:, kept]
+        if out is None:
+            out = part.new_empty(x.shape[0], x.shape[1], *part.shape[2:])
+        out[:, band] = part
+    assert out is not None
+    return out
+
+
+def _with_halo(band: slice, halo: int, num_rows: int) -> Tuple[slice, slice]:
+    """The rows that a band depends on, and where among them it lies."""
+    first = max(band.start - halo, 0)
+    return (slice(first, min(band.stop + halo, num_rows)),
+            slice(band.start - first, band.stop - first))
+
+
 class _RecomputedBands(torch.autograd.Function):
-    """Arguments as in recompute_in_bands; parameters once to be asked for
+    """Arguments as in apply_in_bands; parameters once to be asked for
     gradients, once to be given them."""
 
     @staticmethod
-    def forward(ctx, run, function, bands, halo, parameters, num_tensors,
-                x, *inputs):
+    def forward(ctx, function, bands, halo, parameters, num_tensors, x,
+                *inputs):
         ctx.settings = function, bands, halo, parameters
         ctx.autocast = (torch.is_autocast_enabled('cpu'),
                         torch.get_autocast_dtype('cpu'))
         tensors = inputs[:num_tensors]
         ctx.save_for_backward(x, *tensors)
-        return run(x, *tensors)
+        return _run_in_bands(function, bands, halo, x, tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -151,7 +142,7 @@ class _RecomputedBands(torch.autograd.Function):
         function, bands, halo, parameters = ctx.settings
         enabled, dtype = ctx.autocast
         x, *tensors = ctx.saved_tensors
-        needs_x, *needs = ctx.needs_input_grad[6:7 + len(tensors)]
+        needs_x, *needs = ctx.needs_input_grad[5:6 + len(tensors)]
         tensors = [
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip(tensors, needs)
@@ -160,21 +151,18 @@ class _RecomputedBands(torch.autograd.Function):
         wanted = [t for t in tensors if t.requires_grad] + parameters
         sums: list = [None] * len(wanted)
         for band in bands:
-            first = max(band.start - halo, 0)
-            rows = slice(first, min(band.stop + halo, x.shape[1]))
-            part = x[:, rows].detach().requires_grad_(needs_x)
+            read, kept = _with_halo(band, halo, x.shape[1])
+            part = x[:, read].detach().requires_grad_(needs_x)
             with torch.enable_grad(), torch.autocast('cpu', dtype, enabled):
-                out = function(part,
-                               slice(band.start - first, band.stop - first),
-                               *tensors)
+                out = function(part, *tensors)[:, kept]
             grads = torch.autograd.grad(out, [part] * needs_x + wanted,
                                         grad[:, band])
             if grad_x is not None:
-                grad_x[:, rows] += grads[0]
+                grad_x[:, read] += grads[0]
                 grads = grads[1:]
             for i, value in enumerate(grads):
                 total = sums[i]
                 sums[i] = value if total is None else total.add_(value)
         by_input = iter(sums)
         grads_tensors = [next(by_input) if needed else None for needed in needs]
-        return (None, ) * 6 + (grad_x, *grads_tensors, *by_input)
+        return (None, ) * 5 + (grad_x, *grads_tensors, *by_input)

@@ -1,17 +1,30 @@
-"""Linear layers over the last dimension, fast on every CPU."""
+"""Linear layers and convolutions, fast on every CPU."""
 from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import (
+    conv_flop_count,
+    flop_registry,
+    register_flop_formula,
+)
+from .bands import uses_whole_maps
+from .tracing import is_traced
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
+HAS_ONEDNN = (torch.backends.mkldnn.is_available()
+              and hasattr(torch.ops.mkldnn, '_convolution_pointwise'))
 # Convolutions of one image of up to this many numbers bypass oneDNN.
 SMALLEST_CONVOLUTION = 20480
+# Multiply-adds from which oneDNN pays even if its weights are laid out anew.
+LEAST_MACS = 2**23
+# By name: the function, and what oneDNN calls it.
+ACTIVATIONS = dict(
+    silu=(F.silu, 'swish', ''), gelu=(F.gelu, 'gelu', 'none'))
 
 
-def takes_convolution(x: Tensor) -> bool:
-    """Whether a linear layer of (..., C) is faster as a 1x1 convolution.
+def suits_onednn(x: Tensor) -> bool:
+    """Whether a layer over the channels of x is faster as a convolution.
 
     It is for float32 on a CPU: oneDNN, which computes convolutions, uses the
     widest instructions of every processor, MKL, which computes products of
@@ -20,26 +33,87 @@ def takes_convolution(x: Tensor) -> bool:
     return (x.device.type == 'cpu' and x.dtype == torch.float32
             and x.ndim in (3, 4) and HAS_ONEDNN
             and not torch.compiler.is_exporting()
-            and not torch.is_autocast_enabled('cpu')
-            and (x.shape[0] > 1 or torch.compiler.is_compiling()
-                 or x.numel() > SMALLEST_CONVOLUTION))
+            and not torch.is_autocast_enabled('cpu'))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """x @ weight.T + bias, as :func:`torch.nn.functional.linear`.
+def takes_convolution(x: Tensor) -> bool:
+    """Whether torch takes oneDNN for a 1x1 convolution of (..., C), and it
+    is faster than a linear layer."""
+    return suits_onednn(x) and (
+        x.shape[0] > 1 or torch.compiler.is_compiling()
+        or x.numel() > SMALLEST_CONVOLUTION)
+
+
+def fuses_activations(x: Tensor) -> bool:
+    """Whether :func:`linear` and :func:`convolve` activate what they compute
+    before it leaves the cache: in inference, where oneDNN is the faster."""
+    return (not torch.is_grad_enabled() and suits_onednn(x)
+            and not is_traced() and not uses_whole_maps())
+
+
+def linear(x: Tensor,
+           weight: Tensor,
+           bias: Optional[Tensor] = None,
+           activation: Optional[str] = None) -> Tensor:
+    """activation(x @ weight.T + bias).
 
     Args:
         x (Tensor): (..., in_features).
         weight (Tensor): (out_features, in_features).
         bias (Tensor, optional): (out_features, ). Defaults to None.
+        activation (str, optional): 'silu' or 'gelu'. Defaults to None.
 
     Returns:
         Tensor: (..., out_features).
     """
-    if not takes_convolution(x):
-        return F.linear(x, weight, bias)
-    return over_pixels(
-        lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
+    if (fuses_activations(x)
+            and x.numel() // x.shape[-1] * weight.numel() > LEAST_MACS):
+        return over_pixels(
+            lambda x: convolve(x, weight[:, :, None, None], bias, activation),
+            x)
+    if takes_convolution(x):
+        x = over_pixels(
+            lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
+    else:
+        x = F.linear(x, weight, bias)
+    return x if activation is None else ACTIVATIONS[activation][0](x)
+
+
+def convolve(x: Tensor,
+             weight: Tensor,
+             bias: Optional[Tensor] = None,
+             activation: Optional[str] = None,
+             padding: int = 0,
+             groups: int = 1) -> Tensor:
+    """activation(conv(x)) in one pass, where :func:`fuses_activations` is
+    true.
+
+    Args:
+        x (Tensor): (B, in_channels, H, W).
+        weight (Tensor): (out_channels, in_channels / groups, k, k).
+        bias (Tensor, optional): (out_channels, ). Defaults to None.
+        activation (str, optional): 'silu' or 'gelu'. Defaults to None.
+        padding (int): On all sides. Defaults to 0.
+        groups (int): Defaults to 1.
+
+    Returns:
+        Tensor: (B, out_channels, H', W').
+    """
+    name, algorithm = ('none', '') if activation is None else (
+        ACTIVATIONS[activation][1:])
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, [padding] * 2, [1] * 2, [1] * 2, groups, name, [],
+        algorithm)
+
+
+def _count_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs):
+    return conv_flop_count(x_shape, weight_shape, out_shape)
+
+
+# Else torch's FlopCounterMode would not see what `convolve` computes.
+if HAS_ONEDNN and torch.ops.mkldnn._convolution_pointwise not in flop_registry:
+    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(
+        _count_flops)
 
 
 def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -60,6 +134,7 @@ def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """:class:`torch.nn.Linear` computed by :func:`linear`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, then: Optional[str] = None) -> Tensor:
+        """(..., in_features) -> (..., out_features), activated if asked
+        for."""
+        return linear(x, self.weight, self.bias, then)

@@ -2,7 +2,7 @@
 from torch import Tensor, nn
 from .activated import ActivatedLinear
 from .bands import apply_in_bands
-from .linear import Linear
+from .linear import Linear, fuses_activations
 
 
 class Mlp(nn.Sequential):
@@ -21,4 +21,12 @@ class Mlp(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., embed_dims) -> (B, ..., embed_dims)."""
         return apply_in_bands(
-            super().forward, x, self.fc1.out_features, modules=[self])
+            self._forward_rows, x, self.fc1.out_features, modules=[self])
+
+    def _forward_rows(self, x: Tensor) -> Tensor:
+        # Other layers may have been put in place of these.
+        if (isinstance(self.fc1, Linear)
+                and isinstance(self.fc2, ActivatedLinear)
+                and fuses_activations(x)):
+            return self.fc2(self.fc1(x, then='gelu'), activated=True)
+        return super().forward(x)
