@@ -26,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
@@ -39,6 +40,7 @@ from mmhier.analysis.benchmarking import (
     Measurement,
     count_saved_bytes,
     fit_line,
+    fresh_memory_rate,
     machine_rates,
     measure,
     peak_bytes_of_pass,
@@ -273,12 +275,14 @@ def markdown_table(results: Sequence[Measurement]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def machine() -> str:
-    """Hardware and versions, in a line."""
+@cache
+def machine(device: str) -> str:
+    """Hardware, what fresh memory costs on it, and versions, in a line."""
     facts = describe_environment()
     names = ('torch', 'torchvision', 'mmhier')
     versions = ', '.join(f'{n} {facts.packages[n]}' for n in names)
-    return (f'{facts.device}, {torch.get_num_threads()} threads; Python '
+    return (f'{facts.device}, {torch.get_num_threads()} threads, fresh memory '
+            f'at {fresh_memory_rate(device):.1f} GB/s; Python '
             f'{facts.python}, {versions}, commit {str(facts.commit)[:12]}')
 
 
@@ -287,7 +291,7 @@ def write_csv(results: Sequence[Measurement], path: str) -> None:
     writer = csv.writer(text)
     writer.writerow([*ROW, 'machine'])
     for row in table_rows(results):
-        writer.writerow([*row, machine()])
+        writer.writerow([*row, machine(results[0].case.device)])
     write_text(path, text.getvalue())
 
 
@@ -346,9 +350,11 @@ def main() -> None:
         print(peak_bytes_of_pass(model, case))
         return
     table, results = report(arguments)
-    print(f'\n{table}\n{machine()}')
+    conditions = machine(arguments.device)
+    print(f'\n{table}\n{conditions}')
     if arguments.markdown:
-        write_text(arguments.markdown, f'{table}\nMeasured on: {machine()}.\n')
+        write_text(arguments.markdown,
+                   f'{table}\nMeasured on: {conditions}.\n')
     if arguments.csv and results:
         write_csv(results, arguments.csv)
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MODES = ('inference', 'training')
@@ -268,32 +269,44 @@ def machine_rates(device: str) -> Dict[str, float]:
         second of products of matrices and of convolutions, and GB a second
         that are written to memory, used before and fresh from the system.
     """
-    case = Case('inference', 0, 0, device=device)
     matrix = torch.randn(2048, 2048, device=device)
     image = torch.randn(1, 384, 64, 64, device=device).contiguous(
         memory_format=torch.channels_last)
     kernel = torch.randn(1536, 384, 1, 1, device=device)
     small = torch.empty(2**24, device=device)
 
-    def best(function: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(10):
-            _wait(case)
-            start = time.perf_counter()
-            function()
-            _wait(case)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
     return {
-        'linear layer, GMACs/s': 2048**3 / 1e9 / best(lambda: matrix @ matrix),
+        'linear layer, GMACs/s': 2048**3 / 1e9 /
+        _shortest_time(lambda: matrix @ matrix, device),
         '1x1 convolution, GMACs/s': image.numel() * 1536 / 1e9 /
-        best(lambda: torch.nn.functional.conv2d(image, kernel)),
+        _shortest_time(lambda: F.conv2d(image, kernel), device),
         'memory used before, GB/s': 4 * small.numel() / 1e9 /
-        best(lambda: small.fill_(1.)),
-        'fresh memory, GB/s': 4 * small.numel() / 1e9 /
-        best(lambda: torch.ones_like(small)),
+        _shortest_time(lambda: small.fill_(1.), device),
+        'fresh memory, GB/s': fresh_memory_rate(device),
     }
+
+
+def fresh_memory_rate(device: str) -> float:
+    """GB a second written to memory fresh from the system, the best of ten.
+
+    On a virtual machine it changes with what others do on the same hardware,
+    and with it the time of every form that needs much memory.
+    """
+    small = torch.empty(2**24, device=device)
+    return 4 * small.numel() / 1e9 / _shortest_time(
+        lambda: torch.ones_like(small), device)
+
+
+def _shortest_time(function: Callable[[], Any], device: str) -> float:
+    case = Case('inference', 0, 0, device=device)
+    times = []
+    for _ in range(10):
+        _wait(case)
+        start = time.perf_counter()
+        function()
+        _wait(case)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def fit_line(points: Sequence[Tuple[float, float]]) -> Tuple[float, float]:
