@@ -32,7 +32,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.logging import MMLogger
-from mmhier.analysis import InferencePass, count_complexity
+from mmhier.analysis import Complexity, InferencePass, count_complexity
 from mmhier.analysis.benchmarking import (
     DTYPES,
     MODES,
@@ -153,10 +153,7 @@ def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
             if result.variant in PEERS:
                 result.difference = None  # of other weights
             if arguments.macs:
-                layers = InferencePass(
-                    model.model if isinstance(model, WholeModel) else model)
-                result.macs = count_complexity(
-                    layers, tuple(case.images().shape)).macs
+                result.macs = count_layers(model, case).macs
             if arguments.memory:
                 add_memory(result, arguments, model)
             print(', '.join(filter(None, table_rows([result])[0])), flush=True)
@@ -180,7 +177,32 @@ def profile_table(arguments: argparse.Namespace) -> str:
         f'| {name} | {count} | {seconds * 1e3:.1f} | {seconds / total:.0%} |'
         for name, count, seconds in found[:6]
     ]
+    if case.dtype == 'float32':
+        lines.append('\n' + limits(count_layers(model, case), case))
     return '\n'.join(lines) + '\n'
+
+
+def count_layers(model: torch.nn.Module, case: Case) -> Complexity:
+    """Multiply-adds of a pass without gradients."""
+    layers = InferencePass(
+        model.model if isinstance(model, WholeModel) else model)
+    return count_complexity(layers, tuple(case.images().shape))
+
+
+def limits(cost: Complexity, case: Case) -> str:
+    """What the multiply-adds of a pass take at the rates of the machine."""
+    rates = machine_rates(case.device)
+    times = {}
+    for part, macs, name in (
+        ('convolutions and linear layers', cost.macs - cost.attention_macs,
+         'a 1x1 convolution, GMACs/s'),
+        ('attention', cost.attention_macs, 'attention, GMACs/s')):
+        times[part] = macs / 1e6 / rates[name.removeprefix('a ')]
+        if case.mode == 'training':
+            times[part] += 2 * macs / 1e6 / rates[f'gradients of {name}']
+    return ('At the rates of this machine the multiply-adds alone take ' +
+            ' and '.join(f'{ms:.0f} ms for {part}'
+                         for part, ms in times.items()) + '.')
 
 
 def rates_table(device: str) -> str:

@@ -266,20 +266,40 @@ def machine_rates(device: str) -> Dict[str, float]:
 
     Returns:
         dict[str, float]: By what was done: billions of multiply-adds a
-        second of products of matrices and of convolutions, and GB a second
-        that are written to memory, used before and fresh from the system.
+        second of products of matrices, convolutions, fused attention and the
+        gradients of these, which are twice as many as the results take, and
+        GB a second that are written to memory, used before and fresh from the
+        system.
     """
     matrix = torch.randn(2048, 2048, device=device)
     image = torch.randn(1, 384, 64, 64, device=device).contiguous(
         memory_format=torch.channels_last)
     kernel = torch.randn(1536, 384, 1, 1, device=device)
+    tokens = torch.randn(3, 1, 8, 1024, 48, device=device)
     small = torch.empty(2**24, device=device)
+    # Billions of multiply-adds of the convolution and of the attention.
+    convolved, attended = image.numel() * 1536 / 1e9, 2 * 8 * 1024**2 * 48 / 1e9
+
+    def gradient_rate(function: Callable[..., Tensor], macs: float,
+                      *inputs: Tensor) -> float:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        grad = torch.randn_like(out)
+        return 2 * macs / _shortest_time(
+            lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True),
+            device)
 
     return {
         'linear layer, GMACs/s': 2048**3 / 1e9 /
         _shortest_time(lambda: matrix @ matrix, device),
-        '1x1 convolution, GMACs/s': image.numel() * 1536 / 1e9 /
+        '1x1 convolution, GMACs/s': convolved /
         _shortest_time(lambda: F.conv2d(image, kernel), device),
+        'gradients of a 1x1 convolution, GMACs/s':
+        gradient_rate(F.conv2d, convolved, image, kernel),
+        'attention, GMACs/s': attended / _shortest_time(
+            lambda: F.scaled_dot_product_attention(*tokens), device),
+        'gradients of attention, GMACs/s':
+        gradient_rate(F.scaled_dot_product_attention, attended, *tokens),
         'memory used before, GB/s': 4 * small.numel() / 1e9 /
         _shortest_time(lambda: small.fill_(1.), device),
         'fresh memory, GB/s': fresh_memory_rate(device),

@@ -20,12 +20,16 @@ class Complexity:
         params (int): Number of parameters.
         macs (int): Multiply-adds of convolutions, linear layers and matrix
             products; norms, activations and softmax are not counted.
-        macs_by_module (dict[str, int]): The same for each module by name.
+        attention_macs (int): Those of them that fused attention and products
+            of activations take.
+        macs_by_module (dict[str, int]): The same as `macs` for each module by
+            name.
         params_by_module (dict[str, int]): Parameters of each module by name,
             those of its children included.
     """
     params: int
     macs: int
+    attention_macs: int
     macs_by_module: Dict[str, int]
     params_by_module: Dict[str, int]
 
@@ -78,13 +82,19 @@ def count_complexity(model: nn.Module,
             (forward or model)(images)
     finally:
         model.train(training)
+    counts = counter.get_flop_counts()
     by_module = {
         name.partition('.')[2]: sum(flops.values()) // 2
-        for name, flops in counter.get_flop_counts().items() if '.' in name
+        for name, flops in counts.items() if '.' in name
     }
+    attention = sum(
+        flops for operator, flops in counts['Global'].items()
+        if 'attention' in str(operator) or operator in (aten.bmm,
+                                                        aten.baddbmm))
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,
+        attention_macs=attention // 2,
         macs_by_module=by_module,
         params_by_module={
             name: sum(p.numel() for p in module.parameters())

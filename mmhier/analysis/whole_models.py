@@ -84,4 +84,4 @@ def count_config_complexity(cfg: Config,
             macs[name] = sum(
                 macs[child] for child in params
                 if child.rpartition('.')[0] == name)
-    return Complexity(cost.params, cost.macs, macs, params)
+    return Complexity(cost.params, cost.macs, cost.attention_macs, macs, params)

@@ -76,6 +76,7 @@ def test_flops_are_the_published_ones(arch, whole, conv_only):
     attention = sum(
         _attention_macs(block.attn, size) for blocks, size in zip(
             model.backbone.blocks, (56, 28, 14, 7)) for block in blocks)
+    assert cost.attention_macs == attention
     assert cost.macs - attention == pytest.approx(conv_only, rel=0.01)
 
 

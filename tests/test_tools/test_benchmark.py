@@ -137,11 +137,13 @@ def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
               ' --rounds 1 --profile')
     printed = capsys.readouterr().out
     assert 'Where the time of auto goes' in printed
+    limits = re.findall(r'(\d+) ms for (convolutions|attention)', printed)
+    assert [part for _, part in limits] == ['convolutions', 'attention']
     shares = [int(x) for x in re.findall(r'\| (\d+)% \|', printed)]
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 102
     shell.run('python tools/benchmark.py --rates')
     rates = re.findall(r'\| ([\d.]+) \|', capsys.readouterr().out)
-    assert len(rates) == 4 and all(float(rate) > 0 for rate in rates)
+    assert len(rates) == 7 and all(float(rate) > 0 for rate in rates)
 
 
 def test_commands_of_the_page(tmp_path, monkeypatch):
