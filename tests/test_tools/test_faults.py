@@ -1,5 +1,6 @@
 """Broken files and lost processes while a model is trained or tested."""
 import errno
+import gc
 import io
 import json
 import os
@@ -137,6 +138,9 @@ def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(LoadImageFromFile, 'transform', die)
         message = fail(apis.train, config, **arguments)
+    # Until its loader is gone, torch raises the loss of a worker again with
+    # the end of any other process.
+    gc.collect()
     assert 'worker' in message and 'killed' in message
     assert '--resume' in message
     read_checkpoint(tmp_path / 'iter_2.pth')

@@ -45,8 +45,10 @@ def takes_convolution(x: Tensor) -> bool:
 
 
 def fuses_activations(x: Tensor) -> bool:
-    """Whether :func:`linear` and :func:`convolve` activate what they compute
-    before it leaves the cache: in inference, where oneDNN is the faster."""
+    """Whether layers activate what they compute before it leaves the cache.
+
+    They do in inference where :func:`suits_onednn` is true.
+    """
     return (not torch.is_grad_enabled() and suits_onednn(x)
             and not is_traced() and not uses_whole_maps())
 
@@ -85,8 +87,9 @@ def convolve(x: Tensor,
              activation: Optional[str] = None,
              padding: int = 0,
              groups: int = 1) -> Tensor:
-    """activation(conv(x)) in one pass, where :func:`fuses_activations` is
-    true.
+    """activation(conv(x)) in one pass.
+
+    Only where :func:`fuses_activations` is true.
 
     Args:
         x (Tensor): (B, in_channels, H, W).
