@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
 from mmhier.models.backbones.lit import resize_bias_table
-from mmhier.models.layers import relative_position_bias
+from mmhier.models.layers import relative_position_bias, whole_maps
 from mmhier.visualization import attention_maps
 
 
@@ -43,7 +43,8 @@ def run(backbone, images, *modules):
         m.register_forward_hook(lambda m, inputs, output: calls.update(
             {m: (inputs, output)})) for m in modules
     ]
-    with torch.no_grad():
+    # As the pictures are made: peaks amplify what rounding is in fused layers.
+    with torch.no_grad(), whole_maps():
         backbone(images)
     for handle in handles:
         handle.remove()
@@ -173,7 +174,8 @@ def test_hvt_equals_an_independent_softmax(arch, pool_mode, size):
         assert attention.probs.shape[1:] == (size[0] // 16, size[1] // 16)
         for head, row in zip(attention.probs, probs[:, token]):
             # Every token appears, and nothing else.
-            torch.testing.assert_close(head.unique(), row.unique())
+            apart = (head.flatten()[:, None] - row).abs()
+            assert apart.amin(0).max() < 1e-5 and apart.amin(1).max() < 1e-5
         assert attention.probs[:, 0, 0] == pytest.approx(
             probs[:, token, 0].numpy(), rel=1e-4)
         assert attention.probs[:, -1, -1] == pytest.approx(

@@ -1,5 +1,5 @@
 """Linear layers and convolutions, fast on every CPU."""
-from typing import Callable, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ SMALLEST_CONVOLUTION = 20480
 # Multiply-adds from which oneDNN pays even if its weights are laid out anew.
 LEAST_MACS = 2**23
 # By name: the function, and what oneDNN calls it.
-ACTIVATIONS = dict(
+ACTIVATIONS: Dict[str, Tuple[Callable, str, str]] = dict(
     silu=(F.silu, 'swish', ''), gelu=(F.gelu, 'gelu', 'none'))
 
 
