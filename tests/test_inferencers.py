@@ -40,8 +40,7 @@ def inferencer_of(scope: str, model: str, weights=None):
         return DetInferencer(model, weights, device='cpu', show_progress=False)
     if scope == 'mmseg':
         from mmseg.apis import MMSegInferencer
-        return MMSegInferencer(
-            model, weights, device='cpu', show_progress=False)
+        return MMSegInferencer(model, weights, device='cpu')
     from mmpretrain import ImageClassificationInferencer
     return ImageClassificationInferencer(
         model, pretrained=weights or False, device='cpu')

@@ -315,7 +315,10 @@ def _build_inferencer(cfg: Config, device: str) -> BaseInferencer:
             return DetInferencer(cfg, device=device, show_progress=False)
         if cfg.default_scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
-            return MMSegInferencer(cfg, device=device, show_progress=False)
+            inferencer = MMSegInferencer(cfg, device=device)
+            # The original mmseg does not take it as an argument.
+            inferencer.show_progress = False
+            return inferencer
         from mmpretrain import ImageClassificationInferencer
         return ImageClassificationInferencer(
             cfg, pretrained=False, device=device)
