@@ -193,13 +193,14 @@ def limits(cost: Complexity, case: Case) -> str:
     """What the multiply-adds of a pass take at the rates of the machine."""
     rates = machine_rates(case.device)
     times = {}
-    for part, macs, name in (
+    for part, macs, forward, backward in (
         ('convolutions and linear layers', cost.macs - cost.attention_macs,
-         'a 1x1 convolution, GMACs/s'),
-        ('attention', cost.attention_macs, 'attention, GMACs/s')):
-        times[part] = macs / 1e6 / rates[name.removeprefix('a ')]
+         '1x1 convolution', 'gradients of a 1x1 convolution'),
+        ('attention', cost.attention_macs, 'attention',
+         'gradients of attention')):
+        times[part] = macs / 1e6 / rates[f'{forward}, GMACs/s']
         if case.mode == 'training':
-            times[part] += 2 * macs / 1e6 / rates[f'gradients of {name}']
+            times[part] += 2 * macs / 1e6 / rates[f'{backward}, GMACs/s']
     return ('At the rates of this machine the multiply-adds alone take ' +
             ' and '.join(f'{ms:.0f} ms for {part}'
                          for part, ms in times.items()) + '.')

@@ -106,8 +106,8 @@ def _tensors(outs: Any) -> List[Tensor]:
     return []
 
 
-def _wait(case: Case) -> None:
-    if case.device.startswith('cuda'):
+def _wait(device: str) -> None:
+    if device.startswith('cuda'):
         torch.cuda.synchronize()
 
 
@@ -138,10 +138,10 @@ def measure(variants: Dict[str, Callable[[Tensor], Any]],
     seconds: Dict[str, List[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, model in variants.items():
-            _wait(case)
+            _wait(case.device)
             start = time.perf_counter()
             run_pass(model, case, images)
-            _wait(case)
+            _wait(case.device)
             seconds[name].append(time.perf_counter() - start)
     base = seconds[next(iter(variants))]
     results = []
@@ -253,7 +253,7 @@ def profile_pass(model: Callable[[Tensor], Any],
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
         run_pass(model, case, images)
-        _wait(case)
+        _wait(case.device)
     found = [(event.key, event.count,
               (event.self_device_time_total
                if cuda else event.self_cpu_time_total) / 1e6)
@@ -318,13 +318,12 @@ def fresh_memory_rate(device: str) -> float:
 
 
 def _shortest_time(function: Callable[[], Any], device: str) -> float:
-    case = Case('inference', 0, 0, device=device)
     times = []
     for _ in range(10):
-        _wait(case)
+        _wait(device)
         start = time.perf_counter()
         function()
-        _wait(case)
+        _wait(device)
         times.append(time.perf_counter() - start)
     return min(times)
 

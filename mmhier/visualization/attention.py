@@ -19,8 +19,8 @@ from mmhier.models.backbones.hatnet import (
 )
 from mmhier.models.backbones.hvt import HVT, PATCH_SIZE, TokenLayout
 from mmhier.models.backbones.hvt import Block as HVTBlock
-from mmhier.models.backbones.lit import LIT, Attention, resize_bias_table
-from mmhier.models.layers import SelfAttention, whole_maps
+from mmhier.models.backbones.lit import LIT, Attention
+from mmhier.models.layers import SelfAttention, resize_bias_table, whole_maps
 
 
 @dataclass

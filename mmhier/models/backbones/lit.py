@@ -36,6 +36,7 @@ from ..layers import (
     attend_grid,
     is_traced,
     relative_position_bias,
+    resize_bias_table,
 )
 from .base import HierarchicalBackbone
 
@@ -55,28 +56,6 @@ def pad_for_stride(x: Tensor, stride: int) -> Tensor:
     else:
         bottom, right = -x.shape[2] % stride, -x.shape[3] % stride
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
-
-
-def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
-    """Bias table of a square grid -> of a height x width grid, bicubic.
-
-    Args:
-        table (Tensor): ((2 * side - 1)**2, num_heads), see
-            :func:`mmhier.models.layers.relative_position_bias`.
-        height (int): Rows of the grid.
-        width (int): Columns of the grid.
-
-    Returns:
-        Tensor: ((2 * height - 1) * (2 * width - 1), num_heads), `table`
-        itself when it has that grid.
-    """
-    size = (2 * height - 1, 2 * width - 1)
-    side = math.isqrt(table.shape[0])
-    if not torch.compiler.is_compiling() and size == (side, side):
-        return table
-    table = table.t().view(1, -1, side, side)
-    table = F.interpolate(table, size, mode='bicubic', align_corners=False)
-    return table.flatten(2)[0].t()
 
 
 class PatchEmbed(nn.Module):
@@ -280,8 +259,7 @@ class Stage(nn.Module):
     def _resized_pos_embed(self, height: int, width: int) -> Tensor:
         assert self.pos_embed is not None
         side = math.isqrt(self.pos_embed.shape[1])
-        if not torch.compiler.is_compiling() and (height,
-                                                  width) == (side, side):
+        if not torch.compiler.is_compiling() and height == width == side:
             return self.pos_embed
         grid = self.pos_embed.transpose(1, 2).unflatten(2, (side, side))
         grid = F.interpolate(

@@ -10,7 +10,7 @@ from .dilated_depthwise import DilatedDepthwiseConv
 from .grid_attention import attend_grid
 from .linear import Linear, convolve, fuses_activations, linear
 from .mlp import Mlp
-from .position_bias import relative_position_bias
+from .position_bias import relative_position_bias, resize_bias_table
 from .tracing import is_traced
 from .windows import (
     may_need_padding,
@@ -25,5 +25,5 @@ __all__ = [
     'apply_in_bands', 'attend', 'attend_grid', 'convolve',
     'fuses_activations', 'is_traced', 'linear', 'may_need_padding',
     'merge_windows', 'partition_windows', 'relative_position_bias',
-    'row_bands', 'whole_maps', 'window_key_mask',
+    'resize_bias_table', 'row_bands', 'whole_maps', 'window_key_mask',
 ]

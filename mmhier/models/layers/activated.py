@@ -50,7 +50,7 @@ def activated_conv(x: Tensor, conv: nn.Conv2d, activation: str) -> Tensor:
     """
     weight, bias = _in_dtype_of(x, conv.weight, conv.bias)
     if not _stores(x, weight):
-        return F.conv2d(ACTIVATIONS[activation][0](x), weight, bias,
+        return F.conv2d(ACTIVATIONS[activation](x), weight, bias,
                         padding=conv.padding, groups=conv.groups)
     return _ActivatedConv.apply(x, weight, bias, activation, conv.padding,
                                 conv.groups)
@@ -73,7 +73,7 @@ def activated_linear(x: Tensor,
     """
     weight, bias = _in_dtype_of(x, weight, bias)
     if not _stores(x, weight):
-        return linear(ACTIVATIONS[activation][0](x), weight, bias)
+        return linear(ACTIVATIONS[activation](x), weight, bias)
     if not takes_convolution(x):
         return _ActivatedLinear.apply(x, weight, bias, activation)
     return over_pixels(
@@ -104,7 +104,7 @@ class _ActivatedConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias, activation, padding, groups):
         ctx.save_for_backward(x, weight)
         ctx.settings = activation, padding, groups, bias is not None
-        return F.conv2d(ACTIVATIONS[activation][0](x), weight, bias,
+        return F.conv2d(ACTIVATIONS[activation](x), weight, bias,
                         padding=padding, groups=groups)
 
     @staticmethod
@@ -112,7 +112,7 @@ class _ActivatedConv(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         activation, padding, groups, has_bias = ctx.settings
-        forward, backward = ACTIVATIONS[activation][0], GRADIENTS[activation]
+        forward, backward = ACTIVATIONS[activation], GRADIENTS[activation]
         grad_x, grad_weight, grad_bias = aten.convolution_backward(
             grad, forward(x), weight, [len(weight)] if has_bias else None,
             (1, 1), padding, (1, 1), False, (0, 0), groups,
@@ -129,13 +129,13 @@ class _ActivatedLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, activation):
         ctx.save_for_backward(x, weight)
         ctx.activation = activation
-        return F.linear(ACTIVATIONS[activation][0](x), weight, bias)
+        return F.linear(ACTIVATIONS[activation](x), weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        forward = ACTIVATIONS[ctx.activation][0]
+        forward = ACTIVATIONS[ctx.activation]
         backward = GRADIENTS[ctx.activation]
         rows = grad.flatten(0, -2)
         grad_x = grad_weight = grad_bias = None

@@ -18,9 +18,14 @@ HAS_ONEDNN = (torch.backends.mkldnn.is_available()
 SMALLEST_CONVOLUTION = 20480
 # Multiply-adds from which oneDNN pays even if its weights are laid out anew.
 LEAST_MACS = 2**23
-# By name: the function, and what oneDNN calls it.
-ACTIVATIONS: Dict[str, Tuple[Callable, str, str]] = dict(
-    silu=(F.silu, 'swish', ''), gelu=(F.gelu, 'gelu', 'none'))
+ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = dict(
+    silu=F.silu, gelu=F.gelu)
+# What oneDNN calls them, and the way to compute them.
+ONEDNN_ACTIVATIONS: Dict[Optional[str], Tuple[str, str]] = {
+    None: ('none', ''),
+    'silu': ('swish', ''),
+    'gelu': ('gelu', 'none')
+}
 
 
 def suits_onednn(x: Tensor) -> bool:
@@ -78,7 +83,7 @@ def linear(x: Tensor,
             lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
     else:
         x = F.linear(x, weight, bias)
-    return x if activation is None else ACTIVATIONS[activation][0](x)
+    return x if activation is None else ACTIVATIONS[activation](x)
 
 
 def convolve(x: Tensor,
@@ -102,8 +107,7 @@ def convolve(x: Tensor,
     Returns:
         Tensor: (B, out_channels, H', W').
     """
-    name, algorithm = ('none', '') if activation is None else (
-        ACTIVATIONS[activation][1:])
+    name, algorithm = ONEDNN_ACTIVATIONS[activation]
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, [padding] * 2, [1] * 2, [1] * 2, groups, name, [],
         algorithm)

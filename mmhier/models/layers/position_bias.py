@@ -1,5 +1,8 @@
 """Relative position bias over a grid of tokens."""
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,3 +28,25 @@ def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
     bias = table[rows][:, :, columns]
     num_tokens = height * width
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, num_tokens, num_tokens)
+
+
+def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
+    """Bias table of a square grid -> of a height x width grid, bicubic.
+
+    Args:
+        table (Tensor): ((2 * side - 1)**2, num_heads), see
+            :func:`relative_position_bias`.
+        height (int): Rows of the grid.
+        width (int): Columns of the grid.
+
+    Returns:
+        Tensor: ((2 * height - 1) * (2 * width - 1), num_heads), `table`
+        itself when it has that grid.
+    """
+    size = (2 * height - 1, 2 * width - 1)
+    side = math.isqrt(table.shape[0])
+    if not torch.compiler.is_compiling() and size == (side, side):
+        return table
+    table = table.t().view(1, -1, side, side)
+    table = F.interpolate(table, size, mode='bicubic', align_corners=False)
+    return table.flatten(2)[0].t()
