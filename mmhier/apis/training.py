@@ -2,6 +2,7 @@
 import atexit
 import os.path as osp
 from glob import escape, glob
+from itertools import count
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
@@ -21,6 +22,8 @@ from .hooks import FiniteLossHook, RandomStateHook
 from .loading_errors import named_loading_errors
 from .recording import TrainingRecordHook
 from .resuming import find_newest_checkpoint, save_whole_checkpoints
+
+_RUNS = count(1)
 
 
 def train(config: str,
@@ -177,6 +180,14 @@ def build_runner(cfg: Config) -> Runner:
             **(cfg.get('model_wrapper_cfg') or {}))
         if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
             cfg.strategy.setdefault('model_wrapper', {})['device_id'] = 'cpu'
+    run = next(_RUNS)
+    if run > 1:
+        # mmengine would hand on what an earlier run built by the same name,
+        # such as a visualizer with its folder. Its own names tell seconds.
+        name = cfg.get('experiment_name') or osp.basename(cfg.filename)
+        cfg.experiment_name = f'{name}_{run}'
+        if 'name' in (cfg.get('visualizer') or {}):
+            cfg.visualizer.name += f'_{run}'
     if 'runner_type' in cfg:
         runner = RUNNERS.build(cfg)
     else:
