@@ -2,7 +2,7 @@
 """
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -34,13 +34,16 @@ class Complexity:
     params_by_module: Dict[str, int]
 
 
-def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
+def _attention_flops(query: Sequence[int], key: Sequence[int],
+                     value: Sequence[int], *args: Any,
+                     **kwargs: Any) -> int:
     *batch, num_queries, head_dim = query
     num_keys, value_dim = value[-2:]
     return 2 * prod(batch) * num_queries * num_keys * (head_dim + value_dim)
 
 
-def _deform_conv_flops(x, weight, *args, out_shape=None, **kwargs):
+def _deform_conv_flops(x: Sequence[int], weight: Sequence[int], *args: Any,
+                       out_shape: Sequence[int], **kwargs: Any) -> int:
     return 2 * prod(out_shape) * prod(weight[1:])
 
 

@@ -1,6 +1,6 @@
 """Scores by class, which mmdet's and mmseg's metrics only print."""
 from contextlib import contextmanager
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 from unittest import mock
 
 import numpy as np
@@ -40,7 +40,7 @@ def _collect_areas(metric: BaseMetric, scores: ClassScores) -> None:
     """Listen to mmseg's IoUMetric."""
     compute = metric.total_area_to_metrics
 
-    def compute_and_keep(*args, **kwargs):
+    def compute_and_keep(*args: Any, **kwargs: Any) -> dict:
         results = compute(*args, **kwargs)
         for name, values in results.items():
             if np.ndim(values) == 1:
@@ -56,7 +56,7 @@ def _collected_average_precision(scores: ClassScores) -> Iterator[None]:
     """Listen to COCOeval, on which all of COCO's metrics build."""
     summarize = COCOeval.summarize
 
-    def keep_and_summarize(self):
+    def keep_and_summarize(self: COCOeval) -> None:
         if self.params.useCats:
             scores[f'{self.params.iouType} AP'] = _average_precision(self)
         summarize(self)

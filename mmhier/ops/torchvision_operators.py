@@ -7,7 +7,7 @@ of them compute in float32.
 """
 import functools
 import multiprocessing
-from typing import Any, Callable, Tuple, Union
+from typing import Any, Callable, NoReturn, Tuple, Union
 
 import numpy as np
 import torch
@@ -273,7 +273,7 @@ def make_unsupported_operator(name: str) -> Callable:
         that compile mmcv, whatever its arguments.
     """
 
-    def raise_unsupported(*args, **kwargs):
+    def raise_unsupported(*args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError(
             f'{name} needs compiled mmcv: this mmcv has no compiled '
             'operators, and mmhier takes only NMS, soft NMS, RoIAlign and '
@@ -295,7 +295,7 @@ def _as_compiled(function: Callable) -> Callable:
     """Hide a function from autograd and announce its first use."""
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         _log_operators_once()
         with torch.no_grad():
             return function(*args, **kwargs)

@@ -171,8 +171,11 @@ class Attention(SelfAttention):
         bias = relative_position_bias(table, height, width)
         return attend(q, k, v, bias, attn_impl=self.attn_impl)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict,
-                              missing_keys, unexpected_keys, error_msgs):
+    def _load_from_state_dict(self, state_dict: dict, prefix: str,
+                              local_metadata: dict, strict: bool,
+                              missing_keys: List[str],
+                              unexpected_keys: List[str],
+                              error_msgs: List[str]) -> None:
         table = state_dict.get(prefix + BIAS_TABLE)
         if (self.bias_size is not None and table is not None
                 and len(table) != len(self.relative_position_bias_table)):

@@ -1,5 +1,5 @@
 """Linear layers and convolutions, fast on every CPU."""
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,8 @@ def convolve(x: Tensor,
         algorithm)
 
 
-def _count_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs):
+def _count_flops(x_shape: List[int], weight_shape: List[int], *args: Any,
+                 out_shape: List[int], **kwargs: Any) -> int:
     return conv_flop_count(x_shape, weight_shape, out_shape)
 
 
