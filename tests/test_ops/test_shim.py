@@ -1,9 +1,12 @@
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from mmhier import ops
 from mmhier.ops.shim import SHIM_TEXT
-from .conftest import run_python
+from ..test_tools.samples import write_coco, write_masks
+from .conftest import REPOSITORY, run_python
 
 
 def test_install_and_remove_are_idempotent(fake_mmcv):
@@ -116,3 +119,81 @@ def test_mmdet_runs_without_importing_mmhier(bare_mmcv):
         path=bare_mmcv.parent)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(bare_mmcv / '_ext.py')
+
+
+# A Mask R-CNN and a segmentor in which nothing is of mmhier.
+MMDET_CONFIG = """
+_base_ = [
+    '{configs}/_base_/models/mask-rcnn_r50_fpn.py',
+    '{configs}/_base_/datasets/coco_instance.py',
+    '{configs}/_base_/schedules/schedule_1x.py',
+    '{configs}/_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(depth=18, init_cfg=None),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+    roi_head=dict(
+        bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=50)),
+    test_cfg=dict(
+        rpn=dict(max_per_img=50), rcnn=dict(score_thr=0., max_per_img=10)))
+dataset = dict(
+    data_root='{data_root}/',
+    metainfo=dict(classes=('box', 'bar', 'tile')))
+loader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+val_evaluator = dict(
+    ann_file='{data_root}/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+"""
+MMSEG_CONFIG = """
+_base_ = '{repository}/tests/test_tools/configs/segmentor.py'
+model = dict(
+    backbone=dict(_delete_=True, type='ResNet', depth=18),
+    decode_head=dict(in_channels=64))
+"""
+
+
+@pytest.mark.parametrize('package, config, write_data, checkpoint, metric', [
+    ('mmdet', MMDET_CONFIG, write_coco, 'epoch_1.pth', 'segm_mAP: '),
+    ('mmseg', MMSEG_CONFIG, write_masks, 'iter_1.pth', 'mIoU: '),
+])
+def test_own_tools_of_mmdet_and_mmseg_train_and_test(
+        bare_mmcv, tmp_path, package, config, write_data, checkpoint, metric):
+    run_python('-m', 'mmhier.ops', 'install', path=bare_mmcv.parent)
+    mim = Path(find_spec(package).origin).parent / '.mim'
+    data_root = write_data(tmp_path / 'data' / 'masks')
+    path = tmp_path / 'config.py'
+    path.write_text(
+        config.format(
+            configs=mim / 'configs',
+            repository=REPOSITORY,
+            data_root=data_root))
+    options = ['--work-dir', str(tmp_path / 'run')]
+    if package == 'mmdet':
+        options += ['--cfg-options'] + [
+            f'{phase}_dataloader.dataset.pipeline.{step}.scale=(96,64)'
+            for phase, step in (('train', 2), ('val', 1), ('test', 1))
+        ]
+    commands = [
+        [str(mim / 'tools/train.py'), str(path), *options],
+        [str(mim / 'tools/test.py'), str(path),
+         str(tmp_path / 'run' / checkpoint), *options],
+    ]
+    # One after the other in a process that has not imported mmhier, and that
+    # does not spend seconds on the layout of configs.
+    result = run_python(
+        '-c', 'import runpy, sys\n'
+        'from yapf.yapflib import yapf_api\n'
+        'yapf_api.FormatCode = lambda text, **_: (text, True)\n'
+        f'for sys.argv in {commands}:\n'
+        '    runpy.run_path(sys.argv[0], run_name="__main__")\n'
+        'print(sys.modules["mmcv._ext"].__file__)\n',
+        path=bare_mmcv.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == str(bare_mmcv / '_ext.py')
+    # Validated by one tool, tested by the other.
+    assert (result.stdout + result.stderr).count(metric) >= 2
