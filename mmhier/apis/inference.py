@@ -342,6 +342,15 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
     if writer is None:
         raise UserError(f'{video.name} holds no frame that can be decoded')
     writer.release()
+    # The writer tells of no error, as of a full disk.
+    written = cv2.VideoCapture(unfinished)
+    num_written = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+    written.release()
+    if num_written != number:
+        Path(unfinished).unlink(missing_ok=True)
+        raise UserError(
+            f'cannot write {shown(target)}: {num_written} of {number} frames '
+            'were written. Is the disk full, or has this OpenCV no mp4v?')
     os.replace(unfinished, target)
     if not video.is_camera and video.length and number < video.length:
         skipped.append(

@@ -1,8 +1,11 @@
 """tools/infer.py: what it reads, writes, skips and refuses."""
+import errno
 import importlib.util
+import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rich
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_api
+from rich.console import Console
 from mmhier.apis import UserError
 from mmhier.apis.inference import (
     UnreadableImage,
@@ -180,6 +185,38 @@ def test_batches_change_nothing(detector, coco_root, tmp_path):
         assert len(one['instances']) == len(four['instances'])
         for a, b in zip(one['instances'], four['instances']):
             assert a['bbox'] == pytest.approx(b['bbox'], abs=1e-2)
+
+
+def test_progress_is_shown(detector, coco_root, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(
+        rich, '_console', Console(file=terminal, force_terminal=True))
+    infer(
+        DETECTOR, detector, str(coco_root / 'val2017'), batch_size=4,
+        out_dir=str(tmp_path))
+    assert 'Inference' in terminal.getvalue()
+    shares = [int(x) for x in re.findall(r'(\d+)%', terminal.getvalue())]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 100)
+
+
+def test_full_disk_leaves_no_half_of_a_picture(detector, coco_root, tmp_path,
+                                               monkeypatch):
+    write = Path.write_bytes
+
+    def fill(path, content):
+        if path.name.endswith('002.jpg'):
+            write(path, content[:99])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, 'write_bytes', fill)
+    with pytest.raises(UserError, match=r'^cannot write .*/002\.jpg: No space'):
+        infer(
+            DETECTOR, detector, str(coco_root / 'val2017'),
+            out_dir=str(tmp_path))
+    assert os.listdir(tmp_path) == ['pictures']
+    assert sorted(os.listdir(tmp_path / 'pictures')) == ['000.jpg', '001.jpg']
 
 
 def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
@@ -376,6 +413,27 @@ def test_video_of_a_segmentor_has_label_maps(random_weights, film, tmp_path):
     ]
 
 
+def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
+    """OpenCV's writer tells of no error."""
+    class FullDisk:
+        fourcc = cv2.VideoWriter.fourcc
+
+        def __init__(self, *args, writer=cv2.VideoWriter):
+            self.writer = writer(*args)
+            self.release = self.writer.release
+            self.space = 3
+
+        def write(self, frame):
+            if self.space:
+                self.writer.write(frame)
+                self.space -= 1
+
+    monkeypatch.setattr(cv2, 'VideoWriter', FullDisk)
+    with pytest.raises(UserError, match='video.mp4: 3 of 5 frames were'):
+        infer(DETECTOR, detector, film, out_dir=str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
 class FakeCapture:
     """A camera that delivers one photo until it is interrupted."""
 
@@ -383,6 +441,11 @@ class FakeCapture:
         self.photo = photo
         self.frames = frames
         self.released = False
+
+    def connect(self, number, monkeypatch):
+        monkeypatch.setattr(
+            cv2, 'VideoCapture', lambda source, opened=cv2.VideoCapture:
+            self if source == number else opened(source))
 
     def isOpened(self):
         return True
@@ -405,7 +468,7 @@ def test_camera_ends_with_max_frames_or_ctrl_c(detector, photo, tmp_path,
                                                monkeypatch, max_frames,
                                                expected):
     camera = FakeCapture(photo, 3)
-    monkeypatch.setattr(cv2, 'VideoCapture', {7: camera}.__getitem__)
+    camera.connect(7, monkeypatch)
     result = infer(
         DETECTOR,
         detector,

@@ -94,8 +94,7 @@ def test_every_command_is_run_here():
 @pytest.mark.parametrize('command', of('infer'), ids=lambda c: c[-1])
 def test_infer(command, folder, monkeypatch):
     if '--camera' in command:
-        camera = FakeCapture(cv2.imread('photo.jpg'), 2)
-        monkeypatch.setattr(cv2, 'VideoCapture', {0: camera}.__getitem__)
+        FakeCapture(cv2.imread('photo.jpg'), 2).connect(0, monkeypatch)
     run(command, monkeypatch, '--cfg-options', *SMALL_TEST)
     out_dir = folder / command[command.index('--out-dir') + 1]
     result = json.loads((out_dir / 'predictions.json').read_text())
