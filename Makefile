@@ -43,7 +43,7 @@ $(VENV)/.installed: setup.py pyproject.toml $(PINNED)
 	$(PY) -m mmhier.ops install
 	touch $@
 
-$(VENV)/.installed-tests: $(VENV)/.installed requirements/tests.txt
+$(VENV)/.installed-tests: $(VENV)/.installed requirements/tests.txt requirements/docs.txt
 	$(PIP) -r requirements/tests.txt
 	touch $@
 

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -18,9 +20,13 @@ def test_types_of_the_package(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_settings_refuse_functions_annotated_in_part(tmp_path):
+@pytest.mark.parametrize('function', [
+    'def f(a, b: int) -> int:\n    return b\n',
+    'def f(a):\n    return a\n',
+])
+def test_settings_refuse_functions_without_types(tmp_path, function):
     path = tmp_path / 'module.py'
-    path.write_text('def f(a, b: int) -> int:\n    return b\n')
+    path.write_text(function)
     result = mypy('--cache-dir', str(tmp_path), '--config-file',
                   str(ROOT / 'pyproject.toml'), str(path))
     assert result.returncode == 1

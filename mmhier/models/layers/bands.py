@@ -71,7 +71,7 @@ def apply_in_bands(function: Callable[..., Tensor],
                    halo: int = 0,
                    tensors: Sequence[Tensor] = (),
                    modules: Sequence[nn.Module] = ()) -> Tensor:
-    """function(x, *tensors), a band of rows after the other where it pays.
+    """``function(x, *tensors)``, a band of rows after the other where it pays.
 
     Args:
         function (Callable): Takes (B, rows, ..., C) to (B, rows, ..., C'),
