@@ -116,6 +116,8 @@ def test_checks_of_every_commit():
     assert by_name['mypy']['pass_filenames'] is False
     workflow = yaml.safe_load(
         (ROOT / '.github/workflows/ci.yml').read_text())
-    steps = workflow['jobs']['test']['steps']
-    assert 'bash .ci/run' in [step.get('run') for step in steps]
+    for job, command in (('test', 'bash .ci/run'),
+                         ('test-original', 'make test-original')):
+        steps = workflow['jobs'][job]['steps']
+        assert command in [step.get('run') for step in steps]
     assert (ROOT / '.ci/run').read_text().splitlines()[-1] == 'exec make test'
