@@ -44,8 +44,7 @@ def add_picture(commands, name: str, draw: Callable, image: str,
         nargs='+',
         required=True,
         metavar='CONFIG',
-        help='config files or model names; several are drawn one below the '
-        'other')
+        help='config files or model names; several are drawn side by side')
     parser.add_argument(
         '--checkpoints',
         nargs='+',

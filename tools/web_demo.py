@@ -31,7 +31,9 @@ def build_page(gradio: Any, predictor: Predictor, title: str) -> Any:
         gradio.Image(type='numpy', image_mode='RGB', label='photo'),
         [gradio.Image(label=predictor.task), gradio.JSON(label='prediction')],
         title=title,
-        flagging_mode='never')
+        flagging_mode='never',
+        # It would tell gradio's makers of every start.
+        analytics_enabled=False)
 
 
 def main() -> None:

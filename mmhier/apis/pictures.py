@@ -1,7 +1,7 @@
 """Pictures of what models attend to, sample, see and compute.
 
-Every function takes the configs of one or more models, which are drawn side
-by side or one below the other, and returns a picture, (H, W, 3) uint8 RGB.
+Every function draws the models that it is given side by side and returns a
+picture, (H, W, 3) uint8 RGB.
 Photos are resized so that their shorter side has `size` pixels, both sides
 rounded to multiples of 32.
 """
@@ -151,7 +151,7 @@ def draw_attention(subjects: Sequence[Subject],
         stage (int): See :func:`mmhier.visualization.attention_maps`.
         block (int): As stage.
         head (int | str): Number of a head, 'mean' over the heads, or 'all',
-            one row for each attention. Defaults to 'mean'.
+            side by side for each attention. Defaults to 'mean'.
         size (int): Shorter side of the photo. Defaults to 448.
 
     Raises:
@@ -163,7 +163,7 @@ def draw_attention(subjects: Sequence[Subject],
         point = (width / 2, height / 2)
     else:
         point = (point[0] * scale[0], point[1] * scale[1])
-    rows = []
+    columns = []
     for subject in subjects:
         with mistakes_as_user_errors():
             maps = vis.attention_maps(
@@ -178,12 +178,8 @@ def draw_attention(subjects: Sequence[Subject],
             _attention_panel(photo, point, attention, number)
             for number in _heads(head, len(attention.probs))
         ] for attention in maps]
-        if head == 'all':
-            rows.append(first)
-            rows += panels
-        else:
-            rows.append(first + [panel for row in panels for panel in row])
-    return vis.arrange(rows)
+        columns.append(vis.arrange([first, *panels]))
+    return vis.arrange([columns])
 
 
 def _heads(head: Union[int, str], num_heads: int) -> Iterable[Any]:
@@ -235,7 +231,7 @@ def draw_offsets(subjects: Sequence[Subject],
         point[0] * scale[0], point[1] * scale[1])
     if not (0 <= point[0] < width and 0 <= point[1] < height):
         raise UserError('--point lies outside of the image')
-    rows = []
+    columns = []
     for subject in subjects:
         with mistakes_as_user_errors():
             levels = vis.sampling_points(
@@ -250,8 +246,8 @@ def draw_offsets(subjects: Sequence[Subject],
         panels.append(
             vis.add_title(followed, subject.name,
                           'close-up of one token, last merging largest'))
-        rows.append(panels)
-    return vis.arrange(rows)
+        columns.append(vis.arrange([[panel] for panel in panels]))
+    return vis.arrange([columns])
 
 
 def _offsets_panel(photo: np.ndarray, points: np.ndarray,
@@ -335,7 +331,7 @@ def draw_receptive_field(subjects: Sequence[Subject],
         _central_square(load_photo(path, size)[0])
         for path in list_images(images)[:max_images]
     ]
-    rows = []
+    columns = []
     for subject in subjects:
         backbone = _backbone(subject)
         batches = [subject.normalize(photo) for photo in photos]
@@ -344,11 +340,12 @@ def draw_receptive_field(subjects: Sequence[Subject],
             outputs = [maps.shape for maps in backbone(batches[0])]
         for index, shape in enumerate(outputs):
             field = vis.effective_receptive_field(backbone, batches, index)
-            panels.append(
+            panels.append([
                 _field_panel(field, subject.name, index,
-                             round(photos[0].shape[0] / shape[2])))
-        rows.append(panels)
-    return vis.arrange(rows)
+                             round(photos[0].shape[0] / shape[2]))
+            ])
+        columns.append(vis.arrange(panels))
+    return vis.arrange([columns])
 
 
 def _central_square(picture: np.ndarray) -> np.ndarray:
@@ -392,7 +389,7 @@ def draw_features(subjects: Sequence[Subject],
         UserError: If an argument does not fit.
     """
     photo, _ = load_photo(image, size)
-    rows = []
+    columns = []
     for subject in subjects:
         with torch.no_grad(), mistakes_as_user_errors():
             maps = _backbone(subject)(subject.normalize(photo))
@@ -404,21 +401,19 @@ def draw_features(subjects: Sequence[Subject],
         if any(m.ndim != 4 for m in maps):
             raise UserError(f'the {source} of {subject.name} returns vectors, '
                             'not maps')
-        means, colours = [vis.add_title(photo, subject.name, source)], []
+        rows = [[vis.add_title(photo, subject.name, source)]]
         for level, features in enumerate(m[0].cpu() for m in maps):
             size_text = 'x'.join(map(str, features.shape))
-            means.append(
+            mean = vis.colour_map(vis.mean_map(features).numpy())
+            pca = np.rint(255 * vis.pca_map(features).numpy()).astype(np.uint8)
+            rows.append([
                 vis.add_title(
-                    _fit(vis.colour_map(vis.mean_map(features).numpy()),
-                         photo), f'level {level}: {size_text}',
-                    'mean magnitude'))
-            pca = np.rint(255 * vis.pca_map(features).numpy())
-            colours.append(
-                vis.add_title(
-                    _fit(pca.astype(np.uint8), photo),
-                    f'level {level}: {size_text}', 'principal components'))
-        rows += [means, [np.full_like(means[0], 255), *colours]]
-    return vis.arrange(rows)
+                    _fit(picture, photo), f'level {level}: {size_text}', what)
+                for picture, what in ((mean, 'mean magnitude'),
+                                      (pca, 'principal components'))
+            ])
+        columns.append(vis.arrange(rows))
+    return vis.arrange([columns])
 
 
 def _fit(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:

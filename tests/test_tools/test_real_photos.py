@@ -1,12 +1,16 @@
 """Configs of the zoo on photos of COCO, ADE20K and ImageNet."""
 import pickle
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DATASETS, init_default_scope
 from mmhier import apis
+from mmhier import visualization as vis
+from mmhier.apis import pictures
 from .conftest import DETECTOR
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +244,141 @@ def test_unusual_photos_go_through_training_and_testing(tmp_path, capfd):
     predictions = pickle.loads(out.read_bytes())
     assert [p['img_id'] for p in predictions] == [EMPTY, GRAY, CROWD]
     assert 0 <= metrics['coco/segm_mAP'] <= 1
+
+
+PHOTO = str(COCO_MINI / 'val2017' / '000000000139.jpg')
+SIZE = 160
+LINE, GAP = 20, 6
+
+
+def load_subject(name: str, **backbone) -> pictures.Subject:
+    torch.manual_seed(0)
+    subject, = pictures.load_subjects(
+        [name], device='cpu',
+        cfg_options={f'model.backbone.{k}': v for k, v in backbone.items()})
+    return subject
+
+
+@pytest.fixture(scope='module')
+def lit() -> pictures.Subject:
+    return load_subject(
+        'lit-small_8xb128_in1k', out_type='featmap', out_indices=(0, 1, 2, 3))
+
+
+def panels_of(picture: np.ndarray, height: int, width: int,
+              lines: int = 2) -> list:
+    """Rows of panels, the first column of each, without their titles."""
+    title = LINE * lines + 4
+    return [
+        picture[top + title:top + title + height, :width].astype(int)
+        for top in range(0, len(picture), title + height + GAP)
+    ]
+
+
+@pytest.mark.parametrize('name', [
+    'hatnet-tiny_8xb128_in1k', 'lit-tiny_8xb128_in1k',
+    'accvit-femto_32xb128_in1k'
+])
+def test_attention_lies_over_the_photo(name):
+    subject = load_subject(name)
+    photo, scale = pictures.load_photo(PHOTO, SIZE)
+    height, width = photo.shape[:2]
+    point = 250 * scale[0], 160 * scale[1]
+    maps = vis.attention_maps(
+        subject.model.backbone, subject.normalize(photo), point, 3)
+    first, *panels = panels_of(
+        pictures.draw_attention([subject], PHOTO, (250, 160), 3, size=SIZE),
+        height, width)
+    away = np.hypot(*np.ogrid[-point[1]:height - point[1],
+                              -point[0]:width - point[0]]) > 12
+    assert (first == photo)[away].all() and not (first == photo).all()
+    gray = 0.6 * cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
+    assert len(panels) == len(maps)
+    for panel, attention in zip(panels, maps):
+        probs, cell = attention.probs, attention.cell
+        torch.testing.assert_close(
+            probs.sum((1, 2)), torch.ones(len(probs)))
+        mean = probs.mean(0).numpy()
+        seen = (mean > 0).repeat(cell, 0).repeat(cell, 1)
+        assert np.abs(panel - gray)[away & ~seen].max(initial=0) <= 1
+        # One colour for each cell, through which the photo is seen.
+        colours = np.where(away[..., None], panel - 0.4 * gray, np.nan)
+        cells = colours.reshape(height // cell, cell, -1, cell, 3)
+        with warnings.catch_warnings():
+            # Of a cell below the cross.
+            warnings.simplefilter('ignore', RuntimeWarning)
+            low, high = np.nanmin(cells, (1, 3)), np.nanmax(cells, (1, 3))
+        assert np.nanmax((high - low)[mean > 0]) <= 1.01
+        light = high.sum(2)
+        assert light[mean == mean.max()].max() >= np.nanmax(
+            light[mean > 0]) - 2
+
+
+def test_offsets_lie_on_the_photo_where_they_were_put(lit):
+    """A quarter of a token, two pixels, to the lower right."""
+    photo, _ = pictures.load_photo(PHOTO, SIZE)
+    height, width = photo.shape[:2]
+    bias = lit.model.backbone.layers[1].downsample.dconv.conv_offset.bias
+    with torch.no_grad():
+        bias.fill_(0.25)
+        picture = pictures.draw_offsets([lit], PHOTO, size=SIZE)
+        bias.zero_()
+    panel = panels_of(picture, height, width)[1]
+    # Tokens of stride 8, merged in pairs.
+    y, x = np.mgrid[3.5:height:8, 3.5:width:8]
+    tap = (np.arange(height // 8)[:, None] % 2 * 2 + np.arange(width // 8) % 2)
+    colours = np.array(pictures.TAP_COLOURS)[tap]
+
+    def share(shift: float) -> float:
+        """Of the points that have the colour of their tap."""
+        found = panel[np.rint(y + shift).astype(int),
+                      np.rint(x + shift).astype(int)]
+        return (np.abs(found - colours).max(2) < 40).mean()
+
+    assert share(2) > 0.99 and share(-2) == 0
+    assert (panel == (photo * 0.7).astype(int)).all(2).mean() > 0.3
+
+
+def test_receptive_field_of_mlps_is_their_patch(lit):
+    """LIT attends from its third stage on."""
+    photo = pictures._central_square(pictures.load_photo(PHOTO, SIZE)[0])
+    images = lit.normalize(photo)
+    panels = panels_of(
+        pictures.draw_receptive_field([lit], PHOTO, SIZE), SIZE, SIZE, 3)
+    for level, patch in ((0, 4), (1, 8)):
+        field = vis.effective_receptive_field(
+            lit.model.backbone, [images], level)
+        rows, columns = field.nonzero().T
+        for found in (rows, columns):
+            assert (found.min(), found.max()) == (80, 80 + patch - 1)
+        row, column, side = vis.field_square(field, 0.95)
+        assert 80 <= row < 80 + patch and 80 <= column < 80 + patch
+        assert side <= patch + 1
+        # Black but for the patch, the squares around it and the scale bar.
+        lit_up = panels[level].max(2) > 10
+        assert lit_up[80:80 + patch, 80:80 + patch].all()
+        lit_up[70:100, 70:100] = lit_up[-30:, :60] = False
+        assert not lit_up.any()
+    field = vis.effective_receptive_field(lit.model.backbone, [images], 2)
+    assert (field > 0).all()
+
+
+def test_equal_halves_of_a_photo_have_equal_features(lit, tmp_path):
+    """As long as nothing is attended to, in LIT's stages 1 and 2."""
+    photo, _ = pictures.load_photo(PHOTO, SIZE)
+    twice = np.concatenate([photo[:, :128]] * 2, axis=1)
+    path = str(tmp_path / 'twice.png')
+    cv2.imwrite(path, twice[..., ::-1])
+    picture = pictures.draw_features([lit], path, size=SIZE)
+    right = picture[:, 256 + GAP:]
+    first, *means = panels_of(picture, *twice.shape[:2])
+    _, *colours = panels_of(right, *twice.shape[:2])
+    assert (first == twice).all()
+    for panels in (means, colours):
+        for level, panel in enumerate(panels):
+            cell = 4 * 2**level
+            assert (panel == panel[::cell, ::cell].repeat(
+                cell, 0).repeat(cell, 1)).all()
+            assert panel.std() > 20
+            if level < 2:
+                assert np.abs(panel[:, :128] - panel[:, 128:]).max() <= 2

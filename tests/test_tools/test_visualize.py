@@ -1,8 +1,11 @@
 """tools/visualize.py and tools/web_demo.py, in process."""
 import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -51,7 +54,7 @@ def photo(tmp_path_factory) -> str:
 
 @pytest.fixture(scope='module')
 def segmentors():
-    """The same backbone twice: a drawing has a row for each."""
+    """The same backbone twice: a drawing has a column for each."""
     torch.manual_seed(0)
     return load_subjects([SEGMENTOR, SEGMENTOR], device='cpu')
 
@@ -92,11 +95,11 @@ def test_the_backbone_gets_what_the_models_preprocessor_makes(
 
 
 def test_attention(segmentors, photo):
-    # Photo, windows and pooled map, one row for each model.
+    # Photo, windows and pooled map, one column for each model.
     one = draw_attention(segmentors[:1], photo, (50, 20), stage=2, size=64)
-    assert one.shape == size_of(1, 3, 2)
+    assert one.shape == size_of(3, 1, 2)
     both = draw_attention(segmentors, photo, (50, 20), stage=2, size=64)
-    assert both.shape == size_of(2, 3, 2)
+    assert both.shape == size_of(3, 2, 2)
     single = draw_attention(
         segmentors[:1], photo, stage=2, block=0, head=1, size=64)
     assert single.shape == one.shape and (single != one).any()
@@ -116,7 +119,8 @@ def test_attention_follows_the_point(segmentors, photo):
     """Pixels of the photo as stored: the window is where they are shown."""
     picture = draw_attention(
         segmentors[:1], photo, (150, 100), stage=1, size=64)
-    windows = picture[2 * LINE + 4:, 96 + GAP:2 * 96 + GAP].astype(int)
+    top = size_of(1, 1, 2)[0] + GAP + 2 * LINE + 4
+    windows = picture[top:top + 64].astype(int)
     coloured = np.ptp(windows, axis=2) > 40
     rows, columns = np.nonzero(coloured)
     # The token at (75, 50) lies in the window from (64, 32) to (96, 64).
@@ -126,7 +130,7 @@ def test_attention_follows_the_point(segmentors, photo):
 def test_offsets(lit, segmentors, photo):
     # Three mergings and the close-up of one token.
     picture = draw_offsets(lit, photo, size=64)
-    assert picture.shape == (64 + 2 * LINE + 4, 3 * 96 + 64 + 3 * GAP, 3)
+    assert picture.shape == size_of(4, 1, 2)
     with pytest.raises(UserError, match='HATNet merges no tokens'):
         draw_offsets(segmentors, photo, size=64)
     with pytest.raises(UserError, match='--point lies outside'):
@@ -135,17 +139,34 @@ def test_offsets(lit, segmentors, photo):
 
 def test_receptive_field(segmentors, photo):
     picture = draw_receptive_field(segmentors[:1], photo, size=64)
-    assert picture.shape == size_of(1, 4, 3, width=64)
+    assert picture.shape == size_of(4, 1, 3, width=64)
 
 
 def test_features(segmentors, photo):
+    # The photo and four levels, in two columns for each model.
     picture = draw_features(segmentors, photo, size=64)
-    assert picture.shape == size_of(4, 5, 2)
+    assert picture.shape == size_of(5, 4, 2)
     with pytest.raises(UserError, match='has no neck'):
         draw_features(segmentors, photo, 'neck', size=64)
     detector = load_subjects([DETECTOR], device='cpu')
     picture = draw_features(detector, photo, 'neck', size=64)
-    assert picture.shape == size_of(2, 6, 2)
+    assert picture.shape == size_of(6, 2, 2)
+
+
+@pytest.mark.parametrize('draw', [
+    partial(draw_attention, stage=3), draw_receptive_field, draw_features
+])
+def test_two_families_side_by_side(segmentors, lit, photo, draw):
+    """Each as it is drawn alone; HAT-Net's attention has a map more."""
+    both = draw([segmentors[0], lit[0]], photo, size=64)
+    right = 0
+    for subject in (segmentors[0], lit[0]):
+        alone = draw([subject], photo, size=64)
+        height, width = alone.shape[:2]
+        assert (both[:height, right:right + width] == alone).all()
+        assert (both[height:, right:right + width] == 255).all()
+        right += width + GAP
+    assert both.shape[1] == right - GAP
 
 
 def test_vectors_are_no_feature_maps(photo):
@@ -201,6 +222,56 @@ def test_browse_draws_boxes_where_they_are(coco_root, tmp_path):
     assert changed[white].mean() > 0.5
 
 
+@pytest.mark.parametrize('with_mask', [True, False])
+def test_browse_applies_the_pipeline_to_boxes_and_masks(
+        coco_root, tmp_path, with_mask):
+    """Twice as large and mirrored, the annotations with the image."""
+    browse(
+        DETECTOR, str(tmp_path), data_root=str(coco_root), num=1,
+        cfg_options={'train_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
+            dict(type='Resize', scale=(192, 128)),
+            dict(type='RandomFlip', prob=1.),
+            dict(type='PackDetInputs')
+        ]})
+    path, = tmp_path.iterdir()
+    stored = cv2.imread(str(coco_root / 'train2017/001.jpg'))
+    expected = cv2.resize(stored, (192, 128))[:, ::-1].astype(int)
+    changed = np.abs(cv2.imread(str(path)) - expected).max(2) > 80
+    white = (expected.min(2) > 200).astype(np.uint8)
+    inside = cv2.erode(white, np.ones((7, 7))) > 0
+    edge = (white > 0) & ~inside
+    assert changed[edge].mean() > 0.2
+    # Besides the colour of a mask there is the label.
+    assert (changed[inside].mean() > 0.5) == with_mask
+    assert changed[cv2.dilate(white, np.ones((9, 9))) == 0].mean() < 0.02
+
+
+def test_browse_applies_the_pipeline_to_segmentations(masks_root, tmp_path):
+    browse(
+        SEGMENTOR, str(tmp_path), data_root=str(masks_root), num=1,
+        cfg_options={'train_dataloader.dataset.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='RandomFlip', prob=1.),
+            dict(type='PackSegInputs')
+        ]})
+    path, = tmp_path.iterdir()
+    image, mask = (
+        cv2.imread(str(masks_root / kind))[:, ::-1].astype(int)
+        for kind in ('images/training/0.jpg', 'annotations/training/0.png'))
+    # 0.6 of a colour for each class over 0.4 of the image.
+    colour = cv2.imread(str(path)) - 0.4 * image
+    medians = []
+    for region in (mask[..., 0] == 1, mask[..., 0] == 0):
+        medians.append(np.median(colour[region], 0))
+        away = np.abs(colour[region] - medians[-1]).max(1)
+        # The name of the class is written on it.
+        assert (away < 30).mean() > 0.7
+    assert np.abs(medians[0] - medians[1]).max() > 30
+
+
 def test_browse_names_what_cannot_be_loaded(folders_root, tmp_path):
     """Of four images one is no image: three pictures, one reason."""
     broken = tmp_path / 'folders'
@@ -238,7 +309,7 @@ def test_commands(photo, tmp_path, monkeypatch, capsys):
     command = ('features', photo, '--configs', SEGMENTOR, '--size', '64',
                '--out', out)
     run_main(monkeypatch, 'visualize', *command)
-    assert cv2.imread(out).shape == size_of(2, 5, 2)
+    assert cv2.imread(out).shape == size_of(5, 2, 2)
     assert os.listdir(tmp_path / 'sub') == ['out.png']
     assert capsys.readouterr().out.splitlines()[-1] == f'drawn to {out}'
     with pytest.raises(UserError, match='out.png exists'):
@@ -311,3 +382,34 @@ def test_what_the_web_page_answers(detector_run, coco_root):
         answer(None)
     with pytest.raises(FakeGradio.Error, match='the photo has 5000x1 pixels'):
         answer(np.zeros((1, 5000, 3), np.uint8))
+
+
+def test_web_page_answers_over_http(detector_run, coco_root, tmp_path,
+                                    monkeypatch):
+    from gradio_client import Client, handle_file
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    checkpoint = str(Path(detector_run.work_dir) / 'epoch_1.pth')
+    image = tmp_path / 'image.png'
+    bgr = cv2.imread(str(coco_root / 'val2017/002.jpg'))
+    cv2.imwrite(str(image), bgr)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    page = subprocess.Popen(
+        [sys.executable, '-u', TOOLS / 'web_demo.py', DETECTOR, checkpoint,
+         '--score-thr', '0', '--device', 'cpu', '--port', str(port)],
+        stdout=subprocess.PIPE, text=True,
+        env=dict(os.environ, OMP_NUM_THREADS='1'))
+    try:
+        url = f'http://127.0.0.1:{port}'
+        assert any(url in line for line in page.stdout), page.wait()
+        picture, record = Client(url, verbose=False).predict(
+            handle_file(image), api_name='/predict')
+    finally:
+        page.terminate()
+        page.wait()
+    predictor = Predictor(DETECTOR, checkpoint, score_thr=0., device='cpu')
+    expected, = predictor.predict([bgr])
+    assert record['instances'] and record == json.loads(
+        json.dumps(expected.record))
+    assert cv2.imread(picture).shape == bgr.shape
