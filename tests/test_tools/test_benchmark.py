@@ -149,8 +149,23 @@ def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
 def test_commands_of_the_page(tmp_path, monkeypatch):
     shell = Shell(tmp_path, monkeypatch)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    (tmp_path / 'HAT_Net.py').write_text(USERS_MODEL)
+    (tmp_path / 'HAT_Net.py').write_text(
+        USERS_MODEL.replace('authors', 'HAT_Net_tiny'))
     asked, trained = [], []
+
+    def run_small(tool):
+        run_cases = tool.run_cases
+
+        def run(arguments):
+            asked.append(arguments)
+            # The windows of the plain form have to tile the maps.
+            side = 224 if 'plain' in arguments.forms else 64
+            arguments.sizes, arguments.rounds = [(side, side)], 1
+            if arguments.memory:  # a process for each form
+                del arguments.forms[1:]
+            return run_cases(arguments)
+
+        monkeypatch.setattr(tool, 'run_cases', run)
 
     def note(arguments):
         target = load_target(arguments.model)
@@ -165,17 +180,19 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
         monkeypatch.setattr(tool, 'profile_table', str)
         monkeypatch.setattr(tool, 'rates_table', str)
 
-    shell.changes['benchmark'] = change
+    shell.changes['benchmark'] = run_small
     shell.changes['train'] = lambda tool: monkeypatch.setattr(
         tool, 'train', lambda **kwargs: trained.append(kwargs))
     for command in commands(PAGE):
         shell.run(command)
     assert len(asked) == 4 and len(trained) == 1
+    assert (tmp_path / 'lit.csv').is_file()
     assert trained[0]['cfg_options'] == {'model.backbone.compile': True}
     page = (ROOT / PAGE).read_text()
     blocks = re.findall(r'<!-- benchmark: (.*?) -->\n(.*?)<!-- end -->', page,
                         re.DOTALL)
     assert len(blocks) > 10
+    shell.changes['benchmark'] = change
     for arguments, table in blocks:
         shell.run(f'python tools/benchmark.py {arguments}')
         # Written by the tool: it names its command and the machine.
