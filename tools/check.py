@@ -22,11 +22,11 @@ def main() -> None:
         'would')
     parser.add_argument(
         '--every-file', action='store_true',
-        help='decode every image, not only 100 of each set')
+        help='decode every image and mask, not only 100 and 200 of each set')
     parser.add_argument(
         '--num-gpus', type=int, default=1,
-        help='processes of the planned training, for its batch size; '
-        'defaults to 1')
+        help='processes of the planned training, for its batch size and '
+        'time; defaults to 1')
     arguments = parse_tool_args(parser)
     for name in ('work_dir', 'launcher'):
         arguments.pop(name)

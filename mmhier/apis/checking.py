@@ -1,26 +1,27 @@
 """The dry run before a training: everything that can go wrong, looked at."""
-import resource
+import copy
+import math
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
-from mmengine.runner.amp import autocast
 from PIL import Image
 from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.datasets.coco_checks import describe_other_size
-from mmhier.datasets.mask_checks import upright_size
+from mmhier.datasets.mask_checks import spread_evenly, upright_size
+from .amp import use_amp
 from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import iter_datasets, load_config
 from .data_checks import check_data
@@ -30,6 +31,11 @@ from .loading_errors import named_loading_errors
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
 _GIB = 1024**3
+_MAX_DECODED = 100
+_AMP_WRAPPERS = ('AmpOptimWrapper', 'mmhier.AutocastOptimWrapper')
+# The first float32 step also warms up. In float16, the scale of the loss,
+# 2**16 at the start, is halved until the gradients are finite.
+_NUM_STEPS = {'float32': 2, 'bfloat16': 1, 'float16': 16}
 
 
 @dataclass
@@ -67,10 +73,10 @@ def check_config(config: str,
         classes (list[str], optional): See :func:`mmhier.apis.load_config`.
         checkpoint (str, optional): Compared with the model as
             ``tools/test.py`` would. Defaults to None.
-        every_file (bool): Decode every image rather than 100 spread evenly
-            over each set. Defaults to False.
+        every_file (bool): Decode every image and mask rather than 100 and
+            200 spread evenly over each set. Defaults to False.
         num_gpus (int): Processes of the training that is planned, for the
-            batch size in all. Defaults to 1.
+            batch size in all and the time of an epoch. Defaults to 1.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
@@ -147,7 +153,7 @@ class _DryRun:
         with self.part('optimizer'):
             self.check_optimizer(cfg, model, num_gpus)
         with self.part('training step'), named_loading_errors():
-            self.check_steps(cfg, model)
+            self.check_steps(cfg, model, num_gpus)
         with self.part('prediction'), named_loading_errors():
             loader = Runner.build_dataloader(_single_process(
                 cfg.val_dataloader or cfg.test_dataloader))
@@ -160,7 +166,10 @@ class _DryRun:
         """Check the data of 'train', 'val' or 'test', and count it."""
         subject = f'{phase} data'
         with self.part(subject):
-            check_data(cfg, (phase, ))
+            check_data(
+                cfg, (phase, ),
+                max_masks=None if every_file else 200,
+                warn=lambda line: self.add('warning', subject, line))
             loader = f'{phase}_dataloader'
             for name, settings in iter_datasets(cfg[loader], loader):
                 dataset = DATASETS.build(settings)
@@ -172,7 +181,8 @@ class _DryRun:
         if len(dataset) == 0:
             raise UserError(f'{name} is empty: no image is left of '
                             f'{dataset.ann_file or dataset.data_root}')
-        step = 1 if every_file else max(1, len(dataset) // 100)
+        decoded = set(spread_evenly(
+            range(len(dataset)), len(dataset) if every_file else _MAX_DECODED))
         sizes, broken, misplaced, num_empty = [], [], [], 0
         pipeline = getattr(dataset, 'pipeline', None)
         as_stored = any(
@@ -185,7 +195,7 @@ class _DryRun:
                 num_empty += all(
                     instance.get('ignore_flag')
                     for instance in info['instances'])
-            if i % step == 0 and isinstance(info.get('img_path'), str):
+            if i in decoded and isinstance(info.get('img_path'), str):
                 try:
                     with Image.open(info['img_path']) as image:
                         image.load()
@@ -228,8 +238,8 @@ class _DryRun:
         members = [id(p) for group in groups for p in group['params']]
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         if len(members) != len(set(members)):
-            self.add('error', 'optimizer', 'some parameters are in more than '
-                     'one group: look at optim_wrapper.paramwise_cfg')
+            self.add('error', 'optimizer', 'some parameters are in the groups '
+                     'more than once: look at optim_wrapper.paramwise_cfg')
         lacking = len(trained - set(members))
         if lacking:
             self.add('error', 'optimizer', f'{lacking} trained tensors are in '
@@ -243,56 +253,90 @@ class _DryRun:
             + ' to '.join(f'{rate:g}' for rate in sorted(
                 {rates[0], rates[-1]}))
             + f', {exempt} of {len(members)} tensors without weight decay')
-        base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+        scaling = cfg.get('auto_scale_lr', {})
+        base = scaling.get('base_batch_size')
         accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-        batch = cfg.train_dataloader.batch_size * num_gpus * accumulated
-        if base and base != batch:
+        at_once = cfg.train_dataloader.batch_size * num_gpus
+        batch = at_once * accumulated
+        rate = wrapper.optimizer.defaults.get('lr', rates[-1])
+        # mmengine scales by the batch that is loaded at once.
+        if base and batch != (at_once if scaling.get('enable') else base):
+            wanted = f'{rate * batch / base:g}'
             self.add(
-                'warning', 'learning rate', f'{rates[-1]:g} is meant for '
-                f'batches of {base}, yours hold {batch}: train with '
-                f'--auto-scale-lr, which makes it '
-                f'{rates[-1] * batch / base:g}')
+                'warning', 'learning rate', f'{rate:g} is meant for batches '
+                f'of {base}, yours hold {batch}: ' + (
+                    f'train with --auto-scale-lr, which makes it {wanted}'
+                    if accumulated == 1 else
+                    f'set optim_wrapper.optimizer.lr={wanted} and train '
+                    'without --auto-scale-lr, which leaves out '
+                    f'accumulative_counts={accumulated}'))
 
-    def check_steps(self, cfg: Config, model: nn.Module) -> None:
+    def check_steps(self, cfg: Config, model: nn.Module,
+                    num_gpus: int) -> None:
         """Take a training step in each precision of the device."""
         torch.manual_seed(0)
         loader = Runner.build_dataloader(_single_process(cfg.train_dataloader))
         start = time.perf_counter()
         batch = next(iter(loader))
         loading = time.perf_counter() - start
-        names = ['bfloat16']
-        if torch.cuda.is_available():
-            names.append('float16')
-        # Twice in float32: the first step also warms up.
-        for name in ('warm-up', 'float32', *names):
-            context = (
-                autocast(dtype=getattr(torch, name))
-                if name in names else nullcontext())
-            model.zero_grad()
+        # On the CPU, not to count as memory of a GPU.
+        before = copy.deepcopy(
+            {k: v.cpu() for k, v in model.state_dict().items()})
+        for name in _precisions(cfg):
+            wrapper = _build_wrapper(cfg, model, name)
+            seconds = self.check_step(name, cfg, model, wrapper, batch)
+            if name == 'float32':
+                self.estimate_time(cfg, len(loader.dataset), num_gpus, seconds,
+                                   loading)
+            with torch.no_grad():
+                for key, value in model.state_dict().items():
+                    value.copy_(before[key])
+
+    def check_step(self, name: str, cfg: Config, model: nn.Module,
+                   wrapper: OptimWrapper, batch: Any) -> float:
+        """Step on a batch until it is warm; return the seconds of the last
+        step."""
+        first_loss = None
+        for _ in range(_NUM_STEPS[name]):
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
-            with context:
+            kept: Dict[int, int] = {}
+            with wrapper.optim_context(model), _count_kept(model, kept):
                 data = model.data_preprocessor(batch, True)
                 losses = (
                     model(**data, mode='loss') if isinstance(data, dict) else
                     model(*data, mode='loss'))
             loss, logged = model.parse_losses(losses)
-            loss.backward()
+            wrapper.backward(loss)
+            bad = [k for k, v in logged.items() if not v.isfinite().all()]
+            broken = [n for n, p in model.named_parameters()
+                      if p.grad is not None and not p.grad.isfinite().all()]
+            if first_loss is None:
+                first_loss = loss.item()
+                if name == 'float32':
+                    self.check_gradients(cfg, model)
+            sound = not bad and not broken
+            if sound or (name == 'float16' and not bad):
+                wrapper.step()
+            wrapper.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
-            if name == 'warm-up':
-                continue
-            bad = [k for k, v in logged.items() if not v.isfinite().all()]
-            if bad:
-                self.add('error', f'{name} step',
-                         f'not finite: {", ".join(bad)}')
-            else:
-                self.add('note', f'{name} step', f'loss {loss.item():.4g}, '
-                         f'{seconds:.2f} s')
-            if name == 'float32':
-                self.check_gradients(cfg, model)
-                self.estimate_cost(cfg, len(loader.dataset), seconds, loading)
-        model.zero_grad()
+            if bad or sound == (name == 'float16'):
+                break
+        if bad:
+            self.add('error', f'{name} step', f'not finite: {", ".join(bad)}')
+        elif broken:
+            self.add('error', f'{name} step', f'the loss is finite, but not '
+                     f'the gradients of {len(broken)} tensors, such as '
+                     f'{broken[0]}')
+        else:
+            self.add('note', f'{name} step', f'loss {first_loss:.4g}, '
+                     f'{seconds:.2f} s')
+        if name == 'float32':
+            self.estimate_memory(cfg, model, wrapper, sum(kept.values()))
+        return seconds
 
     def check_gradients(self, cfg: Config, model: nn.Module) -> None:
         """Name the parameters that the loss does not reach."""
@@ -313,33 +357,119 @@ class _DryRun:
                      f'only zeros as gradient in this batch, such as '
                      f'{dead[0]}')
 
-    def estimate_cost(self, cfg: Config, num_images: int, seconds: float,
-                      loading: float) -> None:
-        """Tell memory, and time of an epoch and of the whole training."""
-        batch_size = cfg.train_dataloader.batch_size
+    def estimate_memory(self, cfg: Config, model: nn.Module,
+                        wrapper: OptimWrapper, kept: int) -> None:
+        """Tell what a float32 step takes, given the bytes that the forward
+        pass keeps."""
+        tensors = list(model.parameters())
+        moments = [
+            value for state in wrapper.optimizer.state.values()
+            for value in state.values() if isinstance(value, torch.Tensor)
+        ]
+        parts = {
+            'weights': _bytes([*tensors, *model.buffers()]),
+            'gradients': _bytes(p for p in tensors if p.requires_grad),
+            'state of the optimizer': _bytes(moments),
+        }
+        how = 'counted without the scratch space of kernels'
         if torch.cuda.is_available():
-            peak, kind = torch.cuda.max_memory_allocated(), 'of the GPU'
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            kind = 'of this process'
-        self.add('note', 'memory', f'{peak / _GIB:.1f} GiB {kind} at the peak '
-                 f'of a float32 step of {batch_size} images')
-        num_steps = -(-num_images // batch_size)
+            kept = torch.cuda.max_memory_allocated() - sum(parts.values())
+            how = 'measured'
+        parts['activations'] = kept
+        if any(str(hook.get('type')).endswith('EMAHook')
+               for hook in cfg.get('custom_hooks') or ()):
+            parts['moving averages'] = parts['weights']
+        self.add(
+            'note', 'memory', f'{_size(sum(parts.values()))} at the peak of a '
+            f'float32 step of {cfg.train_dataloader.batch_size} images, {how}:'
+            + ','.join(f' {k} {_size(v)}' for k, v in parts.items()))
+
+    def estimate_time(self, cfg: Config, num_images: int, num_gpus: int,
+                      seconds: float, loading: float) -> None:
+        """Tell the time of an epoch and of the whole training.
+
+        Args:
+            cfg (Config): The config.
+            num_images (int): Images of the training data.
+            num_gpus (int): Processes that share them.
+            seconds (float): Time of a step.
+            loading (float): Time in which one worker loads a batch.
+        """
+        loader = cfg.train_dataloader
+        batches = math.ceil(num_images / num_gpus) / loader.batch_size
+        num_steps = max(1, (math.floor if loader.get('drop_last') else
+                            math.ceil)(batches))
         schedule = cfg.train_cfg
         total = schedule.get('max_iters') or num_steps * schedule.get(
             'max_epochs', 1)
-        workers = max(1, cfg.train_dataloader.get('num_workers', 0))
+        workers = max(1, loader.get('num_workers', 0))
         slower = max(seconds, loading / workers)
+        device = get_device()
         self.add(
             'note', 'time', f'about {_duration(num_steps * slower)} an epoch '
             f'of {num_images} images, {_duration(total * slower)} for all '
-            f'{total} iterations, on one {get_device()}, without '
-            'validation')
+            f'{total} iterations, on '
+            + (f'one {device}' if num_gpus == 1 else
+               f'{num_gpus} of this {device}, which wait for nothing')
+            + ', without validation')
         if loading / workers > seconds:
             self.add(
                 'warning', 'time', f'loading a batch takes {loading:.2f} s, '
                 f'longer than a step: raise train_dataloader.num_workers '
                 f'(now {workers})')
+
+
+def _precisions(cfg: Config) -> List[str]:
+    """Those of the device; float32 alone where the optimizer's wrapper is not
+    mmengine's and may be bound to one."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', *_AMP_WRAPPERS):
+        return ['float32']
+    more = ['float16'] if torch.cuda.is_available() else []
+    return ['float32', 'bfloat16', *more]
+
+
+def _build_wrapper(cfg: Config, model: nn.Module, name: str) -> OptimWrapper:
+    """The config's optimizer wrapper in a precision, for a step at a time."""
+    settings = copy.deepcopy(cfg.optim_wrapper)
+    settings['accumulative_counts'] = 1
+    changed = Config(dict(optim_wrapper=settings))
+    if name != 'float32':
+        use_amp(changed, name)
+    elif settings.get('type') in _AMP_WRAPPERS:
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            changed.optim_wrapper.pop(key, None)
+        changed.optim_wrapper.type = 'OptimWrapper'
+    return build_optim_wrapper(model, changed.optim_wrapper)
+
+
+@contextmanager
+def _count_kept(model: nn.Module, kept: Dict[int, int]) -> Iterator[None]:
+    """Collect the bytes of what autograd keeps, by address, without the
+    model's own tensors."""
+    own = {tensor.untyped_storage().data_ptr()
+           for tensor in (*model.parameters(), *model.buffers())}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _size(number: float) -> str:
+    """Bytes in the unit that suits them."""
+    if number < _GIB:
+        return f'{number / 1024**2:.1f} MiB'
+    return f'{number / _GIB:.1f} GiB'
 
 
 def _single_process(dataloader: dict) -> dict:

@@ -1,6 +1,6 @@
 """Checks of the data that a config names, before anything is built."""
 import os.path as osp
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -33,8 +33,10 @@ from .errors import UserError, mistakes_as_user_errors
 _COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
 
 
-def check_data(cfg: Config, phases: Sequence[str],
-               max_masks: int = 200) -> None:
+def check_data(cfg: Config,
+               phases: Sequence[str],
+               max_masks: Optional[int] = 200,
+               warn: Optional[Callable[[str], None]] = None) -> None:
     """Check that the data of a config can be used.
 
     Folders and annotation files must exist, and the model must have as many
@@ -49,14 +51,16 @@ def check_data(cfg: Config, phases: Sequence[str],
     Args:
         cfg (Config): Made by :func:`mmhier.apis.load_config`.
         phases (Sequence[str]): Which of 'train', 'val' and 'test' will run.
-        max_masks (int): How many masks of each set are read, evenly spread
-            over it. Defaults to 200.
+        max_masks (int, optional): How many masks of each set are read,
+            evenly spread over it; None for all. Defaults to 200.
+        warn (Callable, optional): Called with each warning. Defaults to
+            None: they go to the log.
 
     Raises:
         UserError: Names the key, the file and what is wrong with it.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    checks = _Checks(cfg, max_masks)
+    checks = _Checks(cfg, max_masks, warn or _log_warning)
     try:
         with mistakes_as_user_errors():
             for phase in phases:
@@ -68,12 +72,18 @@ def check_data(cfg: Config, phases: Sequence[str],
 class _Checks:
     """Checks of one config, which compare its data sets with each other."""
 
-    def __init__(self, cfg: Config, max_masks: int):
+    def __init__(self, cfg: Config, max_masks: Optional[int],
+                 warn: Callable[[str], None]):
         self.cfg = cfg
         self.max_masks = max_masks
+        self.warn_one = warn
         self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
         self.folders: Optional[Tuple[str, List[str]]] = None
         self.checked: List[Any] = []
+
+    def warn(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.warn_one(line)
 
     def check_phase(self, phase: str) -> None:
         """Check the data sets and evaluators of 'train', 'val' or 'test'."""
@@ -106,12 +116,13 @@ class _Checks:
         classes = metainfo.get('classes')
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and _reads_coco(dataset_class):
-            _warn(check_categories(ann_file, classes or (), name))
-            _warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
+            self.warn(check_categories(ann_file, classes or (), name))
+            self.warn(
+                check_annotations(ann_file, _loads(dataset, 'with_mask')))
             check_images(ann_file, folders.get('img', root))
             min_size = (dataset.get('filter_cfg') or {}).get('min_size')
             if min_size and not dataset.get('test_mode'):
-                _warn(count_small_images(ann_file, min_size))
+                self.warn(count_small_images(ann_file, min_size))
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes,
                                                built.img_prefix)
@@ -197,15 +208,16 @@ class _Checks:
             found = scandir(masks_folder, built.seg_map_suffix, recursive=True)
             unused = unused_masks(
                 pairs, [osp.join(masks_folder, path) for path in found])
-            _warn([unused] if unused else [])
+            self.warn([unused] if unused else [])
         if built.label_map is not None:
             classes = built.METAINFO['classes']
         if not classes:
             raise UserError(f'{name} has no classes: name them with --classes,'
                             ' or with metainfo=dict(classes=(...))')
-        sample = spread_evenly(pairs, self.max_masks)
+        sample = pairs if self.max_masks is None else spread_evenly(
+            pairs, self.max_masks)
         head = self.cfg.model.get('decode_head')
-        _warn(
+        self.warn(
             check_masks(
                 sample,
                 len(classes),
@@ -290,6 +302,5 @@ def _reads_masks(dataset_class: Type[Any]) -> bool:
             and dataset_class.load_data_list is BaseSegDataset.load_data_list)
 
 
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
-        print_log(f'warning: {line}')
+def _log_warning(line: str) -> None:
+    print_log(f'warning: {line}')

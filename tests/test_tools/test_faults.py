@@ -28,7 +28,7 @@ from mmhier.checkpoints import (
 )
 from mmhier.export import export_model
 from . import samples
-from .conftest import DETECTOR
+from .conftest import CONFIGS, DETECTOR
 from .test_bad_checkpoint import Executes
 from .test_resume import write_config
 
@@ -221,13 +221,13 @@ def train_and_test(root, tmp_path, **options):
     assert 'coco/bbox_mAP' in metrics
 
 
-def check(root, **options) -> str:
+def check(root, config=DETECTOR, every_file=True, **options) -> str:
     """What a dry run finds wrong with the training data."""
     # Without a model, which would take longer than the data.
     findings = apis.check_config(
-        DETECTOR,
+        config,
         data_root=str(root),
-        every_file=True,
+        every_file=every_file,
         cfg_options={'model.backbone.arch': 'giant', **options})
     return '; '.join(
         f.message for f in findings
@@ -257,13 +257,34 @@ def test_image_that_is_turned_while_its_boxes_are_not(root, tmp_path,
     train_and_test(root, tmp_path, **as_stored)
 
 
-def test_every_file_is_checked_on_request(root):
+def test_image_that_is_cut_off_or_of_another_size(root):
     path = root / BROKEN[0]
     path.write_bytes(path.read_bytes()[:-30])
     found = check(root)
     assert '1 images cannot be read' in found and str(path) in found
     Image.new('RGB', (90, 64)).save(path)
     assert 'is 90x64 pixels, but its annotations are for 96x64' in check(root)
+
+
+def test_every_file_is_checked_on_request(tmp_path):
+    root = samples.write_masks(tmp_path / 'data')
+    for kind, suffix in (('images', 'jpg'), ('annotations', 'png')):
+        folder = root / kind / 'training'
+        for i in range(2, 201):
+            shutil.copy(folder / f'0.{suffix}', folder / f'{i:03d}.{suffix}')
+    config = str(CONFIGS / 'segmentor.py')
+    # 100 images and 200 masks are read, the last of 201 not among them.
+    image = root / 'images' / 'training' / '200.jpg'
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-30])
+    assert check(root, config, every_file=False) == ''
+    found = check(root, config)
+    assert '1 images cannot be read' in found and str(image) in found
+    image.write_bytes(whole)
+    mask = root / 'annotations' / 'training' / '200.png'
+    cv2.imwrite(str(mask), np.full((64, 64), 9, np.uint8))
+    assert check(root, config, every_file=False) == ''
+    assert f'mask {mask} holds 9' in check(root, config)
 
 
 def resize_image(root, split: str, size) -> str:
