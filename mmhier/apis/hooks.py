@@ -1,95 +1,165 @@
 """Hooks of every training: exact resuming, and an end at a bad loss."""
 import random
-from typing import Any, Dict, List, Optional
+from functools import partial
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
+from torch.utils.data import BatchSampler, Dataset
 from .errors import UserError
 
 
-def get_random_state() -> Dict[str, Any]:
-    """States of the random number generators that a training draws from.
-
-    Returns:
-        dict: Numbers, tuples and tensors, which can be read back with
-        ``weights_only=True``.
-    """
-    numpy_state: Any = np.random.get_state()
-    name, keys, *rest = numpy_state
-    return dict(
-        python=random.getstate(),
-        numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state_all())
+def _seed(seed: int, *place: int) -> None:
+    """Seed the generators for a place in the training, and no other."""
+    sequence = np.random.SeedSequence(seed, spawn_key=place)
+    value = int(sequence.generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
 
 
-def set_random_state(state: Dict[str, Any]) -> None:
-    """Go on drawing where :func:`get_random_state` was called.
+def _load_seeded(dataset: Dataset,
+                 batch: List[Tuple[Tuple[int, ...], int]]) -> List[Any]:
+    """Samples of :class:`_SeededBatches`, in whichever process loads them."""
+    samples = []
+    for place, index in batch:
+        _seed(*place)
+        samples.append(dataset[index])
+    return samples
+
+
+class _SeededBatches(BatchSampler):
+    """Batches whose samples bring the seed they are to be loaded with.
 
     Args:
-        state (dict): Its result. GPUs that are not there any more are left
-            out.
+        batches (BatchSampler): Yields indices.
+        seed (int): Of the training.
+        skip (int): How many batches are left out at first.
     """
-    version, keys, gauss = state['python']
-    random.setstate((version, tuple(keys), gauss))
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'].cpu())
-    for i, values in enumerate(state['cuda'][:torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(values.cpu(), i)
+
+    def __init__(self, batches: BatchSampler, seed: int, skip: int):
+        self.batches = batches
+        self.sampler = batches.sampler
+        self.batch_size = batches.batch_size
+        self.drop_last = batches.drop_last
+        self.place = (seed, get_rank())
+        self.epoch = 0
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[list]:
+        for i, batch in enumerate(self.batches):
+            if self.skip:
+                self.skip -= 1
+                continue
+            yield [((*self.place, self.epoch, i, j), index)
+                   for j, index in enumerate(batch)]
+        # mmengine's hook counts the epochs, but in loops over iterations.
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
-class RandomStateHook(Hook):
-    """Keeps the random state in checkpoints, for resuming bit for bit.
+class _SkippingIterator:
+    """Stands in for the iterator of mmengine's loop over iterations.
 
-    Worker processes of a dataloader are seeded by mmengine when they start,
-    so a training resumed within an epoch is the same to the bit with
-    ``num_workers=0`` only. All processes of a distributed training resume
-    with the state of the main one, as mmengine seeds them alike.
+    The loop would draw the batches that were trained on once more.
 
-    Validation, which a resumed training does not repeat, draws from the same
-    generators: their state is put back after it.
+    Args:
+        iterator (Iterator): Begins after these batches.
+        skip (int): Their number.
     """
-    # The last to act before the first batch is drawn.
-    priority = 'LOWEST'
+
+    def __init__(self, iterator: Iterator[Any], skip: int):
+        self._iterator = iterator
+        self._skip = skip
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Called by mmengine >= 0.10.12 when it resumes."""
+        self._skip = 0
+
+    def __next__(self) -> Any:
+        if self._skip:
+            self._skip -= 1
+            return None
+        return next(self._iterator)
+
+
+class ExactResumeHook(Hook):
+    """Lets a resumed training do what it would have done without the stop.
+
+    Every random number is drawn from the seed, the process and the place in
+    the training: the iteration for the model; epoch, batch and place in the
+    batch for a sample. So neither the number of worker processes nor their
+    age matters. Batches that were trained on, in the midst of an epoch too,
+    are left out without being loaded.
+
+    What else a pipeline remembers or draws from, such as the earlier images
+    of CachedMosaic or the generators of albumentations, is not restored.
+    """
+    # The first to act: other hooks draw too, and save checkpoints.
+    priority = 'HIGHEST'
 
     def __init__(self) -> None:
-        self._resumed: Optional[Dict[str, Any]] = None
-        self._before_val: Dict[str, Any] = {}
+        self._resumed = 0
+        self._trained = 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the state of this process."""
-        checkpoint['random_state'] = get_random_state()
+        """Add how many batches of the epoch were trained on."""
+        checkpoint['batches_of_epoch'] = self._trained
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take over the state when resuming."""
-        if not runner._resume:
-            return
-        self._resumed = checkpoint.get('random_state')
-        if self._resumed is None:
-            print_log(
-                'the checkpoint holds no state of the random number '
-                'generators: random augmentations start from the seed again',
-                logger='current')
+        """Take them over when resuming."""
+        if runner._resume:
+            self._resumed = checkpoint.get('batches_of_epoch', 0)
 
     def before_train(self, runner: Runner) -> None:
-        """Set the state, after all that was built has drawn from it."""
-        # An iterator draws a number when it is made, and resuming makes one
-        # more.
-        runner.train_dataloader.generator = torch.Generator()
-        if self._resumed is not None:
-            set_random_state(self._resumed)
+        """Let the dataloader begin behind them, and seed each sample."""
+        loop = runner.train_loop
+        loader = loop.dataloader
+        by_iter = hasattr(loop, 'dataloader_iterator')
+        skip = loop.iter if by_iter else self._resumed
+        batches = _SeededBatches(loader.batch_sampler, runner.seed, skip)
+        # Plain assignment is refused by DataLoader.
+        vars(loader)['batch_sampler'] = batches
+        setattr(loader.dataset, '__getitems__',
+                partial(_load_seeded, loader.dataset))
+        if by_iter:
+            self._resumed = 0  # its batches are counted by the loop
+            # The original mmengine has begun to draw already.
+            loader._iterator = None
+            if isinstance(batches.sampler, InfiniteSampler):
+                batches.sampler.indices = batches.sampler._indices_of_rank()
+            loop.dataloader_iterator = _SkippingIterator(
+                type(loop.dataloader_iterator)(loader), skip)
 
-    def before_val(self, runner: Runner) -> None:
-        """Remember the state."""
-        self._before_val = get_random_state()
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Count the epochs of the samples."""
+        runner.train_dataloader.batch_sampler.epoch = runner.epoch
 
-    def after_val(self, runner: Runner) -> None:
-        """Put the state back."""
-        set_random_state(self._before_val)
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Any = None) -> None:
+        """Seed the model."""
+        _seed(runner.seed, get_rank(), runner.iter)
+        self._trained = self._resumed + batch_idx + 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Begin to count anew."""
+        self._resumed = self._trained = 0
+        # Left where the resumed epoch has fewer batches than it had.
+        runner.train_dataloader.batch_sampler.skip = 0
+
+    def after_train(self, runner: Runner) -> None:
+        """Let the workers end; garbage collection would end them by force."""
+        runner.train_dataloader._iterator = None
+        if hasattr(runner.train_loop, 'dataloader_iterator'):
+            runner.train_loop.dataloader_iterator = None
 
 
 class FiniteLossHook(Hook):

@@ -18,7 +18,7 @@ from .checkpoints import CheckpointFitHook, safe_checkpoints
 from .config import load_config
 from .data_checks import check_data
 from .errors import UserError, mistakes_as_user_errors, require_utf8
-from .hooks import FiniteLossHook, RandomStateHook
+from .hooks import ExactResumeHook, FiniteLossHook
 from .loading_errors import named_loading_errors
 from .recording import TrainingRecordHook
 from .resuming import find_newest_checkpoint, save_whole_checkpoints
@@ -114,7 +114,7 @@ def train(config: str,
         save_whole_checkpoints(runner)
         runner.register_hook(CheckpointFitHook(complete=cfg.resume))
         runner.register_hook(FiniteLossHook())
-        runner.register_hook(RandomStateHook())
+        runner.register_hook(ExactResumeHook())
         runner.register_hook(TrainingRecordHook(cfg, config, arguments))
         runner.train()
     return runner

@@ -28,13 +28,22 @@ SLIM = dict(
     kernel_sizes=(3, 3, 3, 3),
     grid_sizes=(8, 7, 7, 1),
     ds_ratios=(8, 4, 2, 1))
+AUGMENTATIONS = {
+    'mask-rcnn': dict(
+        type='RandomResize', scale=(96, 64), ratio_range=(0.5, 1.5),
+        keep_ratio=True),
+    'segmentor': dict(type='RandomCrop', crop_size=(48, 48)),
+    # Its images are of one colour each.
+    'classifier': dict(type='ColorJitter', brightness=0.5)
+}
 FLIP = dict(type='RandomFlip', prob=0.5)
 
 
 def write_config(kind: str, path: Path, by_epoch: bool = False,
                  num_steps: int = 4, every: int = 2, **checkpoint) -> str:
     """Config of a short training with all that holds a state: moving
-    averages, random flips, drop path, a schedule, validation in between."""
+    averages, random augmentations, drop path, a schedule, validation in
+    between."""
     cfg = Config.fromfile(CONFIGS / f'{kind}.py')
     cfg.model.backbone.update(arch=SLIM, drop_path_rate=0.3)
     for part, channels in (('decode_head', 16), ('head', 32)):
@@ -45,7 +54,9 @@ def write_config(kind: str, path: Path, by_epoch: bool = False,
         **{'max_epochs' if by_epoch else 'max_iters': num_steps})
     dataset = cfg.train_dataloader.dataset
     dataset = dataset.get('dataset', dataset)
-    dataset.pipeline = [*dataset.pipeline[:-1], FLIP, dataset.pipeline[-1]]
+    dataset.pipeline = [
+        *dataset.pipeline[:-1], AUGMENTATIONS[kind], FLIP, dataset.pipeline[-1]
+    ]
     if not by_epoch:
         cfg.train_dataloader.sampler = dict(type='InfiniteSampler')
         cfg.train_dataloader.pop('batch_sampler', None)
@@ -84,31 +95,51 @@ def training_state(path: Path) -> dict:
     return content
 
 
+def workers(number: int, persistent: bool = True) -> dict:
+    return {
+        'train_dataloader.num_workers': number,
+        'train_dataloader.persistent_workers': persistent and number > 0
+    }
+
+
+# Interrupted after two iterations, two epochs, or within the first of two.
+# What workers draw must not depend on how many they are, nor for how long.
+INTERRUPTIONS = {
+    'iters': (dict(), {}, workers(1)),
+    'epochs': (dict(by_epoch=True), {}, workers(1, persistent=False)),
+    'within': (dict(by_epoch=True, num_steps=2), {
+        'default_hooks.checkpoint.by_epoch': False,
+        'train_dataloader.batch_size': 1
+    }, workers(0)),
+}
+
+
 @pytest.mark.parametrize('kind', ROOTS)
-@pytest.mark.parametrize('by_epoch', [False, True], ids=['iters', 'epochs'])
+@pytest.mark.parametrize('interruption', INTERRUPTIONS)
 @pytest.mark.skipif(
     Version(mmengine.__version__) < Version('0.10.12'),
     reason='the original mmengine replays the data when it resumes')
-def test_two_and_two_are_four(kind, by_epoch, request, tmp_path):
+def test_two_and_two_are_four(kind, interruption, request, tmp_path):
     data_root = str(request.getfixturevalue(ROOTS[kind]))
-    config = write_config(kind, tmp_path / 'config.py', by_epoch)
-    stem = 'epoch' if by_epoch else 'iter'
-    for name in ('whole', 'resumed'):
-        (tmp_path / name).mkdir()
+    steps, options, other_workers = INTERRUPTIONS[interruption]
+    config = write_config(kind, tmp_path / 'config.py', **steps)
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    resumed.mkdir()
     # No seed is given: the resumed run takes over that of the first.
-    apis.train(config, data_root=data_root, work_dir=str(tmp_path / 'whole'))
-    middle, end = f'{stem}_2.pth', f'{stem}_4.pth'
-    (tmp_path / 'resumed' / middle).write_bytes(
-        (tmp_path / 'whole' / middle).read_bytes())
+    apis.train(config, data_root=data_root, work_dir=str(whole),
+               cfg_options={**options, **workers(2)})
+    middle = 'epoch_2.pth' if interruption == 'epochs' else 'iter_2.pth'
+    end = Path((whole / 'last_checkpoint').read_text()).name
+    (resumed / middle).write_bytes((whole / middle).read_bytes())
     torch.rand(7)  # other draws in between
     apis.train(config, data_root=data_root, resume='auto',
-               work_dir=str(tmp_path / 'resumed'))
-    states = [training_state(tmp_path / name / end)
-              for name in ('whole', 'resumed')]
-    assert {'state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict',
-            'random_state'} <= set(states[0])
+               work_dir=str(resumed), cfg_options={**options, **other_workers})
+    states = [training_state(folder / end) for folder in (whole, resumed)]
+    assert {'state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'
+            } <= set(states[0])
     assert_same(*states)
-    before = training_state(tmp_path / 'whole' / middle)
+    before = training_state(whole / middle)
+    assert states[0]['meta']['iter'] > before['meta']['iter']
     moved = [not torch.equal(v, before['state_dict'][k])
              for k, v in states[0]['state_dict'].items()
              if v.is_floating_point()]
