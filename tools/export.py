@@ -5,6 +5,10 @@ non-maximum suppression; a two-stage detector becomes three files, one up to
 each suppression and one for the masks. A json file beside them tells how
 images are prepared, and names and shapes of inputs and outputs.
 
+--check prints, for each output and size, the largest absolute difference from
+the model in eager mode by the standard deviation of the model's own values;
+1e-4 passes. Integers have to be the same.
+
 Examples:
     python tools/export.py CONFIG CHECKPOINT --out model.onnx --check
     python tools/export.py CONFIG CHECKPOINT --out model.onnx --part backbone

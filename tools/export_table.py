@@ -3,8 +3,9 @@
 The backbones of all variants, and the classifier, RetinaNet, Mask R-CNN and
 UperNet of the smallest variant of each family, are exported with random
 weights and compared with the model at sizes that the export did not see.
-Ends with 1 if one differs. All of them take about an hour on two cores; rows
-of those that are not named stay as they are.
+Ends with 1 if an output differs by more than 1e-4 of its standard deviation.
+All of them take about an hour on two cores; rows of those that are not named
+stay as they are.
 
 Examples:
     python tools/export_table.py

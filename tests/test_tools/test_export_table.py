@@ -1,6 +1,8 @@
 """The table of exports: complete, within the tolerance, and how it is kept."""
 import importlib.util
 import shutil
+import subprocess
+import sys
 
 import pytest
 from mmhier.apis import UserError
@@ -109,3 +111,18 @@ def test_a_measured_row(tool, tmp_path):
     assert (onnx[0], program[0]) == ('onnx', 'torch')
     assert 0 < float(onnx[-1]) < TOLERANCE
     assert 0 < float(onnx[1]) == float(program[1]) < 1
+
+
+def test_a_good_and_a_bad_call(tool):
+    command = [sys.executable, ROOT / 'tools' / 'export_table.py']
+    listed = subprocess.run(
+        [*command, '--list'], text=True, capture_output=True)
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.splitlines()[-len(VARIANTS) - 16:] == list(
+        tool.list_exports())
+    ended = subprocess.run(
+        [*command, 'lit-giant'], text=True, capture_output=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == (
+        'error: lit-giant is no row of the table: --list prints their names')
+    assert 'Traceback' not in ended.stderr
