@@ -206,19 +206,19 @@ def test_whole_maps_have_no_bands(narrow_bands):
 
 
 @pytest.mark.parametrize('activation', [None, 'silu', 'gelu'])
-@pytest.mark.parametrize('shape', [(1, 400, 48), (2, 30, 31, 48)])
+@pytest.mark.parametrize('shape', [(2, 200, 48), (2, 700, 48),
+                                   (2, 30, 31, 48)])
 def test_fused_linear_layers_are_those_of_torch(activation, shape,
                                                 monkeypatch):
     module = importlib.import_module('mmhier.models.layers.linear')
-    fused = []
+    convolved = []
 
     def convolve(*args, **kwargs):
-        fused.append(args)
+        convolved.append(args)
         return original(*args, **kwargs)
 
     original = module.convolve
     monkeypatch.setattr(module, 'convolve', convolve)
-    monkeypatch.setattr(module, 'LEAST_MACS', 0)
     torch.manual_seed(0)
     layer = Linear(48, 20)
     x = torch.randn(shape)
@@ -226,10 +226,10 @@ def test_fused_linear_layers_are_those_of_torch(activation, shape,
     if activation:
         expected = getattr(F, activation)(expected)
     torch.testing.assert_close(layer(x, then=activation), expected)
-    assert not fused  # With gradients oneDNN's own operators are of no use.
+    assert not convolved  # Of no use with gradients.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch.testing.assert_close(layer(x, then=activation), expected)
-    assert len(fused) == 1
+    assert len(convolved) == (x.numel() > 1024 * 48)
     assert counter.get_total_flops() == 2 * x.numel() * 20
 
 

@@ -76,7 +76,8 @@ def _attend_by_convolutions(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # Laid out as the caller will need it, (B, N, heads, d).
     out = q.new_empty(batch, num_queries, heads, head_dim).transpose(1, 2)
     count = max(1, LOGITS_BYTES // (q.element_size() * k.shape[2]))
-    keys = k * head_dim**-0.5
+    # oneDNN is lost among kernels that are not in one piece.
+    keys = k.contiguous() * head_dim**-0.5
     values = v.transpose(2, 3).contiguous()
     for i, j in product(range(batch), range(heads)):
         for first in range(0, num_queries, count):

@@ -1,4 +1,5 @@
 """Linear layers and convolutions, fast on every CPU."""
+from math import prod
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -16,8 +17,9 @@ HAS_ONEDNN = (torch.backends.mkldnn.is_available()
               and hasattr(torch.ops.mkldnn, '_convolution_pointwise'))
 # Convolutions of one image of up to this many numbers bypass oneDNN.
 SMALLEST_CONVOLUTION = 20480
-# Multiply-adds from which oneDNN pays even if its weights are laid out anew.
-LEAST_MACS = 2**23
+# Positions up to which oneDNN's linear layer, which lays out its weights at a
+# lower cost, is faster than its convolution.
+MOST_LINEAR_ROWS = 1024
 ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = dict(
     silu=F.silu, gelu=F.gelu)
 # What oneDNN calls them, and the way to compute them.
@@ -45,7 +47,7 @@ def takes_convolution(x: Tensor) -> bool:
     """Whether torch takes oneDNN for a 1x1 convolution of (..., C), and it
     is faster than a linear layer."""
     return suits_onednn(x) and (
-        x.shape[0] > 1 or torch.compiler.is_compiling()
+        x.ndim == 4 and x.shape[0] > 1 or torch.compiler.is_compiling()
         or x.numel() > SMALLEST_CONVOLUTION)
 
 
@@ -73,11 +75,14 @@ def linear(x: Tensor,
     Returns:
         Tensor: (..., out_features).
     """
-    if (fuses_activations(x)
-            and x.numel() // x.shape[-1] * weight.numel() > LEAST_MACS):
-        return over_pixels(
-            lambda x: convolve(x, weight[:, :, None, None], bias, activation),
-            x)
+    if fuses_activations(x):
+        if x.numel() > MOST_LINEAR_ROWS * x.shape[-1]:
+            return over_pixels(
+                lambda x: convolve(x, weight[:, :, None, None], bias,
+                                   activation), x)
+        name, algorithm = ONEDNN_ACTIVATIONS[activation]
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [],
+                                                  algorithm)
     if takes_convolution(x):
         x = over_pixels(
             lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
@@ -113,15 +118,22 @@ def convolve(x: Tensor,
         algorithm)
 
 
-def _count_flops(x_shape: List[int], weight_shape: List[int], *args: Any,
-                 out_shape: List[int], **kwargs: Any) -> int:
+def _count_convolution(x_shape: List[int], weight_shape: List[int],
+                       *args: Any, out_shape: List[int],
+                       **kwargs: Any) -> int:
     return conv_flop_count(x_shape, weight_shape, out_shape)
 
 
-# Else torch's FlopCounterMode would not see what `convolve` computes.
-if HAS_ONEDNN and torch.ops.mkldnn._convolution_pointwise not in flop_registry:
-    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(
-        _count_flops)
+def _count_linear(x_shape: List[int], weight_shape: List[int], *args: Any,
+                  **kwargs: Any) -> int:
+    return 2 * prod(x_shape) * weight_shape[0]
+
+
+# Else torch's FlopCounterMode would not see what these compute.
+for _operator, _formula in (('_convolution_pointwise', _count_convolution),
+                            ('_linear_pointwise', _count_linear)):
+    if HAS_ONEDNN and getattr(torch.ops.mkldnn, _operator) not in flop_registry:
+        register_flop_formula(getattr(torch.ops.mkldnn, _operator))(_formula)
 
 
 def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -134,9 +146,10 @@ def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         Tensor: (B, N, C') or (B, H, W, C').
     """
-    rows = x if x.ndim == 4 else x.unsqueeze(2)
+    # A single long row: oneDNN works along rows.
+    rows = x if x.ndim == 4 else x.flatten(0, 1)[None, None]
     out = function(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return out if x.ndim == 4 else out.squeeze(2)
+    return out if x.ndim == 4 else out[0, 0].unflatten(0, x.shape[:2])
 
 
 class Linear(nn.Linear):
