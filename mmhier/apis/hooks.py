@@ -42,10 +42,9 @@ class _SeededBatches(BatchSampler):
     """
 
     def __init__(self, batches: BatchSampler, seed: int, skip: int):
+        # What hooks and users ask of the sampler.
+        vars(self).update(vars(batches))
         self.batches = batches
-        self.sampler = batches.sampler
-        self.batch_size = batches.batch_size
-        self.drop_last = batches.drop_last
         self.place = (seed, get_rank())
         self.epoch = 0
         self.skip = skip
