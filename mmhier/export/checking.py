@@ -64,6 +64,12 @@ def check_export(model: torch.nn.Module,
     for graph, path in zip(graphs, graph_paths(Path(out), graphs)):
         if not path.is_file():
             raise UserError(f'{path} does not exist: export the model first')
+        for size in sizes:
+            if path.suffix == '.pt2' and min(size) < graph.min_program_size:
+                raise UserError(
+                    f'{path} is a program of torch, which takes heights and '
+                    f'widths from {graph.min_program_size}, so it cannot be '
+                    f'checked with --sizes {size[0]}x{size[1]}')
         run = _open_program(path, list(graph.inputs), list(graph.outputs))
         for i, size in enumerate(sizes):
             inputs = graph.example_inputs(1 + i % 2, *size)
