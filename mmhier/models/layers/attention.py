@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .linear import Linear, fuses_activations, linear
+from .tracing import is_traced
 
 # Numbers of keys and queries between which convolutions are the faster way,
 # and what logits take at a time.
@@ -64,7 +65,7 @@ def _suits_convolutions(q: Tensor, k: Tensor) -> bool:
     That multiplies matrices by MKL, see :func:`suits_onednn`; with many
     keys its single pass over them makes up for it.
     """
-    return (q.ndim == 4 and fuses_activations(k[0])
+    return (q.ndim == 4 and not is_traced() and fuses_activations(k[0])
             and LEAST_KEYS <= k.shape[2] <= MOST_KEYS
             and q.shape[2] >= LEAST_QUERIES)
 

@@ -39,25 +39,27 @@ def suits_onednn(x: Tensor) -> bool:
     """
     return (x.device.type == 'cpu' and x.dtype == torch.float32
             and x.ndim in (3, 4) and HAS_ONEDNN
-            and not torch.compiler.is_exporting()
+            and (torch.compiler.is_dynamo_compiling()
+                 or not torch.compiler.is_exporting())
             and not torch.is_autocast_enabled('cpu'))
 
 
 def takes_convolution(x: Tensor) -> bool:
     """Whether torch takes oneDNN for a 1x1 convolution of (..., C), and it
     is faster than a linear layer."""
-    return suits_onednn(x) and (
-        x.ndim == 4 and x.shape[0] > 1 or torch.compiler.is_compiling()
-        or x.numel() > SMALLEST_CONVOLUTION)
+    return (suits_onednn(x) and not is_traced()
+            and (x.ndim == 4 and x.shape[0] > 1
+                 or x.numel() > SMALLEST_CONVOLUTION))
 
 
 def fuses_activations(x: Tensor) -> bool:
     """Whether layers activate what they compute before it leaves the cache.
 
-    They do in inference where :func:`suits_onednn` is true.
+    They do in inference where :func:`suits_onednn` is true, compiled too.
     """
     return (not torch.is_grad_enabled() and suits_onednn(x)
-            and not is_traced() and not uses_whole_maps())
+            and (torch.compiler.is_dynamo_compiling()
+                 or not is_traced() and not uses_whole_maps()))
 
 
 def linear(x: Tensor,
@@ -76,6 +78,8 @@ def linear(x: Tensor,
         Tensor: (..., out_features).
     """
     if fuses_activations(x):
+        if is_traced():
+            return _linear_of_graph(x, weight, bias, activation)
         if x.numel() > MOST_LINEAR_ROWS * x.shape[-1]:
             return over_pixels(
                 lambda x: convolve(x, weight[:, :, None, None], bias,
@@ -89,6 +93,19 @@ def linear(x: Tensor,
     else:
         x = F.linear(x, weight, bias)
     return x if activation is None else ACTIVATIONS[activation](x)
+
+
+@torch.library.custom_op('mmhier::linear', mutates_args=())
+def _linear_of_graph(x: Tensor, weight: Tensor, bias: Optional[Tensor],
+                     activation: Optional[str]) -> Tensor:
+    """:func:`linear` in a compiled graph, which would take MKL."""
+    return linear(x, weight, bias, activation).contiguous()
+
+
+@_linear_of_graph.register_fake
+def _(x: Tensor, weight: Tensor, bias: Optional[Tensor],
+      activation: Optional[str]) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def convolve(x: Tensor,
