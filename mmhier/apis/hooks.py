@@ -43,7 +43,7 @@ class _SeededBatches(BatchSampler):
 
     def __init__(self, batches: BatchSampler, seed: int, skip: int):
         # What hooks and users ask of the sampler.
-        vars(self).update(vars(batches))
+        self.__dict__.update(vars(batches))
         self.batches = batches
         self.place = (seed, get_rank())
         self.epoch = 0
