@@ -169,20 +169,26 @@ def test_mask_rcnn_detects_what_mmdet_does(tmp_path):
         assert result.masks.any() and same.float().mean() > 0.999
 
 
-def test_programs_of_detectors_are_equal_at_odd_and_even_sizes(tmp_path):
-    model = slim('mask_rcnn')
+@pytest.mark.parametrize('name, sizes', [
+    ('mask_rcnn', [(65, 65), (97, 150), (160, 131), (128, 224)]),
+    ('retinanet', [(129, 129), (150, 257), (256, 131)]),
+])
+def test_programs_of_detectors_are_equal_at_odd_and_even_sizes(
+        name, sizes, tmp_path):
+    model = slim(name)
     out = tmp_path / 'model.pt2'
-    graph = build_graphs(prepare_for_export(model))[0]
-    path, = graph_paths(out, [graph])
-    write_graph(graph, path, 'torch')
-    program = torch.export.load(path).module()
-    # The coarsest level subsamples maps of odd and of even sides.
-    for size in [(65, 65), (97, 150), (160, 131), (128, 224)]:
-        images, = graph.example_inputs(1, *size)
-        for a, b in zip(program(images), graph(images)):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match='from 65, so it cannot be checked '
-                       'with --sizes 80x64'):
+    graphs = build_graphs(prepare_for_export(model))
+    for graph, path in zip(graphs, graph_paths(out, graphs)):
+        write_graph(graph, path, 'torch')
+        program = torch.export.load(path).module()
+        # The coarsest level subsamples maps of odd and of even sides.
+        for size in sizes:
+            inputs = graph.example_inputs(1, *size)
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    program(*inputs), graph(*inputs), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match=f'from {sizes[0][0]}, so it cannot be '
+                       'checked with --sizes 80x64'):
         check_export(model, out, sizes=[(80, 64)])
 
 
