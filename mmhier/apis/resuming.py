@@ -1,4 +1,5 @@
 """Checkpoints that survive an interruption, and which one to go on from."""
+import math
 import os
 import os.path as osp
 import tempfile
@@ -6,11 +7,13 @@ from glob import escape, glob
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmhier.checkpoints import CheckpointError, read_checkpoint
+from mmhier.checkpoints.reading import SAFE_TYPES
 from .errors import UserError
 
 _BACKEND = 'mmhier-local'
@@ -88,16 +91,19 @@ def find_newest_checkpoint(
         work_dir: str) -> Tuple[Optional[str], List[str]]:
     """Find the newest checkpoint of a folder that a run can go on from.
 
+    That is the one of the last iteration; among those of the same, the file
+    that was written last.
+
     Args:
         work_dir (str): Folder of a run.
 
     Returns:
         tuple[str | None, list[str]]: The checkpoint, None where there is
-        none, and why newer ones were skipped.
+        none, and why others were skipped.
     """
     paths = glob(osp.join(escape(work_dir), '*.pth'))
     skipped = []
-    for path in sorted(paths, key=osp.getmtime, reverse=True):
+    for path in sorted(paths, key=_progress, reverse=True):
         try:
             content = read_checkpoint(path)
         except CheckpointError as error:
@@ -107,3 +113,19 @@ def find_newest_checkpoint(
             return path, skipped
         skipped.append(f'{path} holds no training state')
     return None, skipped
+
+
+def _progress(path: str) -> Tuple[float, float]:
+    """Iteration of a checkpoint and time of its file."""
+    try:
+        # Without its tensors, which stay in the file.
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            content = torch.load(
+                path, map_location='cpu', mmap=True, weights_only=True)
+        iteration = content['meta']['iter']
+    except (KeyError, TypeError):
+        iteration = -1
+    except Exception:
+        # Whatever it was, reading it whole is tried first, and says why not.
+        iteration = math.inf
+    return iteration, osp.getmtime(path)

@@ -134,7 +134,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
         require_utf8('checkpoint', resume)
         cfg.load_from, cfg.resume = resume, True
     for reason in skipped:
-        print_log(f'skipped a newer checkpoint: {reason}')
+        print_log(f'skipped a checkpoint: {reason}')
     if cfg.resume:
         with mistakes_as_user_errors():
             cfg.load_from = find_checkpoint(cfg.load_from)

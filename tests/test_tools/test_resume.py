@@ -1,17 +1,17 @@
 """Interrupted trainings: nothing is lost, and they go on to the same bits."""
 import errno
 import os
-import signal
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
-import mmengine
 import pytest
 import torch
 from mmengine.config import Config
-from packaging.version import Version
 from mmhier import apis
+from mmhier.apis.resuming import find_newest_checkpoint
 from mmhier.checkpoints import read_checkpoint
 from .conftest import CONFIGS
 
@@ -116,9 +116,6 @@ INTERRUPTIONS = {
 
 @pytest.mark.parametrize('kind', ROOTS)
 @pytest.mark.parametrize('interruption', INTERRUPTIONS)
-@pytest.mark.skipif(
-    Version(mmengine.__version__) < Version('0.10.12'),
-    reason='the original mmengine replays the data when it resumes')
 def test_two_and_two_are_four(kind, interruption, request, tmp_path):
     data_root = str(request.getfixturevalue(ROOTS[kind]))
     steps, options, other_workers = INTERRUPTIONS[interruption]
@@ -146,9 +143,6 @@ def test_two_and_two_are_four(kind, interruption, request, tmp_path):
     assert any(moved)
 
 
-@pytest.mark.skipif(
-    Version(mmengine.__version__) < Version('0.10.12'),
-    reason='the original mmengine replays the data when it resumes')
 def test_resuming_does_not_load_the_data_again(masks_root, tmp_path,
                                                monkeypatch):
     from mmseg.datasets import BaseSegDataset
@@ -166,63 +160,150 @@ def test_resuming_does_not_load_the_data_again(masks_root, tmp_path,
     assert len(loaded) == 2 * runner.train_dataloader.batch_size
 
 
-KILLED_WHILE_WRITING = '''
-import os, signal, sys
+KILLED = '''
+import os, pathlib, signal, sys
+import torch
 from mmhier import apis
-written = 0
-def fsync(descriptor, fsync=os.fsync):
-    global written
-    written += 1
-    if written == 2:
-        os.ftruncate(descriptor, 1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(descriptor)
-os.fsync = fsync
-apis.train(sys.argv[1], data_root=sys.argv[2], work_dir=sys.argv[3])
+
+def train(moment, data_root, config, work_dir):
+    # Kills itself before a step on a file, and lists the steps before it.
+    steps = open(f'{work_dir}.steps', 'a', buffering=1)
+    def killed_at(name, step, target):
+        def act(*args, **kwargs):
+            global moment_now
+            if not str(args[target]).endswith('.pth') and name != 'fsync':
+                return step(*args, **kwargs)
+            moment_now += 1
+            if moment_now == moment:
+                if name == 'fsync':
+                    os.ftruncate(args[0], 1000)
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(*args, **kwargs)
+            steps.write(f'{name} {args[target]}\\n')
+        return act
+    os.fsync = killed_at('fsync', os.fsync, 0)
+    os.replace = killed_at('replace', os.replace, 1)
+    pathlib.Path.unlink = killed_at('unlink', pathlib.Path.unlink, 0)
+    apis.train(config, data_root=data_root, work_dir=work_dir, seed=0)
+
+moment_now = 0
+folder, data_root, *configs = sys.argv[1:]
+torch.set_num_threads(1)
+for config in configs:
+    status, moment = None, 0
+    while status != 0:
+        moment += 1
+        pid = os.fork()
+        if not pid:
+            name = pathlib.Path(config).stem
+            train(moment, data_root, config, f'{folder}/{name}_{moment}')
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        assert status in (0, signal.SIGKILL), status
 '''
 
 
-def test_kill_while_writing_loses_no_checkpoint(masks_root, tmp_path, capfd):
+def test_kill_at_any_moment_loses_no_checkpoint(masks_root, tmp_path, capfd):
     # One checkpoint is kept, so the first is outdated when the second comes.
-    config = write_config('segmentor', tmp_path / 'config.py',
-                          max_keep_ckpts=1)
-    work_dir = tmp_path / 'run'
-    done = subprocess.run([
-        sys.executable, '-c', KILLED_WHILE_WRITING, config, masks_root,
-        work_dir
-    ], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [p.name for p in work_dir.glob('*.pth')] == ['iter_2.pth']
-    (unfinished, ) = work_dir.glob('.*.unfinished')
-    capfd.readouterr()
-    runner = apis.train(config, data_root=str(masks_root), resume='auto',
-                        work_dir=str(work_dir))
-    assert runner.iter == 4
-    assert [p.name for p in work_dir.glob('*.pth')] == ['iter_4.pth']
-    assert not unfinished.exists()
-    out = ''.join(capfd.readouterr())
-    assert f'going on from {work_dir}/iter_2.pth' in out
-    assert f'removed {unfinished}, which an interrupted run left' in out
+    configs = [
+        write_config('segmentor', tmp_path / f'{name}.py', name == 'epochs',
+                     max_keep_ckpts=1, save_best='mIoU', rule='less')
+        for name in ('iters', 'epochs')
+    ]
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, tmp_path, masks_root, *configs],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for config in configs:
+        name = Path(config).stem
+        runs = list(tmp_path.glob(f'{name}_*.steps'))
+        assert len(runs) >= 9, done.stdout
+        resumed_from = set()
+        for steps in runs:
+            work_dir = steps.with_suffix('')
+            present = set()
+            newest = None
+            for step in steps.read_text().splitlines():
+                action, path = step.split(' ', 1)
+                if action == 'replace':
+                    present.add(path)
+                    if 'best' not in Path(path).name:
+                        newest = path
+                elif action == 'unlink':
+                    present.remove(path)
+                    assert newest in present
+            assert {str(p) for p in work_dir.glob('*.pth')} == present
+            for path in present:
+                read_checkpoint(path)
+            unfinished = list(work_dir.glob('.*.unfinished'))
+            capfd.readouterr()
+            apis.train(config, data_root=str(masks_root), resume='auto',
+                       work_dir=str(work_dir), seed=0)
+            out = ''.join(capfd.readouterr())
+            assert newest is None or f'going on from {newest}' in out
+            resumed_from.add(newest and Path(newest).name)
+            assert (work_dir / f'{name[:-1]}_4.pth').exists()
+            assert not list(work_dir.glob('.*.unfinished'))
+            for path in unfinished:
+                assert f'removed {path}, which an interrupted run left' in out
+        assert len(resumed_from) == 3
 
 
-def test_damaged_checkpoint_is_skipped_and_named(masks_root, tmp_path, capfd):
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def flip_bit(path: Path) -> None:
+    """In the middle of the largest tensor, where torch looks at nothing."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('damage, reason', [
+    (truncate, 'is truncated or not a checkpoint'),
+    (flip_bit, 'is damaged: the checksum of its part'),
+])
+def test_damaged_checkpoint_is_skipped_and_named(damage, reason, masks_root,
+                                                 tmp_path, capfd):
     config = write_config('segmentor', tmp_path / 'config.py')
     arguments = dict(data_root=str(masks_root), work_dir=str(tmp_path))
     apis.train(config, **arguments)
     newest = tmp_path / 'iter_4.pth'
-    newest.write_bytes(newest.read_bytes()[:5000])
+    damage(newest)
     capfd.readouterr()
     runner = apis.train(config, resume='auto', **arguments)
     out = ''.join(capfd.readouterr())
-    assert 'skipped a newer checkpoint' in out and str(newest) in out
+    skipped, = re.findall('skipped a checkpoint: (.*)', out)
+    assert str(newest) in skipped and reason in skipped
     assert f'going on from {tmp_path}/iter_2.pth' in out
     assert runner.iter == 4
     read_checkpoint(newest)
 
     for path in tmp_path.glob('*.pth'):
-        path.write_bytes(path.read_bytes()[:5000])
+        damage(path)
     with pytest.raises(apis.UserError, match='Start anew with --overwrite'):
         apis.train(config, resume='auto', **arguments)
+
+
+def test_newest_is_that_of_the_last_iteration(masks_root, tmp_path):
+    """Whatever copying made of the files' times, and their names."""
+    config = write_config('segmentor', tmp_path / 'config.py', num_steps=10,
+                          save_best='mIoU')
+    apis.train(config, data_root=str(masks_root), work_dir=str(tmp_path))
+    for age, step in enumerate((10, 4, 8, 2, 6)):
+        os.utime(tmp_path / f'iter_{step}.pth', (age, age))
+    newest, skipped = find_newest_checkpoint(str(tmp_path))
+    assert newest == str(tmp_path / 'iter_10.pth')
+    (tmp_path / 'iter_10.pth').unlink()
+    (tmp_path / 'iter_2.pth').rename(tmp_path / 'epoch_12.pth')
+    newest, skipped = find_newest_checkpoint(str(tmp_path))
+    assert newest == str(tmp_path / 'iter_8.pth')
+    copy = tmp_path / 'copy.pth'
+    copy.write_bytes((tmp_path / 'iter_8.pth').read_bytes())
+    assert find_newest_checkpoint(str(tmp_path))[0] == str(copy)
 
 
 def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
