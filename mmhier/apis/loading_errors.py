@@ -1,7 +1,9 @@
 """What goes wrong while data is loaded, in one line that names the file."""
 import re
+import time
 from contextlib import contextmanager
 from io import BytesIO
+from traceback import walk_tb
 from typing import Any, Dict, Iterator, Optional
 from unittest.mock import patch
 
@@ -86,15 +88,37 @@ def named_loading_errors() -> Iterator[None]:
             message = text.rsplit('UserError: ', 1)[1].strip()
             raise UserError(message) from error
         raise
-    except RuntimeError as error:
-        if re.match(r'DataLoader worker \(pid.* (exited unexpectedly|is '
-                    r'killed by signal)', str(error)):
+    except Exception as error:
+        if _is_of_lost_worker(error):
             raise UserError(
                 'a worker process of a dataloader was killed, most often for '
                 'want of memory: lower num_workers or batch_size. Checkpoints '
                 'that were written are kept: go on from the newest with '
                 '--resume') from error
         raise
+
+
+def _is_of_lost_worker(error: Exception) -> bool:
+    """Whether a worker of the dataloader that raised it has died."""
+    if re.match(
+            r'DataLoader worker \(pid.* (exited unexpectedly|is killed by '
+            r'signal)', str(error)):
+        return True
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code.co_name != '_try_get_data':
+            continue
+        # A batch cannot be opened any more once its worker is gone, which the
+        # system may report a little later.
+        workers = frame.f_locals['self']._workers
+        end = time.monotonic() + 2
+        try:
+            while time.monotonic() < end:
+                if any(worker.exitcode is not None for worker in workers):
+                    return True
+                time.sleep(0.01)
+        except RuntimeError:  # torch's own report
+            return True
+    return False
 
 
 def _is_cut_off(content: bytes) -> bool:

@@ -3,10 +3,12 @@ import errno
 import gc
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 from mmhier import apis
 from mmhier.apis.errors import UserError
@@ -120,8 +123,9 @@ def test_flipped_bits_are_found_or_harmless(tmp_path):
     assert 0 < found < 200
 
 
-def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch):
-    from mmcv.transforms import LoadImageFromFile
+@pytest.mark.parametrize('batch_is_left', [False, True])
+def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch,
+                               batch_is_left):
     config = write_config('segmentor', tmp_path / 'config.py', num_steps=6)
     arguments = dict(
         data_root=str(masks_root),
@@ -129,14 +133,25 @@ def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch):
         cfg_options={'train_dataloader.num_workers': 1})
     main = os.getpid()
     load = LoadImageFromFile.transform
+    open_batch = resource_sharer.DupFd.detach
 
     def die(self, results):
         if os.getpid() != main and (tmp_path / 'iter_2.pth').exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, results)
 
+    def lose(self):
+        if (tmp_path / 'iter_2.pth').exists():
+            worker, = multiprocessing.active_children()
+            worker.kill()
+            raise ConnectionResetError(errno.ECONNRESET, 'reset by peer')
+        return open_batch(self)
+
     with monkeypatch.context() as context:
-        context.setattr(LoadImageFromFile, 'transform', die)
+        if batch_is_left:
+            context.setattr(resource_sharer.DupFd, 'detach', lose)
+        else:
+            context.setattr(LoadImageFromFile, 'transform', die)
         message = fail(apis.train, config, **arguments)
     # Until its loader is gone, torch raises the loss of a worker again with
     # the end of any other process.
