@@ -1,5 +1,8 @@
 """Each pytest worker gets one thread: small tensors gain nothing from more."""
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine.config.config
@@ -11,6 +14,17 @@ from yapf.yapflib import yapf_api
 from mmhier.ops import shim
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_module(*arguments):
+    """python -m with these arguments, in the root of the repository."""
+    return subprocess.run(
+        [sys.executable, '-m', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True)
 
 
 @pytest.fixture(autouse=True)

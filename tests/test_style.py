@@ -1,31 +1,18 @@
 """ruff, of the version that pre-commit runs."""
-import subprocess
-import sys
-from pathlib import Path
-
 import yaml
-
-ROOT = Path(__file__).parents[1]
-
-
-def ruff(*arguments):
-    return subprocess.run(
-        [sys.executable, '-m', 'ruff', *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
+from .conftest import ROOT, run_module
 
 
 def test_ruff_finds_nothing():
-    result = ruff('check', '--no-cache', '.')
+    result = run_module('ruff', 'check', '--no-cache', '.')
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_settings_refuse_unused_imports_and_long_lines(tmp_path):
     path = tmp_path / 'module.py'
     path.write_text(f'import os\n\nNAME = {"x" * 80!r}\n')
-    result = ruff('check', '--no-cache', '--config', 'pyproject.toml',
-                  str(path))
+    result = run_module('ruff', 'check', '--no-cache', '--config',
+                        'pyproject.toml', str(path))
     assert result.returncode == 1
     assert 'F401' in result.stdout and 'E501' in result.stdout
 
@@ -33,6 +20,6 @@ def test_settings_refuse_unused_imports_and_long_lines(tmp_path):
 def test_pre_commit_runs_the_pinned_version():
     hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
     revision, = (r['rev'] for r in hooks['repos'] if 'ruff' in r['repo'])
-    version = ruff('version').stdout.split()[1]
+    version = run_module('ruff', 'version').stdout.split()[1]
     pins = (ROOT / 'requirements/tests.txt').read_text().split()
     assert revision == f'v{version}' and f'ruff=={version}' in pins

@@ -1,22 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def mypy(*arguments):
-    return subprocess.run(
-        [sys.executable, '-m', 'mypy', *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
+from .conftest import ROOT, run_module
 
 
 def test_types_of_the_package(tmp_path):
-    result = mypy('--cache-dir', str(tmp_path))
+    result = run_module('mypy', '--cache-dir', str(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -27,7 +14,7 @@ def test_types_of_the_package(tmp_path):
 def test_settings_refuse_functions_without_types(tmp_path, function):
     path = tmp_path / 'module.py'
     path.write_text(function)
-    result = mypy('--cache-dir', str(tmp_path), '--config-file',
-                  str(ROOT / 'pyproject.toml'), str(path))
+    result = run_module('mypy', '--cache-dir', str(tmp_path), '--config-file',
+                        str(ROOT / 'pyproject.toml'), str(path))
     assert result.returncode == 1
     assert 'missing a type annotation' in result.stdout

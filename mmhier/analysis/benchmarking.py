@@ -8,9 +8,20 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 import torch.nn.functional as F
@@ -171,24 +182,39 @@ def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
     images = case.images()
     parameters = list(model.parameters()) if isinstance(
         model, nn.Module) else []
-    known = {x.untyped_storage().data_ptr() for x in (images, *parameters)}
-    saved: Dict[int, int] = {}
-    kept = []
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-            kept.append(storage)  # or its address may be given out again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+    with collect_saved_bytes([images, *parameters]) as saved:
         with torch.autocast(
                 case.device,
                 DTYPES[case.dtype],
                 enabled=case.dtype != 'float32'):
             model(images)
     return sum(saved.values())
+
+
+@contextmanager
+def collect_saved_bytes(known: Iterable[Tensor]) -> Iterator[Dict[int, int]]:
+    """Collect what a forward pass within keeps for the backward pass.
+
+    Args:
+        known (Iterable[Tensor]): Tensors whose storages are left out.
+
+    Yields:
+        dict[int, int]: Bytes of each storage by its address.
+    """
+    addresses = {x.untyped_storage().data_ptr() for x in known}
+    saved: Dict[int, int] = {}
+    kept = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in addresses:
+                saved[storage.data_ptr()] = storage.nbytes()
+                kept.append(storage)  # or its address may be given out again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        yield saved
 
 
 def peak_bytes_of_pass(model: Callable[[Tensor], Any], case: Case) -> int:

@@ -18,6 +18,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
+from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
@@ -301,8 +302,8 @@ class _DryRun:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
-            kept: Dict[int, int] = {}
-            with wrapper.optim_context(model), _count_kept(model, kept):
+            with wrapper.optim_context(model), collect_saved_bytes(
+                [*model.parameters(), *model.buffers()]) as kept:
                 data = model.data_preprocessor(batch, True)
                 losses = (
                     model(**data, mode='loss') if isinstance(data, dict) else
@@ -441,24 +442,6 @@ def _build_wrapper(cfg: Config, model: nn.Module, name: str) -> OptimWrapper:
             changed.optim_wrapper.pop(key, None)
         changed.optim_wrapper.type = 'OptimWrapper'
     return build_optim_wrapper(model, changed.optim_wrapper)
-
-
-@contextmanager
-def _count_kept(model: nn.Module, kept: Dict[int, int]) -> Iterator[None]:
-    """Collect the bytes of what autograd keeps, by address, without the
-    model's own tensors."""
-    own = {tensor.untyped_storage().data_ptr()
-           for tensor in (*model.parameters(), *model.buffers())}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        yield
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

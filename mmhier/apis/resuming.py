@@ -126,6 +126,7 @@ def _progress(path: str) -> Tuple[float, float]:
     except (KeyError, TypeError):
         iteration = -1
     except Exception:
-        # Whatever it was, reading it whole is tried first, and says why not.
+        # A damaged file can raise anything. It is read whole first, which says
+        # what is wrong with it.
         iteration = math.inf
     return iteration, osp.getmtime(path)

@@ -20,8 +20,9 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner import Runner
 from torch import nn
+from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.apis import check_config
-from mmhier.apis.checking import _count_kept, _DryRun
+from mmhier.apis.checking import _DryRun
 from mmhier.checkpoints import read_checkpoint
 from . import samples
 from .conftest import CONFIGS, DETECTOR
@@ -230,8 +231,8 @@ def test_memory_is_that_of_each_part(hooks, total, monkeypatch):
 
 
 def test_what_the_forward_pass_keeps():
-    model, kept = nn.Linear(8, 8), {}
-    with _count_kept(model, kept):
+    model = nn.Linear(8, 8)
+    with collect_saved_bytes(model.parameters()) as kept:
         model(torch.ones(1024, 8)).relu().sum()
     # The input of the layer and the output of the activation.
     assert sum(kept.values()) == 2 * 1024 * 8 * 4
