@@ -1,7 +1,8 @@
 """Exported files against the model they were made from."""
 import math
+from copy import deepcopy
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ class Difference(NamedTuple):
         size (tuple[int, int]): Height and width of the images.
         output (str): Name of the output.
         error (float): Largest absolute difference, by the standard deviation
-            of the model's own output; 0 or inf for integers.
+            of the model's own output; 0 or inf for integers. It is that from
+            the model in float64 where that from the model is above 1e-4 and
+            larger: two float32 results can be off by the rounding of each.
     """
     file: str
     size: Tuple[int, int]
@@ -73,14 +76,15 @@ def check_export(model: torch.nn.Module,
         run = _open_program(path, list(graph.inputs), list(graph.outputs))
         for i, size in enumerate(sizes):
             inputs = graph.example_inputs(1 + i % 2, *size)
-            with torch.no_grad():
-                expected = graph(*inputs)
-            if isinstance(expected, Tensor):
-                expected = (expected, )
-            for name, a, b in zip(graph.outputs, run(inputs), expected):
-                differences.append(
-                    Difference(path.name, (size[0], size[1]), name,
-                               _error(a, b)))
+            results = run(inputs)
+            errors = _errors(results, graph, inputs)
+            if any(TOLERANCE < error < math.inf for error in errors):
+                errors = list(map(min, errors, _errors(
+                    results, deepcopy(graph).double(), _to_float64(inputs))))
+            differences += [
+                Difference(path.name, (size[0], size[1]), name, error)
+                for name, error in zip(graph.outputs, errors)
+            ]
     return differences
 
 
@@ -128,6 +132,23 @@ def _open_program(path: Path, inputs: List[str],
         return [torch.from_numpy(result) for result in session.run(None, feed)]
 
     return run_onnx
+
+
+def _to_float64(values: Any) -> Any:
+    """Tensors, or lists of them, in float64; integers stay as they are."""
+    if isinstance(values, Tensor):
+        return values.double() if values.is_floating_point() else values
+    return [_to_float64(value) for value in values]
+
+
+def _errors(results: Sequence[Tensor], graph: torch.nn.Module,
+            inputs: Sequence) -> List[float]:
+    """Of each result, from what the graph makes of the inputs."""
+    with torch.no_grad():
+        expected = graph(*inputs)
+    if isinstance(expected, Tensor):
+        expected = (expected, )
+    return list(map(_error, results, expected))
 
 
 def _error(result: Tensor, expected: Tensor) -> float:
