@@ -18,6 +18,7 @@ Examples:
 """
 import argparse
 import csv
+import ctypes
 import io
 import logging
 import os
@@ -97,6 +98,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         '--memory', action='store_true',
         help='measure the peak of a pass, on a CPU in a fresh process each, '
         'and in training what is saved for the backward pass')
+    parser.add_argument(
+        '--keep-memory', action='store_true',
+        help='keep freed memory in the process, as jemalloc does, instead of '
+        'giving it back to the system (glibc)')
     parser.add_argument(
         '--macs', action='store_true', help='count multiply-adds')
     parser.add_argument(
@@ -348,6 +353,16 @@ def update_page(path: str) -> None:
         write_text(path, page)
 
 
+def keep_freed_memory() -> None:
+    """Let malloc neither give memory back nor map any by itself."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, 'mallopt'):
+        raise UserError('--keep-memory: expected glibc, whose malloc it sets')
+    trim_threshold, mmap_max = -1, -4  # as in malloc.h
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_max, 0)
+
+
 def main() -> None:
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     logging.disable(logging.INFO)
@@ -365,6 +380,8 @@ def main() -> None:
         raise UserError(f'--device {arguments.device}: no such device here, '
                         'expected cpu')
     torch.set_num_threads(arguments.threads)
+    if arguments.keep_memory:
+        keep_freed_memory()
     if arguments.only_peak:
         target = load_target(arguments.model)
         case, = cases_of(arguments)

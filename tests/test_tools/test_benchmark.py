@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 import torch
@@ -44,6 +45,20 @@ def authors():
 
 def number():
     return 1
+'''
+
+# Takes new pages from the system unless it has kept the last ones.
+ALLOCATING = '''
+from resource import RUSAGE_SELF, getrusage
+import torch
+
+class Allocating(torch.nn.Module):
+
+    def forward(self, images):
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        print('faults:', getrusage(RUSAGE_SELF).ru_minflt - before)
+        return images
 '''
 
 
@@ -144,6 +159,16 @@ def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
     shell.run('python tools/benchmark.py --rates')
     rates = re.findall(r'\| ([\d.]+) \|', capsys.readouterr().out)
     assert len(rates) == 7 and all(float(rate) > 0 for rate in rates)
+
+
+def test_freed_memory_is_kept(tmp_path):
+    (tmp_path / 'allocating.py').write_text(ALLOCATING)
+    form = f'{tmp_path}/allocating.py:Allocating'
+    for options, kept in ([], False), (['--keep-memory'], True):
+        run = call('lit-tiny', '--forms', form, '--sizes', 64, *options)
+        assert run.returncode == 0, run.stderr
+        faults = [int(n) for n in re.findall(r'faults: (\d+)', run.stdout)]
+        assert len(faults) > 7 and (median(faults) < 9) == kept
 
 
 def test_commands_of_the_page(tmp_path, monkeypatch):

@@ -233,8 +233,8 @@ def test_memory_is_that_of_each_part(hooks, total, monkeypatch):
 def test_what_the_forward_pass_keeps():
     model = nn.Linear(8, 8)
     with collect_saved_bytes(model.parameters()) as kept:
-        model(torch.ones(1024, 8)).relu().sum()
-    # The input of the layer and the output of the activation.
+        model(torch.ones(1024, 8, requires_grad=True)).relu().sum()
+    # The input of the layer and the output of the activation; not its weight.
     assert sum(kept.values()) == 2 * 1024 * 8 * 4
 
 
