@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -117,6 +118,7 @@ def train(config: str,
         runner.register_hook(ExactResumeHook())
         runner.register_hook(TrainingRecordHook(cfg, config, arguments))
         runner.train()
+        barrier()  # The first process writes the last checkpoint.
     return runner
 
 
@@ -166,10 +168,11 @@ def build_runner(cfg: Config) -> Runner:
     Processes of torchrun work on CPUs as well.
     """
     if cfg.launcher == 'pytorch' and get_device() == 'cpu':
-        # mmengine would give each process a CUDA device.
-        torch.distributed.init_process_group('gloo')
-        # Its threads would end a process that exits with them by SIGABRT.
-        atexit.register(torch.distributed.destroy_process_group)
+        if not torch.distributed.is_initialized():
+            # mmengine would give each process a CUDA device.
+            torch.distributed.init_process_group('gloo')
+            # Its threads would end a process that exits with them by SIGABRT.
+            atexit.register(torch.distributed.destroy_process_group)
         unused = cfg.get('find_unused_parameters', False)
         cfg.model_wrapper_cfg = dict(
             dict(
