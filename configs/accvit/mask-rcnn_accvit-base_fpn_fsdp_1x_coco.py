@@ -6,7 +6,7 @@ _base_ = './mask-rcnn_accvit-base_fpn_1x_coco.py'
 
 runner_type = 'FlexibleRunner'
 strategy = dict(
-    type='FSDPStrategy',
+    type='mmhier.ResumableFSDPStrategy',
     model_wrapper=dict(
         # Keeps the parameters' names, which decay exemptions go by.
         use_orig_params=True,

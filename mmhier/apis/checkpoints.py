@@ -97,7 +97,8 @@ class CheckpointFitHook(Hook):
                     f'({", ".join(sorted(lacking))}), so it cannot be '
                     'resumed: start from its weights with '
                     '--cfg-options load_from=PATH')
-        model = runner.model
+        strategy = getattr(runner, 'strategy', None)
+        model = getattr(strategy, 'whole_model', runner.model)
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         report = self.compare(model, unwrap_state_dict(checkpoint))

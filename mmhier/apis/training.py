@@ -181,8 +181,6 @@ def build_runner(cfg: Config) -> Runner:
                 broadcast_buffers=False,
                 find_unused_parameters=unused),
             **(cfg.get('model_wrapper_cfg') or {}))
-        if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
-            cfg.strategy.setdefault('model_wrapper', {})['device_id'] = 'cpu'
     run = next(_RUNS)
     if run > 1:
         # mmengine would hand on what an earlier run built by the same name,

@@ -13,6 +13,7 @@ from mmhier import apis
 from mmhier.checkpoints import read_checkpoint
 from . import samples
 from .conftest import CONFIGS
+from .pages import ROOT
 from .test_resume import assert_same, training_state, workers, write_config
 
 # Channels of the last map, and options of the backbone. BatchNorm takes its
@@ -62,6 +63,18 @@ def write_classifier(family: str, path: Path) -> str:
     return str(path)
 
 
+def write_sharded(detector: str, folder: Path) -> str:
+    """Config of a detector with the strategy of the zoo's FSDP config."""
+    zoo = Config.fromfile(ROOT / 'configs' / 'accvit' /
+                          'mask-rcnn_accvit-base_fpn_fsdp_1x_coco.py')
+    zoo.strategy.model_wrapper.auto_wrap_policy.min_num_params = 10_000
+    cfg = Config.fromfile(detector)
+    cfg.update(runner_type=zoo.runner_type, strategy=zoo.strategy)
+    cfg.custom_hooks = []  # EMAHook cannot copy a sharded model.
+    cfg.dump(folder / 'sharded.py')
+    return str(folder / 'sharded.py')
+
+
 @pytest.fixture(scope='module')
 def runs(coco_root, folders_root, tmp_path_factory):
     """Folders of what two processes did, and their arguments, by name."""
@@ -75,7 +88,8 @@ def runs(coco_root, folders_root, tmp_path_factory):
     }
 
     detector = write_config('mask-rcnn', folder / 'detector.py', by_epoch=True)
-    for name, config in (('detector', detector), ):
+    for name, config in (('detector', detector),
+                         ('sharded', write_sharded(detector, folder))):
         common = dict(
             config=config, data_root=str(coco_root), seed=0,
             cfg_options={**workers(1), 'train_dataloader.batch_size': 1,
@@ -123,13 +137,35 @@ def test_gradients_are_those_of_the_doubled_batch(family, runs, tmp_path):
             together, alone, rtol=1e-4, atol=5e-5 * scale)
 
 
-@pytest.mark.parametrize('name', ['detector'])
+@pytest.mark.parametrize('name', ['detector', 'sharded'])
 def test_two_and_two_are_four(name, runs):
     whole, resumed = (runs[run][0] for run in (name, f'{name}_resumed'))
     assert not (resumed / 'epoch_2.pth').exists()
     states = [training_state(folder / 'epoch_4.pth')
               for folder in (whole, resumed)]
     assert_same(*states)
+    # FSDP writes names in place of numbers.
+    sharded = 'backbone.patch_embed.0.weight' in states[0]['optimizer']['state']
+    assert sharded == (name == 'sharded')
+
+
+def test_sharded_checkpoint_is_that_of_the_whole_model(runs, tmp_path):
+    (replicated, arguments), (sharded, _) = runs['detector'], runs['sharded']
+    # EMAHook puts its averages in the place of the weights.
+    replicated = read_checkpoint(replicated / 'epoch_4.pth')['ema_state_dict']
+    weights = read_checkpoint(sharded / 'epoch_4.pth')['state_dict']
+    for name, value in weights.items():
+        torch.testing.assert_close(
+            value, replicated[f'module.{name}'], rtol=1e-4, atol=1e-6)
+    assert apis.test(
+        arguments['config'], str(sharded / 'epoch_4.pth'),
+        data_root=arguments['data_root'], work_dir=str(tmp_path))
+
+
+def test_sharding_needs_a_launcher(runs, tmp_path):
+    arguments = dict(runs['sharded'][1], work_dir=str(tmp_path))
+    with pytest.raises(apis.UserError, match='tools/dist_train.sh'):
+        apis.train(**arguments)
 
 
 @pytest.mark.parametrize('name', ['segmentor_tested', 'HATNet_tested'])
