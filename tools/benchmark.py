@@ -364,9 +364,9 @@ def keep_freed_memory() -> None:
 
 
 def main() -> None:
+    arguments = parse_arguments(sys.argv[1:])
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     logging.disable(logging.INFO)
-    arguments = parse_arguments(sys.argv[1:])
     if arguments.page:
         update_page(arguments.page)
         return
