@@ -98,7 +98,20 @@ class CheckpointFitHook(Hook):
                     'resumed: start from its weights with '
                     '--cfg-options load_from=PATH')
         strategy = getattr(runner, 'strategy', None)
-        model = getattr(strategy, 'whole_model', runner.model)
+        whole_model = getattr(strategy, 'whole_model', None)
+        if runner._resume:
+            # By names in place of numbers.
+            by_sharding = any(
+                isinstance(key, str)
+                for key in checkpoint['optimizer'].get('state', ()))
+            if by_sharding != (whole_model is not None):
+                raise CheckpointError(
+                    'the state of the optimizer was saved '
+                    f'{"by" if by_sharding else "without"} FSDP, and this '
+                    f'config trains {"without" if by_sharding else "by"} it: '
+                    'resume with the config of the checkpoint, or start from '
+                    'its weights with --cfg-options load_from=PATH')
+        model = runner.model if whole_model is None else whole_model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         report = self.compare(model, unwrap_state_dict(checkpoint))

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 from mmhier import apis
-from mmhier.checkpoints import read_checkpoint
+from mmhier.apis.checkpoints import CheckpointFitHook
+from mmhier.checkpoints import CheckpointError, read_checkpoint
 from . import samples
 from .conftest import CONFIGS
 from .pages import ROOT
@@ -160,6 +163,19 @@ def test_sharded_checkpoint_is_that_of_the_whole_model(runs, tmp_path):
     assert apis.test(
         arguments['config'], str(sharded / 'epoch_4.pth'),
         data_root=arguments['data_root'], work_dir=str(tmp_path))
+
+
+def test_resuming_names_another_kind_of_training(runs, tmp_path):
+    (replicated, arguments), (sharded, _) = runs['detector'], runs['sharded']
+    message = 'saved {} FSDP, and this config trains {} it'
+    with pytest.raises(apis.UserError, match=message.format('by', 'without')):
+        apis.train(**dict(arguments, work_dir=str(tmp_path),
+                          resume=str(sharded / 'epoch_2.pth')))
+    runner = SimpleNamespace(
+        _resume=True, strategy=SimpleNamespace(whole_model=nn.Linear(1, 1)))
+    with pytest.raises(CheckpointError, match=message.format('without', 'by')):
+        CheckpointFitHook(complete=True).after_load_checkpoint(
+            runner, read_checkpoint(replicated / 'epoch_2.pth'))
 
 
 def test_sharding_needs_a_launcher(runs, tmp_path):
