@@ -58,9 +58,10 @@ def test_does_not_pass_unlearned(name, shapes_root, tmp_path):
     options = {
         'train_cfg.max_iters': 1,
         'optim_wrapper.optimizer.lr': 0.,
-        'optim_wrapper.optimizer.weight_decay': 0.,
-        'test_dataloader.dataset.indices': 40
+        'optim_wrapper.optimizer.weight_decay': 0.
     }
+    if name != CLASSIFIER:  # whose pictures are sorted by class
+        options['test_dataloader.dataset.indices'] = 40
     metrics = train_and_test(name, shapes_root, tmp_path, **options)
     for key, lowest in bars(name).items():
         # The detector may find nothing at all, and then reports nothing.

@@ -2,7 +2,7 @@
 
 mmdet's and mmseg's own tools, and their worker processes, import mmcv's
 operators before anything of mmhier. A file ``mmcv/_ext.py`` hands over to
-:mod:`mmhier.ops` there.
+:mod:`mmhier.ops.handover` there.
 """
 import importlib
 import os
@@ -13,7 +13,7 @@ from typing import Optional
 
 SHIM_MARK = '# written by `python -m mmhier.ops install`'
 SHIM_TEXT = (
-    f'from mmhier.ops import get_operator as __getattr__  {SHIM_MARK}\n')
+    f'from mmhier.ops.handover import __getattr__  {SHIM_MARK}\n')
 
 
 def find_mmcv_folder() -> Optional[Path]:
