@@ -4,6 +4,4 @@ mmengine 0.10.7 cannot read its own checkpoints with torch >= 2.6 unless their
 types are allowed, as the second import does.
 """
 from ..checkpoints import reading  # noqa: F401
-from .finder import get_operator as __getattr__
-
-__all__ = ['__getattr__']
+from .finder import get_operator as __getattr__  # noqa: F401
