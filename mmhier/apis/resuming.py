@@ -13,6 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmhier.checkpoints import CheckpointError, read_checkpoint
+from mmhier.checkpoints.reading import SAFE_TYPES
 from .errors import UserError
 
 _BACKEND = 'mmhier-local'
@@ -118,8 +119,9 @@ def _progress(path: str) -> Tuple[float, float]:
     """Iteration of a checkpoint and time of its file."""
     try:
         # Without its tensors, which stay in the file.
-        content = torch.load(
-            path, map_location='cpu', mmap=True, weights_only=True)
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            content = torch.load(
+                path, map_location='cpu', mmap=True, weights_only=True)
         iteration = content['meta']['iter']
     except (KeyError, TypeError):
         iteration = -1

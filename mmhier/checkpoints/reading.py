@@ -39,7 +39,6 @@ SAFE_TYPES = [
     *{type(np.dtype(t))
       for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')}
 ]
-torch.serialization.add_safe_globals(SAFE_TYPES)
 
 
 def read_checkpoint(path: Union[str, Path],
@@ -68,6 +67,7 @@ def read_checkpoint(path: Union[str, Path],
             'folder that the environment variable MMHIER_WEIGHTS names')
     path = Path(found)
     verify_name(path)
+    torch.serialization.add_safe_globals(SAFE_TYPES)
     try:
         damaged = _find_damaged_record(path)
         if damaged is not None:
