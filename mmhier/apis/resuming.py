@@ -117,11 +117,12 @@ def find_newest_checkpoint(
 
 def _progress(path: str) -> Tuple[float, float]:
     """Iteration of a checkpoint and time of its file."""
+    # Not for a while only: its end would take them from everybody else.
+    torch.serialization.add_safe_globals(SAFE_TYPES)
     try:
         # Without its tensors, which stay in the file.
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(
-                path, map_location='cpu', mmap=True, weights_only=True)
+        content = torch.load(
+            path, map_location='cpu', mmap=True, weights_only=True)
         iteration = content['meta']['iter']
     except (KeyError, TypeError):
         iteration = -1
