@@ -45,7 +45,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmhier', 'mmhier.*']),
-    package_data={'mmhier.evaluation': ['leaderboard.html']},
+    package_data={'mmhier.leaderboard': ['leaderboard.html']},
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8'

@@ -29,9 +29,9 @@ OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='mmhier',
-    locations=['mmhier.apis.amp'])
+    locations=['mmhier.engine.amp'])
 STRATEGIES = Registry(
     'strategy',
     parent=MMENGINE_STRATEGIES,
     scope='mmhier',
-    locations=['mmhier.apis.sharding'])
+    locations=['mmhier.engine.fsdp'])

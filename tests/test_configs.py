@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from mmhier.apis import load_config
-from mmhier.apis.amp import AutocastOptimWrapper, use_amp
+from mmhier.engine.amp import AutocastOptimWrapper, use_amp
 from .config_zoo import (
     CONFIGS,
     HEIGHT,

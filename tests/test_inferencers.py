@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import MODELS, init_default_scope
-from mmhier.apis.model_names import model_configs, register_model_names
 from mmhier.apis.predictor import load_model_config
+from mmhier.engine.model_names import model_configs, register_model_names
 
 ROOT = Path(__file__).parents[1]
 NAMES = dict(
@@ -25,7 +25,7 @@ import mmhier
 assert mmhier.__file__.startswith(sys.argv[1]), mmhier.__file__
 from mmengine.infer import BaseInferencer
 from mmdet.apis import DetInferencer
-from mmhier.apis.model_names import register_model_names
+from mmhier.engine.model_names import register_model_names
 register_model_names()
 inferencer = DetInferencer(sys.argv[2], device='cpu')
 assert type(inferencer.model).__module__ == 'mmhier.models.detectors'

@@ -55,10 +55,10 @@ from mmhier.analysis.variants import (
     load_target,
     variant_config,
 )
-from mmhier.apis import UserError, run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
-from mmhier.evaluation.run_facts import describe_environment
+from mmhier.apis import MMHierError, run_tool
+from mmhier.errors import mistakes_as_user_errors
 from mmhier.files import write_text
+from mmhier.leaderboard.run_facts import describe_environment
 
 MIB = 2**20
 BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)',
@@ -334,17 +334,17 @@ def report_of_process(arguments: Sequence[str]) -> str:
         done = subprocess.run(
             [sys.executable, __file__, *arguments, '--markdown', path])
         if done.returncode:
-            raise UserError(f'{shlex.join(arguments)} failed')
+            raise MMHierError(f'{shlex.join(arguments)} failed')
         return Path(path).read_text()
 
 
 def update_page(path: str) -> None:
     """Run the commands of a page and replace its tables."""
     if not os.path.isfile(path):
-        raise UserError(f'--page {path}: no such file')
+        raise MMHierError(f'--page {path}: no such file')
     page = Path(path).read_text()
     if not BLOCK.search(page):
-        raise UserError(f'--page {path}: no "<!-- benchmark: ARGUMENTS -->" '
+        raise MMHierError(f'--page {path}: no "<!-- benchmark: ARGUMENTS -->" '
                         'followed by "<!-- end -->" in it')
     for block in BLOCK.finditer(page):
         text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
@@ -357,7 +357,7 @@ def keep_freed_memory() -> None:
     """Let malloc neither give memory back nor map any by itself."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, 'mallopt'):
-        raise UserError('--keep-memory: expected glibc, whose malloc it sets')
+        raise MMHierError('--keep-memory: expected glibc, whose malloc it sets')
     trim_threshold, mmap_max = -1, -4  # as in malloc.h
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(mmap_max, 0)
@@ -371,13 +371,13 @@ def main() -> None:
         update_page(arguments.page)
         return
     if arguments.model is None and not arguments.rates:
-        raise UserError('expected a backbone such as hatnet-tiny, a config '
+        raise MMHierError('expected a backbone such as hatnet-tiny, a config '
                         'file, --rates or --page')
     for path in (arguments.csv, arguments.markdown):
         if path and os.path.exists(path):
-            raise UserError(f'{path} exists: remove it or name another file')
+            raise MMHierError(f'{path} exists: remove it or name another file')
     if arguments.device != 'cpu' and not torch.cuda.is_available():
-        raise UserError(f'--device {arguments.device}: no such device here, '
+        raise MMHierError(f'--device {arguments.device}: no such device here, '
                         'expected cpu')
     torch.set_num_threads(arguments.threads)
     if arguments.keep_memory:

@@ -16,8 +16,8 @@ Examples:
 import argparse
 
 from mmhier.apis import run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
 from mmhier.checkpoints import convert_checkpoint_file
+from mmhier.errors import mistakes_as_user_errors
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from mmengine.config import DictAction
 from pycocotools.coco import COCO
-from mmhier.apis import UserError, load_config, run_tool, test, train
+from mmhier.apis import MMHierError, load_config, run_tool, test, train
 from mmhier.datasets import generate_shapes
 from mmhier.files import write_text
 
@@ -91,7 +91,7 @@ def draw_data(data_root: str, num_train: int, num_val: int) -> None:
     try:
         is_new = generate_shapes(data_root, num_train, num_val)
     except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+        raise MMHierError(str(error)) from error
     how = f'drawn in {time.time() - start:.0f} s' if is_new else 'reused'
     say(
         1, f'Data: {num_train} + {num_val} pictures in {data_root}, '
@@ -127,7 +127,7 @@ class Run:
         if not path.exists() and not any(self.work_dir.iterdir()):
             write_text(path, settings)
         if not path.exists() or path.read_text() != settings:
-            raise UserError(
+            raise MMHierError(
                 f'{self.work_dir} holds something else than the demo with '
                 'this data and these settings: delete it or choose another '
                 '--work-dir')

@@ -546,8 +546,8 @@ def _run_resume() -> dict:
     import torch
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
-    from mmhier.apis.checkpoints import safe_checkpoints
     from mmhier.checkpoints import read_checkpoint
+    from mmhier.engine.checkpoints import safe_checkpoints
 
     class Line(BaseModel):
 

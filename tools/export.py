@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmhier.apis import UserError, run_tool
+from mmhier.apis import MMHierError, run_tool
 from mmhier.export import check_export, export_model
 from mmhier.export.checking import CHECK_SIZES, TOLERANCE
 from mmhier.export.exporting import load_model, require_format
@@ -90,7 +90,7 @@ def parse_sizes(texts) -> list:
     for text in texts:
         match = re.fullmatch(r'(\d+)x(\d+)', text)
         if match is None:
-            raise UserError(f'--sizes {text}: expected HEIGHTxWIDTH in '
+            raise MMHierError(f'--sizes {text}: expected HEIGHTxWIDTH in '
                             'pixels, such as 800x1216')
         sizes.append((int(match[1]), int(match[2])))
     return sizes
@@ -120,7 +120,7 @@ def main() -> None:
     if arguments.out is None:
         require_format('onnx')
         if Path(arguments.check).suffix != '.onnx':
-            raise UserError(
+            raise MMHierError(
                 f'--check {arguments.check}: expected an .onnx file. Programs '
                 'of torch (.pt2) can hold code that runs when they are '
                 'opened: check them when they are written, with --out')

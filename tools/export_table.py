@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from mmhier.apis import UserError, run_tool
-from mmhier.apis.model_names import model_configs
-from mmhier.evaluation.run_facts import describe_environment
+from mmhier.apis import MMHierError, run_tool
+from mmhier.engine.model_names import model_configs
 from mmhier.export import build_graphs, check_export
 from mmhier.export.checking import CHECK_SIZES, TOLERANCE
 from mmhier.export.exporting import (
@@ -35,6 +34,7 @@ from mmhier.export.exporting import (
 )
 from mmhier.export.preparing import prepare_for_export
 from mmhier.files import write_text
+from mmhier.leaderboard.run_facts import describe_environment
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'export.md'
 START = '<!-- Measured by tools/export_table.py. -->\n'
@@ -114,7 +114,7 @@ def read_rows(text: str) -> Dict[Key, Key]:
     _, start, rest = text.partition(START)
     table, end, _ = rest.partition(END)
     if not start or not end:
-        raise UserError(f'{PAGE} lacks the marks of the table: '
+        raise MMHierError(f'{PAGE} lacks the marks of the table: '
                         f'{START.strip()} and {END.strip()}')
     rows = {}
     for line in table.splitlines():
@@ -163,12 +163,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         return
     unknown = [name for name in arguments.names if name not in exports]
     if unknown:
-        raise UserError(f'{unknown[0]} is no row of the table: --list prints '
+        raise MMHierError(f'{unknown[0]} is no row of the table: --list prints '
                         'their names')
     text = PAGE.read_text()
     if arguments.names and read_rows(
             text) and describe_conditions() not in text:
-        raise UserError(f'{PAGE} was measured under other conditions: measure '
+        raise MMHierError(f'{PAGE} was measured under other conditions: measure '
                         'all rows, without names')
     failed = []
     for name in arguments.names or exports:

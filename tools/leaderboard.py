@@ -14,9 +14,9 @@ import argparse
 import sys
 
 from mmhier.apis import run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
-from mmhier.evaluation.leaderboard import build_leaderboard
-from mmhier.evaluation.leaderboard_formats import write_leaderboard
+from mmhier.errors import mistakes_as_user_errors
+from mmhier.leaderboard.pages import write_leaderboard
+from mmhier.leaderboard.tables import build_leaderboard
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmhier.analysis import count_config_complexity
-from mmhier.apis import UserError, run_tool
+from mmhier.apis import MMHierError, run_tool
 from mmhier.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def with_tables(readme: str, tables: str, path: Path) -> str:
     before, start, rest = readme.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise UserError(f'{path} lacks the marks of the tables: '
+        raise MMHierError(f'{path} lacks the marks of the tables: '
                         f'{START.strip()} and {END.strip()}')
     return f'{before}{START}\n{tables}\n{END}{after}'
 
@@ -121,7 +121,7 @@ def main() -> None:
                 write_text(readme, text)
     names = ', '.join(str(path.relative_to(ROOT)) for path in stale)
     if arguments.check and stale:
-        raise UserError(f'out of step: {names}; run tools/model_tables.py' +
+        raise MMHierError(f'out of step: {names}; run tools/model_tables.py' +
                         ' --measure' * arguments.measure)
     print(f'wrote {names}' if stale else 'all tables are in step')
 

@@ -16,8 +16,8 @@ import argparse
 import os
 
 from mmhier.apis import run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
 from mmhier.checkpoints import publish_checkpoint_file
+from mmhier.errors import mistakes_as_user_errors
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 
 from mmhier.apis import run_tool
-from mmhier.apis.replaying import Replay, replay
+from mmhier.leaderboard.replaying import Replay, replay
 
 
 def main() -> None:

@@ -27,22 +27,22 @@ from typing import Any, Dict
 
 from mmengine.config import DictAction
 from mmhier.apis import run_tool
-from mmhier.apis.errors import UserError, mistakes_as_user_errors
-from mmhier.apis.submission import (
+from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.leaderboard.ade20k_submission import (
+    check_ade20k_package,
+    read_image_sizes,
+)
+from mmhier.leaderboard.coco_submission import (
+    check_coco_package,
+    read_image_list,
+)
+from mmhier.leaderboard.packages import PackageSummary
+from mmhier.leaderboard.submission import (
     TEST_DEV_LIST,
     TESTING_DIR,
     submit_ade20k,
     submit_coco,
 )
-from mmhier.evaluation.ade20k_submission import (
-    check_ade20k_package,
-    read_image_sizes,
-)
-from mmhier.evaluation.coco_submission import (
-    check_coco_package,
-    read_image_list,
-)
-from mmhier.evaluation.packages import PackageSummary
 
 
 def _parse_arguments() -> Dict[str, Any]:
@@ -169,7 +169,7 @@ def _check_coco(arguments: Dict[str, Any]) -> PackageSummary:
     elif allowed.isdecimal():
         num_allowed = int(allowed)
     else:
-        raise UserError('--allow-empty-images: expected a number or "all", '
+        raise MMHierError('--allow-empty-images: expected a number or "all", '
                         f'got {allowed}')
     return check_coco_package(arguments['check'], images, num_allowed)
 

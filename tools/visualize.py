@@ -15,10 +15,10 @@ import argparse
 from typing import Callable, Union
 
 from mmengine.config import DictAction
-from mmhier.apis import UserError, run_tool
-from mmhier.apis.browsing import browse
+from mmhier.apis import MMHierError, run_tool
 from mmhier.apis.inference import check_picture_path, write_picture
-from mmhier.apis.pictures import (
+from mmhier.visualization.browsing import browse
+from mmhier.visualization.pictures import (
     draw_attention,
     draw_features,
     draw_offsets,
@@ -174,7 +174,7 @@ def main() -> None:
         count, skipped = browse(**arguments)
         print(f'{count} samples drawn to {arguments["out_dir"]}')
         if skipped:
-            raise UserError(f'{len(skipped)} samples cannot be loaded, such '
+            raise MMHierError(f'{len(skipped)} samples cannot be loaded, such '
                             f'as {skipped[0]}')
         return
     out = arguments.pop('out')

@@ -10,7 +10,7 @@ from typing import Any, Tuple
 
 import numpy as np
 from mmengine.config import DictAction
-from mmhier.apis import UserError, run_tool
+from mmhier.apis import MMHierError, run_tool
 from mmhier.apis.predictor import Predictor
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     try:
         import gradio
     except ImportError as error:
-        raise UserError('the web page needs gradio, which is not installed: '
+        raise MMHierError('the web page needs gradio, which is not installed: '
                         'run pip install "mmhier[web]"') from error
     host, port = arguments.pop('host'), arguments.pop('port')
     predictor = Predictor(**arguments)
@@ -86,7 +86,7 @@ def main() -> None:
     try:
         page.launch(server_name=host, server_port=port)
     except OSError as error:
-        raise UserError(f'cannot listen on {host}:{port} ({error}): choose '
+        raise MMHierError(f'cannot listen on {host}:{port} ({error}): choose '
                         'another port with --port') from error
 
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.models.wiring import wire_detector, wire_segmentor
@@ -132,7 +133,7 @@ def load_target(name: str) -> Config:
         return Config(dict(model=deepcopy(PEERS[name][0])))
     if osp.isfile(name) and name.endswith('.py'):
         return Config.fromfile(name)
-    raise ValueError(
+    raise MMHierError(
         f'{name}: expected a config file, a peer ({", ".join(PEERS)}), or a '
         'backbone such as hatnet-tiny, lit-small, hvt-s-1 or accvit-tiny')
 
@@ -147,7 +148,7 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
     backbone = cfg.model.get('backbone', cfg.model)
     if form in PEERS:
         if target.get('default_scope') == 'mmpretrain':
-            raise ValueError(f'{form}: takes the place of the backbone of '
+            raise MMHierError(f'{form}: takes the place of the backbone of '
                              'detectors and segmentors only')
         peer, channels = deepcopy(PEERS[form])
         if backbone is cfg.model:
@@ -158,7 +159,7 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
     if form in FORMS:
         ours = str(backbone.get('type')).startswith('mmhier.')
         if form in ('sdpa', 'eager', 'plain') and not ours:
-            raise ValueError(f'{form}: {backbone.get("type")} is no backbone '
+            raise MMHierError(f'{form}: {backbone.get("type")} is no backbone '
                              'of mmhier, expected compiled, channels_last, a '
                              'peer or a callable')
         if form in ('sdpa', 'eager'):
@@ -166,7 +167,7 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
         return cfg
     if ':' in form:
         return None
-    raise ValueError(
+    raise MMHierError(
         f'{form}: expected one of {", ".join([*FORMS, *PEERS])} or '
         'FILE.py:NAME, a callable that returns a model')
 
@@ -218,7 +219,7 @@ def build_variant(target: Config, form: str, training: bool,
         backbone = getattr(model, 'backbone', model)
         if form == 'plain':
             if backbone is not model:
-                raise ValueError('plain: only of a backbone by itself')
+                raise MMHierError('plain: only of a backbone by itself')
             model = PlainForm(model)
         if form == 'compiled':
             backbone.compile()
@@ -246,17 +247,17 @@ def _seeded(cfg: Config) -> nn.Module:
 def _users_model(form: str, target: Config) -> nn.Module:
     path, _, name = form.rpartition(':')
     if not osp.isfile(path):
-        raise ValueError(f'{form}: no file {path}')
+        raise MMHierError(f'{form}: no file {path}')
     spec = importlib.util.spec_from_file_location('users_model', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, name, None)):
-        raise ValueError(f'{form}: {path} defines no callable {name}')
+        raise MMHierError(f'{form}: {path} defines no callable {name}')
     torch.manual_seed(0)
     model = getattr(module, name)()
     if not isinstance(model, nn.Module):
-        raise ValueError(f'{form}: returned {type(model).__name__}, expected '
+        raise MMHierError(f'{form}: returned {type(model).__name__}, expected '
                          'a torch.nn.Module')
     ours = _seeded(target)
     if isinstance(ours, HierarchicalBackbone):

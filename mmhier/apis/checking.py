@@ -21,13 +21,13 @@ from torch import nn
 from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.datasets.coco_checks import describe_other_size
+from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
-from .amp import use_amp
-from .checkpoints import CheckpointFitHook, safe_checkpoints
-from .config import iter_datasets, load_config
-from .data_checks import check_data
-from .errors import UserError, mistakes_as_user_errors
-from .loading_errors import named_loading_errors
+from mmhier.engine.amp import use_amp
+from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
+from mmhier.engine.config import iter_datasets, load_config
+from mmhier.engine.loading_errors import named_loading_errors
+from mmhier.errors import MMHierError, mistakes_as_user_errors
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
@@ -117,7 +117,7 @@ class _DryRun:
         try:
             with mistakes_as_user_errors():
                 yield
-        except UserError as error:
+        except MMHierError as error:
             self.add('error', subject, str(error))
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -180,7 +180,7 @@ class _DryRun:
                      every_file: bool) -> None:
         """Count images, classes and empty images, and decode files."""
         if len(dataset) == 0:
-            raise UserError(f'{name} is empty: no image is left of '
+            raise MMHierError(f'{name} is empty: no image is left of '
                             f'{dataset.ann_file or dataset.data_root}')
         decoded = set(spread_evenly(
             range(len(dataset)), len(dataset) if every_file else _MAX_DECODED))

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from mmhier.checkpoints import find_checkpoint
+from mmhier.errors import MMHierError, mistakes_as_user_errors
 from mmhier.files import replacing
-from .errors import UserError, mistakes_as_user_errors
 from .predictor import Prediction, Predictor
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
@@ -84,16 +84,16 @@ def infer(config: str,
         dict: What predictions.json holds.
 
     Raises:
-        UserError: If an argument cannot be used. Files that cannot be used
+        MMHierError: If an argument cannot be used. Files that cannot be used
             are skipped and listed instead.
     """
     if (inputs is None) == (camera is None):
-        raise UserError('expected either an INPUT (an image, a folder, a glob '
+        raise MMHierError('expected either an INPUT (an image, a folder, a glob '
                         'pattern or a video) or --camera')
     for name, value in (('--batch-size', batch_size),
                         ('--max-frames', max_frames)):
         if value is not None and value < 1:
-            raise UserError(f'{name} {value}: expected at least 1')
+            raise MMHierError(f'{name} {value}: expected at least 1')
     with mistakes_as_user_errors():
         checkpoint = find_checkpoint(checkpoint)
     files: List[str] = []
@@ -138,7 +138,7 @@ def list_images(inputs: str) -> List[str]:
             suffix, or a glob pattern.
 
     Raises:
-        UserError: If there are none.
+        MMHierError: If there are none.
     """
     if osp.isfile(inputs):
         return [inputs]
@@ -148,12 +148,12 @@ def list_images(inputs: str) -> List[str]:
             if name.lower().endswith(IMAGE_SUFFIXES)
         ]
         if not files:
-            raise UserError(f'folder {shown(inputs)} holds no images '
+            raise MMHierError(f'folder {shown(inputs)} holds no images '
                             f'({", ".join(IMAGE_SUFFIXES)})')
         return files
     files = sorted(filter(osp.isfile, glob(inputs, recursive=True)))
     if not files:
-        raise UserError(f'{shown(inputs)} is not a file or a folder, and as a '
+        raise MMHierError(f'{shown(inputs)} is not a file or a folder, and as a '
                         'glob pattern it matches no file')
     return files
 
@@ -231,10 +231,10 @@ class Video:
         else:
             name = shown(source)
             if not osp.isfile(source):
-                raise UserError(f'video {name} does not exist')
+                raise MMHierError(f'video {name} does not exist')
         capture = cv2.VideoCapture(source)
         if not capture.isOpened():
-            raise UserError(
+            raise MMHierError(
                 f'{name} cannot be opened: ' +
                 ('is it connected, and not in use by another program?'
                  if is_camera else 'is it a video that OpenCV can decode?'))
@@ -267,7 +267,7 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
         name for name in RESULT_NAMES if osp.exists(osp.join(out_dir, name))
     ]
     if present and not overwrite:
-        raise UserError(
+        raise MMHierError(
             f'--out-dir {shown(out_dir)} holds results already '
             f'({", ".join(present)}): choose another folder, or replace them '
             'with --overwrite')
@@ -276,7 +276,7 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
         # Whoever finds it can rely on the pictures that it lists.
         Path(out_dir, 'predictions.json').unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f'--out-dir {shown(out_dir)} cannot be written to: '
+        raise MMHierError(f'--out-dir {shown(out_dir)} cannot be written to: '
                         f'{error.strerror}') from error
 
 
@@ -340,7 +340,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
             writer.write(np.ascontiguousarray(picture))
             number += 1
     if writer is None:
-        raise UserError(f'{video.name} holds no frame that can be decoded')
+        raise MMHierError(f'{video.name} holds no frame that can be decoded')
     writer.release()
     # The writer tells of no error, as of a full disk.
     written = cv2.VideoCapture(unfinished)
@@ -348,7 +348,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
     written.release()
     if num_written != number:
         Path(unfinished).unlink(missing_ok=True)
-        raise UserError(
+        raise MMHierError(
             f'cannot write {shown(target)}: {num_written} of {number} frames '
             'were written. Is the disk full, or has this OpenCV no mp4v?')
     os.replace(unfinished, target)
@@ -400,13 +400,13 @@ def check_picture_path(path: str, overwrite: bool) -> None:
         overwrite (bool): Whether it may exist.
 
     Raises:
-        UserError: If it ends neither with .png nor with .jpg, or exists.
+        MMHierError: If it ends neither with .png nor with .jpg, or exists.
     """
     if not path.lower().endswith(PICTURE_SUFFIXES):
-        raise UserError(f'--out {shown(path)} must end with '
+        raise MMHierError(f'--out {shown(path)} must end with '
                         f'{" or ".join(PICTURE_SUFFIXES)}')
     if osp.exists(path) and not overwrite:
-        raise UserError(f'--out {shown(path)} exists: choose another name, or '
+        raise MMHierError(f'--out {shown(path)} exists: choose another name, or '
                         'replace it with --overwrite')
 
 
@@ -418,7 +418,7 @@ def write_picture(path: str, picture: np.ndarray) -> None:
         picture (np.ndarray): (H, W, 3) uint8, RGB.
 
     Raises:
-        UserError: If it cannot be written.
+        MMHierError: If it cannot be written.
     """
     suffix = osp.splitext(path)[1]
     _write(path, cv2.imencode(suffix, picture[..., ::-1])[1].tobytes())
@@ -431,5 +431,5 @@ def _write(path: str, content: bytes) -> None:
         with replacing(path) as partial:
             partial.write_bytes(content)
     except OSError as error:
-        raise UserError(
+        raise MMHierError(
             f'cannot write {shown(path)}: {error.strerror}') from error

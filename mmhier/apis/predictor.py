@@ -16,10 +16,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as mask_api
 from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
-from .checkpoints import CheckpointFitHook
-from .config import iter_datasets, load_config
-from .errors import UserError, mistakes_as_user_errors
-from .model_names import config_path
+from mmhier.engine.checkpoints import CheckpointFitHook
+from mmhier.engine.config import iter_datasets, load_config
+from mmhier.engine.model_names import config_path
+from mmhier.errors import MMHierError, mistakes_as_user_errors
 
 TASKS = dict(
     mmdet='detection', mmseg='segmentation', mmpretrain='classification')
@@ -58,7 +58,7 @@ def load_model_config(
         Config: Its package is imported and made the default scope.
 
     Raises:
-        UserError: If the config cannot be used.
+        MMHierError: If the config cannot be used.
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
@@ -68,7 +68,7 @@ def load_model_config(
             cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
-        raise UserError(
+        raise MMHierError(
             f'{config}: expected a model of one of the packages '
             f'{", ".join(TASKS)} (default_scope), not of {scope}')
     init_default_scope(scope)
@@ -126,7 +126,7 @@ class Predictor:
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Raises:
-        UserError: If an argument cannot be used.
+        MMHierError: If an argument cannot be used.
     """
 
     def __init__(self,
@@ -140,12 +140,12 @@ class Predictor:
                  cfg_options: Optional[Dict[str, Any]] = None):
         cfg = load_model_config(config, classes, cfg_options)
         if top_k < 1:
-            raise UserError(f'--top-k {top_k}: expected at least 1')
+            raise MMHierError(f'--top-k {top_k}: expected at least 1')
         datasets = iter_datasets(cfg.get('test_dataloader'),
                                  'test_dataloader')
         dataset: dict = next((d for _, d in datasets), {})
         if 'pipeline' not in dataset:
-            raise UserError(f'{config} has no test_dataloader with a dataset '
+            raise MMHierError(f'{config} has no test_dataloader with a dataset '
                             'and its pipeline, which says how images are '
                             'prepared')
         cfg.test_dataloader.dataset = dataset
@@ -168,7 +168,7 @@ class Predictor:
             return UniversalVisualizer()
         visualizer = self.inferencer.visualizer
         if visualizer is None:
-            raise UserError('the config has no visualizer, such as dict(type='
+            raise MMHierError('the config has no visualizer, such as dict(type='
                             "'DetLocalVisualizer')")
         palette = metainfo.get('palette')
         if self.scope == 'mmseg':
@@ -292,7 +292,7 @@ def check_device(device: Optional[str]) -> str:
     """Device of that name, by default a GPU if there is one.
 
     Raises:
-        UserError: If it cannot be used.
+        MMHierError: If it cannot be used.
     """
     if device is None:
         return get_device()
@@ -300,7 +300,7 @@ def check_device(device: Optional[str]) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f'--device {device} cannot be used: {reason}; leave '
+        raise MMHierError(f'--device {device} cannot be used: {reason}; leave '
                         'it out, or take cpu or cuda:0') from error
     return device
 

@@ -8,14 +8,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmhier.checkpoints import find_checkpoint
+from mmhier.datasets.data_checks import check_data
+from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
+from mmhier.engine.config import iter_datasets, load_config
+from mmhier.engine.loading_errors import named_loading_errors
+from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
 from mmhier.evaluation.class_scores import collected_class_scores
-from mmhier.evaluation.records import EvaluationRecord
-from .checkpoints import CheckpointFitHook, safe_checkpoints
-from .config import iter_datasets, load_config
-from .data_checks import check_data
-from .errors import UserError, mistakes_as_user_errors, require_utf8
-from .loading_errors import named_loading_errors
-from .recording import EvaluationRecordHook
+from mmhier.leaderboard.recording import EvaluationRecordHook
+from mmhier.leaderboard.records import EvaluationRecord
 from .training import build_runner
 
 
@@ -63,7 +63,7 @@ def test(config: str,
         dict[str, float]: Metrics by name.
 
     Raises:
-        UserError: If the command, the config, the data or the checkpoint
+        MMHierError: If the command, the config, the data or the checkpoint
             cannot be used.
     """
     arguments = dict(locals())
@@ -107,11 +107,11 @@ def run_test(
         record, None in all processes but the first.
 
     Raises:
-        UserError: See :func:`test`.
+        MMHierError: See :func:`test`.
     """
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
-            raise UserError(f'{config} has no {key}, so it cannot be tested')
+            raise MMHierError(f'{config} has no {key}, so it cannot be tested')
     require_utf8('checkpoint', checkpoint)
     with mistakes_as_user_errors():
         checkpoint = find_checkpoint(checkpoint)
@@ -146,13 +146,13 @@ def run_test(
 
 def _check_out(out: str, overwrite: bool) -> None:
     if not out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out {out} must end with .pkl or .pickle')
+        raise MMHierError(f'--out {out} must end with .pkl or .pickle')
     if osp.exists(out) and not overwrite:
-        raise UserError(f'--out {out} exists: choose another name, or replace '
+        raise MMHierError(f'--out {out} exists: choose another name, or replace '
                         'it with --overwrite')
     folder = osp.dirname(osp.abspath(out))
     if not os.access(folder, os.W_OK):
-        raise UserError(f'--out {out}: {folder} is not a folder that can be '
+        raise MMHierError(f'--out {out}: {folder} is not a folder that can be '
                         'written to')
 
 
@@ -173,7 +173,7 @@ def _draw_predictions(cfg: Config, show: bool, show_dir: Optional[str],
     """Turn on the visualization hook, whose keys differ by package."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise UserError('--show and --show-dir need default_hooks.visualiza'
+        raise MMHierError('--show and --show-dir need default_hooks.visualiza'
                         'tion in the config, such as mmdet\'s '
                         "dict(type='DetVisualizationHook')")
     hook.show = show
@@ -195,7 +195,7 @@ def _use_tta(cfg: Config) -> None:
     """Wrap the model and replace the test pipeline for augmentations."""
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
-            raise UserError(f'--tta needs {key} in the config')
+            raise MMHierError(f'--tta needs {key} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for _, dataset in iter_datasets(cfg.test_dataloader, 'test_dataloader'):
         dataset.pipeline = cfg.tta_pipeline

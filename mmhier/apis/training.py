@@ -13,16 +13,19 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmhier.checkpoints import find_checkpoint, read_checkpoint
+from mmhier.datasets.data_checks import check_data
+from mmhier.engine.amp import use_amp
+from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
+from mmhier.engine.config import load_config
+from mmhier.engine.hooks import ExactResumeHook, FiniteLossHook
+from mmhier.engine.loading_errors import named_loading_errors
+from mmhier.engine.resuming import (
+    find_newest_checkpoint,
+    save_whole_checkpoints,
+)
+from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
+from mmhier.leaderboard.recording import TrainingRecordHook
 from mmhier.ops import describe_operators
-from .amp import use_amp
-from .checkpoints import CheckpointFitHook, safe_checkpoints
-from .config import load_config
-from .data_checks import check_data
-from .errors import UserError, mistakes_as_user_errors, require_utf8
-from .hooks import ExactResumeHook, FiniteLossHook
-from .loading_errors import named_loading_errors
-from .recording import TrainingRecordHook
-from .resuming import find_newest_checkpoint, save_whole_checkpoints
 
 _RUNS = count(1)
 
@@ -74,7 +77,7 @@ def train(config: str,
         Runner: After training.
 
     Raises:
-        UserError: If the command, the config, the data or a checkpoint cannot
+        MMHierError: If the command, the config, the data or a checkpoint cannot
             be used; almost always before training starts.
     """
     arguments = dict(locals())
@@ -87,12 +90,12 @@ def train(config: str,
         launcher=launcher)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
-            raise UserError(f'{config} has no {key}, so it cannot be trained')
+            raise MMHierError(f'{config} has no {key}, so it cannot be trained')
     if amp or amp_dtype is not None:
         use_amp(cfg, amp_dtype)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise UserError('--auto-scale-lr needs auto_scale_lr='
+            raise MMHierError('--auto-scale-lr needs auto_scale_lr='
                             f'dict(base_batch_size=...) in {config}')
         cfg.auto_scale_lr.enable = True
     if no_validate:
@@ -129,7 +132,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
         cfg.load_from, skipped = find_newest_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
         if skipped and not cfg.resume:
-            raise UserError(
+            raise MMHierError(
                 f'--resume: no checkpoint in {cfg.work_dir} can be gone on '
                 f'from: {"; ".join(skipped)}. Start anew with --overwrite')
     else:
@@ -156,7 +159,7 @@ def _check_start(cfg: Config, overwrite: bool) -> None:
             cfg.load_from = find_checkpoint(cfg.load_from)
     present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
     if present and not cfg.resume and not overwrite:
-        raise UserError(
+        raise MMHierError(
             f'work_dir {cfg.work_dir} holds checkpoints of an earlier run, '
             f'such as {osp.basename(present[0])}: go on with --resume, keep '
             'them with another --work-dir, or replace them with --overwrite')

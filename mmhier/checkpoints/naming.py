@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
+from mmhier.errors import MMHierError
+
 _HASHED = re.compile(r'(?P<stem>.+)-(?P<hash>[0-9a-f]{8})')
 # 'model-20260131.pth' carries a date.
 _DATE = re.compile(r'20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])')
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MMHierError):
     """A checkpoint file that cannot be used, and why."""
 
 

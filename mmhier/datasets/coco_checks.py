@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
+from mmhier.errors import MMHierError
+
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
 
@@ -28,12 +30,12 @@ def read_coco(path: str) -> Dict[str, Any]:
         with open(path, encoding='utf-8') as file:
             coco = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
+        raise MMHierError(
             f'annotation file {path} is not readable json: {error}') from error
     for key in ('images', 'categories'):
         if not isinstance(coco, dict) or not isinstance(
                 coco.get(key), list) or not coco[key]:
-            raise ValueError(
+            raise MMHierError(
                 f'annotation file {path} has no {key}: expected COCO '
                 'instances json with "images", "annotations" and "categories"')
     coco.setdefault('annotations', [])
@@ -44,7 +46,7 @@ def read_coco(path: str) -> Dict[str, Any]:
         size = [image['width'], image['height']]
         if not isinstance(image['file_name'], str) or not _are_numbers(
                 size) or min(size) <= 0:
-            raise ValueError(
+            raise MMHierError(
                 f'annotation file {path}: image {image["id"]} has file_name='
                 f'{image["file_name"]!r}, width={size[0]!r} and height='
                 f'{size[1]!r}: expected a name and two numbers of pixels')
@@ -62,7 +64,7 @@ def _check_keys(path: str, kind: str, entries: Iterable[dict],
         if not isinstance(entry, dict) or not expected <= entry.keys():
             missing = expected - set(entry) if isinstance(
                 entry, dict) else expected
-            raise ValueError(f'annotation file {path}: {kind}[{i}] lacks '
+            raise MMHierError(f'annotation file {path}: {kind}[{i}] lacks '
                              f'{", ".join(sorted(missing))}')
 
 
@@ -90,13 +92,13 @@ def check_categories(path: str, classes: Sequence[str],
             'model.num_classes')
     absent = [c for c in classes if c not in names]
     if absent:
-        raise ValueError(
+        raise MMHierError(
             f'{owner} has {len(classes)} classes, of which {path} lacks '
             f'{len(absent)}: {_shorten(absent)}. Its own are '
             f'{_shorten(names)}: {hint}')
     used = [n for n in names if n in classes]
     if used != list(classes):
-        raise ValueError(
+        raise MMHierError(
             f'the classes of {owner} come in another order in {path}, so '
             f'labels would be mixed up: {_shorten(classes)} against '
             f'{_shorten(used)}: {hint}')
@@ -137,16 +139,16 @@ def check_annotations(path: str, with_masks: bool = False) -> List[str]:
     for annotation in coco['annotations']:
         where = f'annotation file {path}: annotation {annotation["id"]}'
         if annotation['category_id'] not in categories:
-            raise ValueError(
+            raise MMHierError(
                 f'{where} has category_id={annotation["category_id"]}, which '
                 'is not among the categories: add the category, or remove the '
                 'annotation')
         box = annotation['bbox']
         if not _are_numbers(box) or len(box) != 4:
-            raise ValueError(f'{where} has bbox={box}: expected four finite '
+            raise MMHierError(f'{where} has bbox={box}: expected four finite '
                              'numbers, x, y, width and height in pixels')
         if not _are_numbers([annotation['area']]):
-            raise ValueError(f'{where} has area={annotation["area"]}: expected'
+            raise MMHierError(f'{where} has area={annotation["area"]}: expected'
                              ' a finite number of pixels')
         size = sizes.get(annotation['image_id'])
         kind = ('belong to no image, so they are left out'
@@ -180,13 +182,13 @@ def _check_segmentation(where: str, annotation: dict,
                         flaws: Dict[str, list]) -> None:
     mask = annotation.get('segmentation')
     if not mask:
-        raise ValueError(f'{where} has no segmentation, which masks are '
+        raise MMHierError(f'{where} has no segmentation, which masks are '
                          'trained with: add polygons or RLE, or take a config '
                          'without masks, such as RetinaNet\'s')
     if not isinstance(mask, list):
         return
     if not all(_are_numbers(polygon) for polygon in mask):
-        raise ValueError(f'{where} has a segmentation that is no list of '
+        raise MMHierError(f'{where} has a segmentation that is no list of '
                          'polygons [x1, y1, x2, y2, ...] of finite numbers')
     good = [len(p) >= 6 and len(p) % 2 == 0 for p in mask]
     if not any(good):
@@ -219,7 +221,7 @@ def check_images(path: str, folder: str) -> None:
             osp.join(subfolder, n) for n in sorted(names.difference(present))
         ]
     if missing:
-        raise ValueError(f'{len(missing)} of the {len(images)} images in '
+        raise MMHierError(f'{len(missing)} of the {len(images)} images in '
                          f'{path} are not on disk, such as {missing[0]}')
 
 
@@ -273,7 +275,7 @@ def describe_other_size(loaded: Sequence[int],
 def _check_unique(path: str, what: str, values: List[Any]) -> None:
     if len(set(values)) < len(values):
         value, times = Counter(values).most_common(1)[0]
-        raise ValueError(f'annotation file {path}: {what} are not unique, '
+        raise MMHierError(f'annotation file {path}: {what} are not unique, '
                          f'{value} occurs {times} times')
 
 

@@ -2,6 +2,7 @@
 from typing import Any, List, Sequence
 
 from mmdet.datasets import CocoDataset
+from mmhier.errors import MMHierError
 from mmhier.registry import DATASETS
 
 
@@ -26,7 +27,7 @@ class CocoSubset(CocoDataset):
         """Filter by ``filter_cfg`` in training, and by id always."""
         unknown = self.img_ids - {info['img_id'] for info in self.data_list}
         if unknown:
-            raise ValueError(f'img_ids of CocoSubset not in {self.ann_file}: '
+            raise MMHierError(f'img_ids of CocoSubset not in {self.ann_file}: '
                              f'{sorted(unknown)}')
         return [
             info for info in super().filter_data()

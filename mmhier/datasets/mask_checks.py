@@ -4,6 +4,7 @@ from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
+from mmhier.errors import MMHierError
 
 IGNORED = 255
 _EXIF_ORIENTATION = 0x0112
@@ -29,7 +30,7 @@ def check_pairs(pairs: Sequence[Tuple[str, str]]) -> None:
     missing = [pair for pair in pairs if not osp.isfile(pair[1])]
     if missing:
         image, mask = missing[0]
-        raise ValueError(
+        raise MMHierError(
             f'{len(missing)} of the {len(pairs)} images have no mask, such as '
             f'{image}: expected {mask}. Check seg_map_suffix and '
             'data_prefix.seg_map_path')
@@ -75,7 +76,7 @@ def check_masks(pairs: Iterable[Tuple[str, str]],
         values = _read_mask(mask)
         size = _image_size(image)
         if values.shape != size:
-            raise ValueError(
+            raise MMHierError(
                 f'mask {mask} has {_size(values.shape)} pixels, but its image '
                 f'{image} has {_size(size)}: they have to agree')
         present = (
@@ -84,7 +85,7 @@ def check_masks(pairs: Iterable[Tuple[str, str]],
         strange = [v for v in present if v not in labelled and
                    v not in ignored]
         if strange:
-            raise ValueError(
+            raise MMHierError(
                 f'mask {mask} holds {strange[0]}, which is none of the '
                 f'{num_labels} classes: expected {labelled[0]} to '
                 f'{labelled[-1]}' + ' (reduce_zero_label)' * first + ', or '
@@ -94,7 +95,7 @@ def check_masks(pairs: Iterable[Tuple[str, str]],
         if ignored.issuperset(present):
             empty.append(mask)
     if reduce_zero_label and number and not has_zero and not allow_no_zero:
-        raise ValueError(
+        raise MMHierError(
             f'reduce_zero_label=True ignores 0 and makes 1 the first class, '
             f'but none of {number} masks holds a 0, such as {mask}. If their '
             'first class is 0, set reduce_zero_label=False in the dataset and '
@@ -121,16 +122,16 @@ def _read_mask(path: str) -> np.ndarray:
             values = np.array(mask)
             mode = mask.mode
     except _UNREADABLE as error:
-        raise ValueError(f'mask {path} cannot be read: {error}') from error
+        raise MMHierError(f'mask {path} cannot be read: {error}') from error
     if values.ndim != 2:
-        raise ValueError(
+        raise MMHierError(
             f'mask {path} has {values.shape[2]} channels ({mode}): expected '
             'one, with the label of each pixel as its value; write labels in '
             'the place of colours')
     if values.dtype == bool:
         return values.astype(np.uint8)
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
-        raise ValueError(f'mask {path} holds values of mode {mode}: expected '
+        raise MMHierError(f'mask {path} holds values of mode {mode}: expected '
                          'labels of 8 bits')
     return values
 
@@ -148,7 +149,7 @@ def _image_size(path: str) -> Tuple[int, int]:
         with Image.open(path) as image:
             return upright_size(image)
     except _UNREADABLE as error:
-        raise ValueError(f'image {path} cannot be read: {error}') from error
+        raise MMHierError(f'image {path} cannot be read: {error}') from error
 
 
 def _size(shape: Tuple[int, ...]) -> str:

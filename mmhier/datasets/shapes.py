@@ -25,6 +25,7 @@ from typing import Any, Dict, List, Union
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
+from mmhier.errors import MMHierError
 
 # In alphabetical order, which is how class folders are numbered.
 SHAPE_CLASSES = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
@@ -83,7 +84,7 @@ def generate_shapes(out_dir: Union[str, Path],
                                 ('image_size', image_size, 64), ('seed', seed,
                                                                  0)):
         if value < lowest:
-            raise ValueError(f'{name} is {value}, expected an integer of at '
+            raise MMHierError(f'{name} is {value}, expected an integer of at '
                              f'least {lowest}.')
     parameters = dict(
         version=_VERSION,

@@ -1,1 +1,1 @@
-"""Records and leaderboards of runs, submissions, metrics and analysis."""
+"""Metrics, and predictions read back from files."""

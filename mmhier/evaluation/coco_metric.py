@@ -8,6 +8,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.logging import print_log
 from pycocotools.cocoeval import COCOeval
+from mmhier.errors import MMHierError
 from mmhier.registry import METRICS
 
 _MMDET_MODULE = 'mmdet.evaluation.metrics.coco_metric'
@@ -77,11 +78,11 @@ def coco_eval_class(backend: str = 'auto') -> type:
         ValueError: If the backend is unknown or not installed.
     """
     if backend not in BACKENDS:
-        raise ValueError(f'backend={backend!r} of mmhier.CocoMetric: expected '
+        raise MMHierError(f'backend={backend!r} of mmhier.CocoMetric: expected '
                          f'one of {", ".join(BACKENDS)}')
     installed = find_spec('faster_coco_eval') is not None
     if backend == 'faster' and not installed:
-        raise ValueError("backend='faster' of mmhier.CocoMetric needs "
+        raise MMHierError("backend='faster' of mmhier.CocoMetric needs "
                          'faster-coco-eval, which is not installed: run '
                          'pip install faster-coco-eval')
     if backend == 'pycocotools' or not installed:
@@ -132,7 +133,7 @@ class CocoMetric(MMDetCocoMetric):
         # pycocotools compares them with single thresholds.
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
         if len(proposal_nums) != 3 and set(self.metrics) != {'proposal_fast'}:
-            raise ValueError(f'proposal_nums={tuple(proposal_nums)} of '
+            raise MMHierError(f'proposal_nums={tuple(proposal_nums)} of '
                              'mmhier.CocoMetric: expected three numbers, such '
                              'as (1, 10, 100)')
 
@@ -149,7 +150,7 @@ class CocoMetric(MMDetCocoMetric):
             ValueError: If masks are to be evaluated and there are none.
         """
         if 'segm' in self.metrics and 'masks' not in results[0][1]:
-            raise ValueError("metric='segm' of mmhier.CocoMetric needs masks, "
+            raise MMHierError("metric='segm' of mmhier.CocoMetric needs masks, "
                              'and the model predicts none: evaluate bbox only')
         evaluations: List[COCOeval] = []
 

@@ -8,9 +8,10 @@ from typing import Any, List, Union
 import numpy as np
 import torch
 from torch._utils import _rebuild_tensor_v2
+from mmhier.errors import MMHierError
 
 
-class PredictionsError(ValueError):
+class PredictionsError(MMHierError):
     """A file of predictions that cannot be used, and why."""
 
 

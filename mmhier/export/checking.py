@@ -6,7 +6,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from .exporting import graph_paths
 from .graphs import MAX_SIZE, MIN_SIZE, build_graphs
 
@@ -55,21 +55,21 @@ def check_export(model: torch.nn.Module,
         1e-4 is no rounding.
 
     Raises:
-        UserError: If a file is missing or does not belong to the model, or a
+        MMHierError: If a file is missing or does not belong to the model, or a
             size is not supported.
     """
     for size in sizes:
         if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
-            raise UserError(f'--sizes {size[0]}x{size[1]}: expected heights '
+            raise MMHierError(f'--sizes {size[0]}x{size[1]}: expected heights '
                             f'and widths from {MIN_SIZE} to {MAX_SIZE}')
     graphs = build_graphs(model, part)
     differences = []
     for graph, path in zip(graphs, graph_paths(Path(out), graphs)):
         if not path.is_file():
-            raise UserError(f'{path} does not exist: export the model first')
+            raise MMHierError(f'{path} does not exist: export the model first')
         for size in sizes:
             if path.suffix == '.pt2' and min(size) < graph.min_program_size:
-                raise UserError(
+                raise MMHierError(
                     f'{path} is a program of torch, which takes heights and '
                     f'widths from {graph.min_program_size}, so it cannot be '
                     f'checked with --sizes {size[0]}x{size[1]}')
@@ -114,12 +114,12 @@ def _open_program(path: Path, inputs: List[str],
             path, options, providers=['CPUExecutionProvider'])
     except (Fail, InvalidArgument, InvalidGraph,
             InvalidProtobuf) as error:
-        raise UserError(f'{path} cannot be opened by onnxruntime: '
+        raise MMHierError(f'{path} cannot be opened by onnxruntime: '
                         f'{str(error).splitlines()[0]}') from error
     names = ([value.name for value in session.get_inputs()],
              [value.name for value in session.get_outputs()])
     if names != (inputs, outputs):
-        raise UserError(
+        raise MMHierError(
             f'{path} is another graph: it has inputs {", ".join(names[0])} '
             f'and outputs {", ".join(names[1])}, expected {", ".join(inputs)} '
             f'and {", ".join(outputs)}')

@@ -12,14 +12,14 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 import mmhier
-from mmhier.apis import UserError
-from mmhier.apis.config import iter_datasets
-from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.apis import MMHierError
 from mmhier.apis.predictor import (
     dataset_metainfo,
     load_model_config,
     load_weights,
 )
+from mmhier.engine.config import iter_datasets
+from mmhier.errors import mistakes_as_user_errors
 from mmhier.registry import MODELS
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
 from .preparing import prepare_for_export
@@ -65,18 +65,18 @@ def export_model(config: str,
         list[Path]: The written graphs, without the json file.
 
     Raises:
-        UserError: If an argument cannot be used.
+        MMHierError: If an argument cannot be used.
     """
     out = Path(out)
     require_format(format)
     if out.suffix != SUFFIXES[format]:
-        raise UserError(f'--out {out}: expected the suffix {SUFFIXES[format]} '
+        raise MMHierError(f'--out {out}: expected the suffix {SUFFIXES[format]} '
                         f'for --format {format}')
     if opset not in OPSETS:
-        raise UserError(f'--opset {opset}: expected a number from '
+        raise MMHierError(f'--opset {opset}: expected a number from '
                         f'{OPSETS[0]} to {OPSETS[-1]}')
     if not os.access(out.absolute().parent, os.W_OK):
-        raise UserError(f'--out {out}: {out.absolute().parent} is not a '
+        raise MMHierError(f'--out {out}: {out.absolute().parent} is not a '
                         'folder that can be written to')
     model, metainfo = load_model(config, checkpoint, cfg_options)
     model = prepare_for_export(model)
@@ -85,7 +85,7 @@ def export_model(config: str,
     notes = out.with_name(f'{out.name}.json')
     existing = [str(path) for path in (*paths, notes) if path.exists()]
     if existing and not overwrite:
-        raise UserError(f'{", ".join(existing)} exists: choose another name '
+        raise MMHierError(f'{", ".join(existing)} exists: choose another name '
                         'for --out, or replace it with --overwrite')
     content = dict(
         format=format,
@@ -115,7 +115,7 @@ def export_model(config: str,
         for path, unfinished in files.items():
             os.replace(unfinished, path)
     except OSError as error:
-        raise UserError(
+        raise MMHierError(
             f'cannot write {out}: {error.strerror or error}') from error
     finally:
         for unfinished in files.values():
@@ -139,7 +139,7 @@ def load_model(config: str,
         the config, says of the data: ``classes``, if it names them.
 
     Raises:
-        UserError: If the config or the checkpoint cannot be used.
+        MMHierError: If the config or the checkpoint cannot be used.
     """
     cfg = load_model_config(config, cfg_options=cfg_options)
     datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
@@ -174,15 +174,15 @@ def require_format(format: str) -> None:
     """Check that the packages of a format are installed.
 
     Raises:
-        UserError: If they are not, or there is no such format.
+        MMHierError: If they are not, or there is no such format.
     """
     if format not in SUFFIXES:
-        raise UserError(f'--format {format}: expected one of '
+        raise MMHierError(f'--format {format}: expected one of '
                         f'{", ".join(SUFFIXES)}')
     packages = ('onnx', 'onnxscript', 'onnxruntime')
     missing = [name for name in packages if find_spec(name) is None]
     if format == 'onnx' and missing:
-        raise UserError(
+        raise MMHierError(
             f'--format onnx needs {", ".join(missing)}: run pip install '
             f'{" ".join(missing)}, or pip install "mmhier[export]"; --format '
             'torch needs nothing more')

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 
 MIN_SIZE, MAX_SIZE = 64, 4096
 MAX_BATCH = 1024
@@ -114,12 +114,12 @@ def build_graphs(model: nn.Module, part: str = 'model') -> List[ExportGraph]:
         :mod:`mmhier.export.detection_graphs`.
 
     Raises:
-        UserError: If the model has a part that cannot be exported.
+        MMHierError: If the model has a part that cannot be exported.
     """
     if part == 'backbone':
         backbone = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'strides'):
-            raise UserError(
+            raise MMHierError(
                 f'backbone {type(backbone).__name__} declares no strides: '
                 '--part backbone exports backbones of mmhier')
         return [BackboneGraph(backbone)]
@@ -138,9 +138,9 @@ def build_graphs(model: nn.Module, part: str = 'model') -> List[ExportGraph]:
     raise unsupported(model, 'model', model)
 
 
-def unsupported(model: nn.Module, key: str, part: Any) -> UserError:
+def unsupported(model: nn.Module, key: str, part: Any) -> MMHierError:
     """Error that names the part of a model that stops its export."""
-    return UserError(
+    return MMHierError(
         f'{type(model).__name__} with {key}.type={type(part).__name__} cannot '
         'be exported as a whole: export its backbone with --part backbone')
 

@@ -8,6 +8,7 @@ from mmdet.structures.bbox import bbox2roi, bbox_flip
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 
 __all__ = ['DetTTAModel']
@@ -52,7 +53,7 @@ class DetTTAModel(MMDetTTAModel):
         if not self.module.with_mask:
             return super().test_step(data)
         if not getattr(self.module, 'with_roi_head', False):
-            raise ValueError(
+            raise MMHierError(
                 'mmhier.DetTTAModel merges masks of RoI heads only, and '
                 f'{type(self.module).__name__} has none: test it without '
                 'test-time augmentation')
@@ -76,7 +77,7 @@ class DetTTAModel(MMDetTTAModel):
         """
         for sample in data_samples_list[0]:
             if not {'flip', 'flip_direction'} <= sample.metainfo.keys():
-                raise ValueError(
+                raise MMHierError(
                     'the views of tta_pipeline do not say how they are '
                     'flipped: add flip and flip_direction to meta_keys '
                     'of its PackDetInputs, and a RandomFlip before it')

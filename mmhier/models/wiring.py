@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 
 Maps = Union[List[int], Tuple[int, ...]]
@@ -28,7 +29,7 @@ def declared_channels(backbone: dict) -> Tuple[int, ...]:
         module = MODELS.build(backbone)
     channels = getattr(module, 'out_channels', None)
     if not isinstance(channels, Sequence):
-        raise ValueError(
+        raise MMHierError(
             f"backbone {backbone['type']} declares no out_channels: take the "
             'model without the prefix "mmhier." and state in_channels of its '
             'neck or head')
@@ -168,7 +169,7 @@ def _wire_neck(model: Dict[str, Any]) -> Optional[int]:
     """Fill neck.in_channels and return neck.out_channels."""
     necks = _as_list(model.get('neck'))
     if not necks:
-        raise ValueError('the model has no neck: a detector needs one, such '
+        raise MMHierError('the model has no neck: a detector needs one, such '
                          "as neck=dict(type='FPN', out_channels=256, "
                          'num_outs=5)')
     _fill(necks[0], 'in_channels', list(declared_channels(model['backbone'])),
@@ -191,7 +192,7 @@ def _select(maps: Maps, in_index: Union[int, Sequence[int]],
             return maps[in_index]
         return [maps[i] for i in in_index]
     except IndexError as error:
-        raise ValueError(f'{name}.in_index={in_index}: there are only '
+        raise MMHierError(f'{name}.in_index={in_index}: there are only '
                          f'{len(maps)} maps, of channels '
                          f'{list(maps)}') from error
 
@@ -206,6 +207,6 @@ def _fill(part: dict, key: str, value: Any, name: str, source: str) -> None:
     if isinstance(given, tuple):
         given = list(given)
     if value is not None and given != value:
-        raise ValueError(f'{name}.{key}={given} disagrees with {source}='
+        raise MMHierError(f'{name}.{key}={given} disagrees with {source}='
                          f'{value}: leave {name}.{key} out of the config, or '
                          f'change {source}')

@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 from mmhier.models.backbones.accvit import (
     WINDOW_SIZE,
     ACCViT,
@@ -80,21 +81,21 @@ def attention_maps(backbone: HierarchicalBackbone,
     }
     kind = next((k for b, k in kinds.items() if isinstance(backbone, b)), None)
     if kind is None:
-        raise ValueError(f'{type(backbone).__name__} is no backbone of mmhier '
+        raise MMHierError(f'{type(backbone).__name__} is no backbone of mmhier '
                          'whose attention could be shown')
     x, y = point
     height, width = images.shape[2:]
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f'the point ({x:g}, {y:g}) lies outside of the image '
+        raise MMHierError(f'the point ({x:g}, {y:g}) lies outside of the image '
                          f'of {width}x{height} pixels')
     if stage not in (1, 2, 3, 4):
-        raise ValueError(f'stage {stage}: expected 1, 2, 3 or 4')
+        raise MMHierError(f'stage {stage}: expected 1, 2, 3 or 4')
     modules = [
         m for top in backbone.stage_modules(stage) for m in top.modules()
         if isinstance(m, kind)
     ]
     if not -len(modules) <= block < len(modules):
-        raise ValueError(
+        raise MMHierError(
             f'stage {stage} of {type(backbone).__name__} has {len(modules)} '
             f'blocks with attention, so there is no block {block}')
     module = modules[block]

@@ -3,6 +3,7 @@ from typing import List
 
 import torch
 from torch import Tensor
+from mmhier.errors import MMHierError
 from mmhier.models.backbones.lit import LIT, DeformConv
 
 
@@ -23,7 +24,7 @@ def sampling_points(backbone: LIT, images: Tensor) -> List[Tensor]:
         ValueError: If the backbone is no LIT with a merging.
     """
     if not isinstance(backbone, LIT):
-        raise ValueError(f'{type(backbone).__name__} merges no tokens at '
+        raise MMHierError(f'{type(backbone).__name__} merges no tokens at '
                          'learned offsets, of the backbones of mmhier only '
                          'LIT does')
     offsets: List[Tensor] = []

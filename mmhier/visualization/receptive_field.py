@@ -3,6 +3,7 @@ from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 
 
 def effective_receptive_field(backbone: nn.Module,
@@ -35,7 +36,7 @@ def effective_receptive_field(backbone: nn.Module,
         gradient, = torch.autograd.grad(centre, images)
         total = total + gradient.abs().sum((0, 1)).detach().cpu()
     if not total.max() > 0:
-        raise ValueError('the central pixel of the output depends on no pixel '
+        raise MMHierError('the central pixel of the output depends on no pixel '
                          'of the images')
     return total / total.max()
 

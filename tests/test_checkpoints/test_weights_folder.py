@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
-from mmhier.apis.checkpoints import safe_checkpoints
 from mmhier.checkpoints import (
     CheckpointError,
     find_checkpoint,
     load_backbone_weights,
     read_checkpoint,
 )
+from mmhier.engine.checkpoints import safe_checkpoints
 from mmhier.models.backbones import HATNet
 from tests import golden
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from mmhier.export import build_graphs
 from mmhier.export.checking import check_export
 from mmhier.export.exporting import graph_paths, write_graph
@@ -187,7 +187,7 @@ def test_programs_of_detectors_are_equal_at_odd_and_even_sizes(
             with torch.no_grad():
                 torch.testing.assert_close(
                     program(*inputs), graph(*inputs), atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match=f'from {sizes[0][0]}, so it cannot be '
+    with pytest.raises(MMHierError, match=f'from {sizes[0][0]}, so it cannot be '
                        'checked with --sizes 80x64'):
         check_export(model, out, sizes=[(80, 64)])
 
@@ -234,7 +234,7 @@ def test_hvts_classifier_gives_mmpretrains_scores(tmp_path):
 
 def test_what_cannot_be_exported_is_named():
     model = slim('cascade')
-    with pytest.raises(UserError, match='roi_head.type=CascadeRoIHead cannot '
+    with pytest.raises(MMHierError, match='roi_head.type=CascadeRoIHead cannot '
                        'be exported as a whole.*--part backbone'):
         build_graphs(model)
     assert len(build_graphs(model, 'backbone')) == 1

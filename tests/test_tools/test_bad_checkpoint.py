@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier import apis
-from mmhier.apis import UserError
-from mmhier.apis.checkpoints import safe_checkpoints
+from mmhier.apis import MMHierError
 from mmhier.checkpoints import CheckpointError, read_checkpoint
+from mmhier.engine.checkpoints import safe_checkpoints
 from .conftest import DETECTOR
 
 
@@ -57,7 +57,7 @@ def run(coco_root, tmp_path):
 
 def test_missing(run):
     for resume in (False, True):
-        with pytest.raises(UserError, match='checkpoint.pth does not exist'):
+        with pytest.raises(MMHierError, match='checkpoint.pth does not exist'):
             run(None, resume=resume)
 
 
@@ -72,7 +72,7 @@ def test_truncated(share, detector_run, tmp_path):
 
 def test_truncated_is_refused_by_the_tools(run, detector_run):
     content = (Path(detector_run.work_dir) / 'epoch_1.pth').read_bytes()
-    with pytest.raises(UserError, match='checkpoint.pth .*is truncated'):
+    with pytest.raises(MMHierError, match='checkpoint.pth .*is truncated'):
         run(content[:len(content) // 2])
 
 
@@ -80,7 +80,7 @@ def test_truncated_is_refused_by_the_tools(run, detector_run):
 def test_malicious_pickle_is_not_executed(run, good, tmp_path, resume):
     trap = tmp_path / 'executed'
     good['meta']['extra'] = Executes(trap)
-    with pytest.raises(UserError, match='could execute code'):
+    with pytest.raises(MMHierError, match='could execute code'):
         run(good, resume=resume)
     assert not trap.exists()
     # The trap works.
@@ -90,7 +90,7 @@ def test_malicious_pickle_is_not_executed(run, good, tmp_path, resume):
 
 def test_old_format_pickle_is_not_executed(run, tmp_path):
     trap = tmp_path / 'executed'
-    with pytest.raises(UserError, match='was not loaded'):
+    with pytest.raises(MMHierError, match='was not loaded'):
         run(pickle.dumps(Executes(trap), protocol=2))
     assert not trap.exists()
 
@@ -127,7 +127,7 @@ def test_another_network(run, good):
     }
     kept = sum('backbone' not in name for name in weights)
     with pytest.raises(
-            UserError,
+            MMHierError,
             match=f'{kept} of {len(weights)} keys matched; .* missing: '
             r'backbone.*not in the model: trunk'):
         run(good)
@@ -139,7 +139,7 @@ def test_head_for_other_classes(run, good):
     name = 'roi_head.bbox_head.fc_cls.weight'
     weights[name] = torch.zeros(81, 32)
     with pytest.raises(
-            UserError,
+            MMHierError,
             match=f'{len(weights) - 1} of {len(weights)} keys matched; 1 of '
             f'another shape: {name}'):
         run(good)
@@ -149,12 +149,12 @@ def test_deeper_network(run, good):
     """Its first blocks have the names and shapes of the model."""
     extra = torch.zeros(1000, 1000)
     good['state_dict']['backbone.blocks.0.9.weight'] = extra
-    with pytest.raises(UserError, match='1 not in the model: backbone.blocks'):
+    with pytest.raises(MMHierError, match='1 not in the model: backbone.blocks'):
         run(good)
 
 
 def test_weights_alone_cannot_be_resumed(run, good):
-    with pytest.raises(UserError, match='no training state .*load_from'):
+    with pytest.raises(MMHierError, match='no training state .*load_from'):
         run(dict(state_dict=good['state_dict']), resume=True)
 
 
@@ -171,5 +171,5 @@ def test_training_starts_from_weights_with_another_head(
         cfg_options=dict(load_from=str(path)))
     assert apis.train(DETECTOR, **arguments).iter == 3
     torch.save({'layer.weight': torch.zeros(9, 9)}, path)
-    with pytest.raises(UserError, match=f'0 of {len(weights)} keys matched'):
+    with pytest.raises(MMHierError, match=f'0 of {len(weights)} keys matched'):
         apis.train(DETECTOR, overwrite=True, **arguments)

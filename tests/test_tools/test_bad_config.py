@@ -4,8 +4,8 @@ import re
 import pytest
 from mmengine.config import Config
 from mmhier import apis
-from mmhier.apis import UserError, load_config
-from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.apis import MMHierError, load_config
+from mmhier.errors import mistakes_as_user_errors
 from mmhier.models import HATNet
 from .conftest import DETECTOR
 
@@ -27,7 +27,7 @@ def load(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match='config file nope.py does not exist'):
+    with pytest.raises(MMHierError, match='config file nope.py does not exist'):
         load_config('nope.py')
 
 
@@ -36,7 +36,7 @@ def test_missing_file(tmp_path):
     ("_base_ = './absent.py'", 'cannot read config .*absent.py'),
 ])
 def test_unreadable_python(load, text, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         load(text)
 
 
@@ -45,7 +45,7 @@ def test_unreadable_python(load, text, message):
 def test_not_python(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(MMHierError, match=name):
         load_config(str(path))
 
 
@@ -62,13 +62,13 @@ def test_not_python(tmp_path, name, content):
     ('resume_from', 'load_from'),
 ])
 def test_legacy_keys(load, key, successor):
-    with pytest.raises(UserError, match='OpenMMLab 2.x') as error:
+    with pytest.raises(MMHierError, match='OpenMMLab 2.x') as error:
         load(f"model = dict(type='MaskRCNN')\n{key} = dict(type='X')")
     assert re.search(rf'\b{key} -> [^;]*{successor}', str(error.value))
 
 
 def test_all_legacy_keys_are_named_at_once(load):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MMHierError) as error:
         load('data = dict()\noptimizer = dict()\nrunner = dict()')
     assert all(f'{k} -> ' in str(error.value)
                for k in ('data', 'optimizer', 'runner'))
@@ -81,30 +81,30 @@ def test_a_variable_named_optimizer_is_not_legacy(load):
 
 
 def test_legacy_key_as_an_option(load):
-    with pytest.raises(UserError, match='optimizer.lr: .*optim_wrapper'):
+    with pytest.raises(MMHierError, match='optimizer.lr: .*optim_wrapper'):
         load('optim_wrapper = dict()', cfg_options={'optimizer.lr': 1})
 
 
 def test_option_that_does_not_fit(load):
-    with pytest.raises(UserError, match='--cfg-options'):
+    with pytest.raises(MMHierError, match='--cfg-options'):
         load('pipeline = [dict(a=1)]', cfg_options={'pipeline.5.a': 1})
 
 
 def test_package_that_is_not_installed(load):
-    with pytest.raises(UserError, match=r'mmabsent \(default_scope\)'):
+    with pytest.raises(MMHierError, match=r'mmabsent \(default_scope\)'):
         load("default_scope = 'mmabsent'")
 
 
 def test_launcher_without_its_variables(load, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
-    with pytest.raises(UserError, match='tools/dist_train.sh'):
+    with pytest.raises(MMHierError, match='tools/dist_train.sh'):
         load('model = dict()', launcher='pytorch')
 
 
 def test_unwritable_work_dir(load, tmp_path):
     (tmp_path / 'file').write_text('')
     work_dir = str(tmp_path / 'file' / 'work')
-    with pytest.raises(UserError, match=f'work_dir {work_dir} cannot be'):
+    with pytest.raises(MMHierError, match=f'work_dir {work_dir} cannot be'):
         load('model = dict()', work_dir=work_dir)
 
 
@@ -116,7 +116,7 @@ def test_work_dir_is_named_after_the_config(load, tmp_path, monkeypatch):
 
 
 def test_config_that_cannot_be_trained(tmp_path):
-    with pytest.raises(UserError, match='no train_dataloader'):
+    with pytest.raises(MMHierError, match='no train_dataloader'):
         apis.train(write(tmp_path, 'model = dict()'), work_dir=str(tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_config_that_cannot_be_trained(tmp_path):
      'HATNet expects images of at least 32x32 pixels, not 16x24'),
 ])
 def test_model_and_input(options, message, coco_root, tmp_path):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         apis.train(
             DETECTOR,
             data_root=str(coco_root),
@@ -150,7 +150,7 @@ def test_model_and_input(options, message, coco_root, tmp_path):
 def test_a_bug_keeps_its_type():
     with pytest.raises(ValueError) as error, mistakes_as_user_errors():
         int('x')
-    assert not isinstance(error.value, UserError)
+    assert not isinstance(error.value, MMHierError)
     with pytest.raises(TypeError), mistakes_as_user_errors():
         load_config(nonsense=1)
 
@@ -158,7 +158,7 @@ def test_a_bug_keeps_its_type():
 def test_run_tool_prints_one_line(capsys):
 
     def main():
-        raise UserError('what is wrong')
+        raise MMHierError('what is wrong')
 
     with pytest.raises(SystemExit) as end:
         apis.run_tool(main)
@@ -168,7 +168,7 @@ def test_run_tool_prints_one_line(capsys):
 
 def test_registry_of_the_original_line_raises_again():
     """It adds the class at each level, so mmhier's error is the context."""
-    with pytest.raises(UserError, match='class `MaskRCNN`: unknown arch'):
+    with pytest.raises(MMHierError, match='class `MaskRCNN`: unknown arch'):
         with mistakes_as_user_errors():
             try:
                 HATNet('huge')

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from mmhier.apis import UserError, check_data, load_config
+from mmhier.apis import MMHierError, check_data, load_config
 from .conftest import CONFIGS, DETECTOR
 
 
@@ -41,7 +41,7 @@ def test_good_data_passes(check):
 
 def test_missing_root(check, root):
     shutil.rmtree(root)
-    with pytest.raises(UserError, match=f'data_root={root} is not a folder.*'
+    with pytest.raises(MMHierError, match=f'data_root={root} is not a folder.*'
                        '--data-root'):
         check()
 
@@ -49,7 +49,7 @@ def test_missing_root(check, root):
 def test_missing_annotation_file(check, root):
     path = root / 'annotations' / 'instances_val2017.json'
     path.unlink()
-    with pytest.raises(UserError,
+    with pytest.raises(MMHierError,
                        match=f'val_dataloader.*ann_file={path} does not'):
         check()
     check(('train', ))
@@ -57,13 +57,13 @@ def test_missing_annotation_file(check, root):
 
 def test_missing_annotation_file_of_the_evaluator(check):
     key = 'val_evaluator.ann_file'
-    with pytest.raises(UserError, match=f'{key}=nope.json does not exist'):
+    with pytest.raises(MMHierError, match=f'{key}=nope.json does not exist'):
         check(**{key: 'nope.json'})
 
 
 def test_missing_image_folder(check, root):
     shutil.rmtree(root / 'train2017')
-    with pytest.raises(UserError, match='train2017/ is not a folder'):
+    with pytest.raises(MMHierError, match='train2017/ is not a folder'):
         check()
 
 
@@ -71,14 +71,14 @@ def test_missing_image_folder(check, root):
 def test_unreadable_json(check, root, content):
     path = root / 'annotations' / 'instances_train2017.json'
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f'{path} is not readable json'):
+    with pytest.raises(MMHierError, match=f'{path} is not readable json'):
         check()
 
 
 @pytest.mark.parametrize('key', ['categories', 'images'])
 def test_json_without(check, root, key):
     edit(root, lambda content: content.pop(key))
-    with pytest.raises(UserError, match=f'train2017.json has no {key}'):
+    with pytest.raises(MMHierError, match=f'train2017.json has no {key}'):
         check()
 
 
@@ -89,14 +89,14 @@ def test_json_without(check, root, key):
 def test_image_without_size_or_name(check, root, change):
     edit(root, lambda content: content['images'][2].update(change))
     (name, value), = change.items()
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             'instances_train2017.json: image 3 has ') + f'.*{name}={value!r}'):
         check()
 
 
 def test_json_of_another_kind(check, root):
     (root / 'annotations' / 'instances_train2017.json').write_text('[1]')
-    with pytest.raises(UserError, match='has no images: expected COCO'):
+    with pytest.raises(MMHierError, match='has no images: expected COCO'):
         check()
 
 
@@ -105,7 +105,7 @@ def test_json_of_another_kind(check, root):
                                        ('categories', 'name')])
 def test_incomplete_entry(check, root, kind, key):
     edit(root, lambda content: content[kind][2].pop(key))
-    with pytest.raises(UserError, match=rf'{kind}\[2\] lacks {key}'):
+    with pytest.raises(MMHierError, match=rf'{kind}\[2\] lacks {key}'):
         check()
 
 
@@ -113,7 +113,7 @@ def test_missing_images(check, root):
     (root / 'train2017' / '001.jpg').unlink()
     (root / 'train2017' / '004.jpg').unlink()
     with pytest.raises(
-            UserError,
+            MMHierError,
             match=f'2 of the 6 images in .* such as {root}/train2017/001.jpg'):
         check()
 
@@ -121,7 +121,7 @@ def test_missing_images(check, root):
 def test_classes_of_another_dataset(check):
     """mmdet's own message would be 'need at least one array'."""
     with pytest.raises(
-            UserError,
+            MMHierError,
             match='80 classes, of which .*lacks 80: person, .*Its own are box,'
             r' bar, tile: .*--classes auto.*metainfo=dict\(classes'):
         check(**{'train_dataloader.dataset.metainfo': dict(_delete_=True)})
@@ -129,13 +129,13 @@ def test_classes_of_another_dataset(check):
 
 def test_one_class_too_many(check):
     classes = ('box', 'bar', 'tile', 'ring')
-    with pytest.raises(UserError, match='lacks 1: ring'):
+    with pytest.raises(MMHierError, match='lacks 1: ring'):
         check(**{'train_dataloader.dataset.metainfo.classes': classes})
 
 
 def test_classes_in_another_order(check):
     classes = ('tile', 'box', 'bar')
-    with pytest.raises(UserError, match='another order'):
+    with pytest.raises(MMHierError, match='another order'):
         check(**{'train_dataloader.dataset.metainfo.classes': classes})
 
 
@@ -168,7 +168,7 @@ def test_fewer_classes_than_the_json_are_allowed(check, capfd):
 ])
 def test_annotation_that_stops_training(check, root, change, message):
     edit(root, lambda content: content['annotations'][1].update(change))
-    with pytest.raises(UserError, match=re.escape(message)) as error:
+    with pytest.raises(MMHierError, match=re.escape(message)) as error:
         check()
     path = root / 'annotations' / 'instances_train2017.json'
     assert str(error.value).startswith(f'annotation file {path}: ')
@@ -181,7 +181,7 @@ def test_annotation_that_stops_training(check, root, change, message):
 ])
 def test_entries_that_occur_twice(check, root, kind, change, message):
     edit(root, lambda content: content[kind][1].update(change))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         check()
 
 
@@ -242,7 +242,7 @@ def test_boxes_suffice_where_no_masks_are_loaded(check, root):
      'model.roi_head.bbox_head.num_classes'),
 ])
 def test_num_classes_of_another_dataset(check, options, key):
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             f'{key}=80 disagrees with the 3 classes of train_dataloader.'
             f'dataset: set {key}=3, or both with --classes')):
         check(**options)
@@ -253,7 +253,7 @@ def test_num_classes_of_a_proposal_network_is_its_own(check):
 
 
 def test_unknown_dataset_type(check):
-    with pytest.raises(UserError, match='dataset type CoccoDataset is not'):
+    with pytest.raises(MMHierError, match='dataset type CoccoDataset is not'):
         check(**{'train_dataloader.dataset.type': 'CoccoDataset'})
 
 
@@ -276,13 +276,13 @@ def check_folders(folders_root, tmp_path):
 def test_more_class_folders_than_classes(check_folders):
     shutil.copytree(check_folders.root / 'train' / 'dark',
                     check_folders.root / 'train' / 'grey')
-    with pytest.raises(UserError, match='model.head.num_classes=2 disagrees '
+    with pytest.raises(MMHierError, match='model.head.num_classes=2 disagrees '
                        'with the 3 classes of train_dataloader.dataset'):
         check_folders()
 
 
 def test_class_folders_instead_of_imagenet(check_folders):
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             f'train_dataloader.dataset: {check_folders.root}/train holds 2 '
             'class folders, but ImageNet has 1000 classes: take the names of '
             'the folders with --classes auto')):
@@ -290,7 +290,7 @@ def test_class_folders_instead_of_imagenet(check_folders):
 
 
 def test_class_folders_in_another_order(check_folders):
-    with pytest.raises(UserError, match='numbered by alphabet, bright, dark, '
+    with pytest.raises(MMHierError, match='numbered by alphabet, bright, dark, '
                        '..., but the classes come in another order, dark'):
         check_folders(
             **{'train_dataloader.dataset.metainfo.classes': ('dark', 'bright')}
@@ -300,7 +300,7 @@ def test_class_folders_in_another_order(check_folders):
 def test_other_class_folders_in_validation(check_folders):
     (check_folders.root / 'val' / 'dark').rename(
         check_folders.root / 'val' / 'night')
-    with pytest.raises(UserError, match='hold other class folders, such as '
+    with pytest.raises(MMHierError, match='hold other class folders, such as '
                        'dark, so labels would be mixed up'):
         check_folders()
 
@@ -308,7 +308,7 @@ def test_other_class_folders_in_validation(check_folders):
 def test_no_class_folders(check_folders):
     shutil.rmtree(check_folders.root / 'train')
     (check_folders.root / 'train').mkdir()
-    with pytest.raises(UserError, match='train is not a folder of class fold'):
+    with pytest.raises(MMHierError, match='train is not a folder of class fold'):
         check_folders()
 
 
@@ -318,7 +318,7 @@ def test_no_class_folders(check_folders):
 def test_label_outside_the_classes(check_folders, line, label):
     path = check_folders.root / 'labels.txt'
     path.write_text('bright/bright_0.jpg 0\n' + line + '\n')
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             f"{path}, line 2: label '{label}' is none of the classes, expected"
             ' 0 to 1')):
         check_folders(**{
@@ -335,6 +335,6 @@ def test_missing_folder_in_other_packages(name, folder, tmp_path):
         str(CONFIGS / f'{name}.py'),
         data_root=str(tmp_path),
         work_dir=str(tmp_path / 'work'))
-    with pytest.raises(UserError, match=f'{tmp_path}/{folder} is not a folder'
+    with pytest.raises(MMHierError, match=f'{tmp_path}/{folder} is not a folder'
                        ):
         check_data(cfg, ('train', ))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from mmhier.apis import UserError, check_data, load_config
+from mmhier.apis import MMHierError, check_data, load_config
 from mmhier.datasets.mask_checks import check_masks, spread_evenly
 from .conftest import CONFIGS
 
@@ -61,7 +61,7 @@ def test_label_outside_the_classes(check, mask):
     values = np.zeros((64, 64), np.uint8)
     values[3, 5] = 2
     save(mask, values)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MMHierError) as error:
         check()
     assert str(error.value) == (
         f'mask {mask} holds 2, which is none of the 2 classes: expected 0 to '
@@ -70,14 +70,14 @@ def test_label_outside_the_classes(check, mask):
 
 def test_labels_that_start_at_one(check, mask):
     save(mask, np.full((64, 64), 2, np.uint8))
-    with pytest.raises(UserError, match='If the first class is 1, and 0 stands'
+    with pytest.raises(MMHierError, match='If the first class is 1, and 0 stands'
                        ' for none, set reduce_zero_label=True'):
         check()
 
 
 def test_mask_of_another_size(check, mask):
     save(mask, np.zeros((32, 48), np.uint8))
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MMHierError) as error:
         check()
     image = str(mask).replace('annotations', 'images').replace('png', 'jpg')
     assert str(error.value) == (
@@ -87,7 +87,7 @@ def test_mask_of_another_size(check, mask):
 
 def test_mask_of_colours(check, mask):
     save(mask, np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             f'mask {mask} has 3 channels (RGB): expected one, with the label '
             'of each pixel')):
         check()
@@ -96,7 +96,7 @@ def test_mask_of_colours(check, mask):
 def test_values_of_sixteen_bits_do_not_wrap(check, mask):
     """mmseg would take 256 for 0."""
     save(mask, np.full((64, 64), 256, np.uint16))
-    with pytest.raises(UserError, match='holds 256, which is none'):
+    with pytest.raises(MMHierError, match='holds 256, which is none'):
         check()
 
 
@@ -110,13 +110,13 @@ def test_palette_and_bilevel_masks_are_labels(check, mask, root):
 
 def test_unreadable_mask(check, mask):
     mask.write_bytes(b'no picture')
-    with pytest.raises(UserError, match=f'mask {mask} cannot be read'):
+    with pytest.raises(MMHierError, match=f'mask {mask} cannot be read'):
         check()
 
 
 def test_image_without_mask(check, mask, root):
     mask.unlink()
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             f'1 of the 2 images have no mask, such as {root}/images/training/'
             f'0.jpg: expected {mask}. Check seg_map_suffix')):
         check()
@@ -130,7 +130,7 @@ def test_mask_without_image(check, root, capfd):
 
 
 def test_no_image_with_the_suffix(check):
-    with pytest.raises(UserError, match="finds no image in .*/images/training "
+    with pytest.raises(MMHierError, match="finds no image in .*/images/training "
                        "with img_suffix='.jpeg'"):
         check(**{f'{TRAIN}.img_suffix': '.jpeg'})
 
@@ -139,7 +139,7 @@ def test_reduced_masks_without_zero(check, root):
     for path in (root / 'annotations' / 'training').iterdir():
         save(path, np.full((64, 64), 1, np.uint8))
     options = {f'{TRAIN}.reduce_zero_label': True}
-    with pytest.raises(UserError, match='none of 2 masks holds a 0, such as .*'
+    with pytest.raises(MMHierError, match='none of 2 masks holds a 0, such as .*'
                        'If their first class is 0, set reduce_zero_label=False'
                        '.*allow_no_zero_label=True'):
         check(**options)
@@ -154,14 +154,14 @@ def test_reduced_masks_shift_the_range(check, root):
         values[8:16] = 255
         values[20, 20] = 2 + i
         save(path, values)
-    with pytest.raises(UserError, match='holds 3, which is none of the 2 class'
+    with pytest.raises(MMHierError, match='holds 3, which is none of the 2 class'
                        r'es: expected 1 to 2 \(reduce_zero_label\), or 0 or '
                        '255 where no'):
         check(**{f'{TRAIN}.reduce_zero_label': True})
 
 
 def test_two_statements_of_reduce_zero_label(check):
-    with pytest.raises(UserError, match='reduce_zero_label=False, but LoadAnno'
+    with pytest.raises(MMHierError, match='reduce_zero_label=False, but LoadAnno'
                        'tations in its pipeline has reduce_zero_label=True'):
         check(**{f'{TRAIN}.pipeline.1.reduce_zero_label': True})
 
@@ -174,7 +174,7 @@ def test_masks_that_are_ignored_whole(check, mask, capfd):
 
 
 def test_num_classes_of_another_dataset(check):
-    with pytest.raises(UserError, match=re.escape(
+    with pytest.raises(MMHierError, match=re.escape(
             'model.decode_head.num_classes=19 disagrees with the 2 classes of '
             f'{TRAIN}: set model.decode_head.num_classes=2, or both with '
             '--classes')):
@@ -182,18 +182,18 @@ def test_num_classes_of_another_dataset(check):
 
 
 def test_data_without_classes(check):
-    with pytest.raises(UserError, match=f'{TRAIN} has no classes: name them'):
+    with pytest.raises(MMHierError, match=f'{TRAIN} has no classes: name them'):
         check(**{f'{TRAIN}.metainfo': None})
 
 
 def test_a_prefix_of_masks_is_needed(check):
-    with pytest.raises(UserError, match='data_prefix has no seg_map_path'):
+    with pytest.raises(MMHierError, match='data_prefix has no seg_map_path'):
         check(**{f'{TRAIN}.data_prefix': dict(
             _delete_=True, img_path='images/training')})
 
 
 def test_palette_that_does_not_fit(check):
-    with pytest.raises(UserError, match=f'{TRAIN}: palette does not match'):
+    with pytest.raises(MMHierError, match=f'{TRAIN}: palette does not match'):
         check(**{f'{TRAIN}.metainfo.palette': [[1, 2, 3]]})
 
 

@@ -1,8 +1,8 @@
 """--classes reaches every dataset, and every head of the model."""
 import pytest
 from mmengine.config import Config
-from mmhier.apis import UserError, load_config
-from mmhier.apis.classes import iter_num_classes, set_classes
+from mmhier.apis import MMHierError, load_config
+from mmhier.datasets.classes import iter_num_classes, set_classes
 from .conftest import CONFIGS, DETECTOR
 from .samples import CLASSES
 
@@ -92,7 +92,7 @@ def test_heads_that_state_what_the_model_states(tmp_path):
 
 
 def test_a_model_without_heads():
-    with pytest.raises(UserError, match='model RPN has no head with num_clas'):
+    with pytest.raises(MMHierError, match='model RPN has no head with num_clas'):
         set_classes(
             config(dict(type='RPN', rpn_head=dict(num_classes=1))), ['a'])
 
@@ -127,13 +127,13 @@ def test_names_from_a_file(tmp_path):
     ([], '--classes names no class'),
 ])
 def test_names_that_cannot_be_used(names, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         set_classes(config(), names)
 
 
 def test_an_empty_file(tmp_path):
     (tmp_path / 'names.txt').write_text('\n')
-    with pytest.raises(UserError, match='names.txt names no class'):
+    with pytest.raises(MMHierError, match='names.txt names no class'):
         set_classes(config(), str(tmp_path / 'names.txt'))
 
 
@@ -165,7 +165,7 @@ def test_auto_takes_the_names_of_the_folders(folders_root, tmp_path):
 
 
 def test_auto_finds_no_names_in_masks(masks_root, tmp_path):
-    with pytest.raises(UserError, match='--classes auto needs an annotation fi'
+    with pytest.raises(MMHierError, match='--classes auto needs an annotation fi'
                        'le in the format of COCO, or a folder for each class'):
         load_config(
             str(CONFIGS / 'segmentor.py'),
@@ -179,6 +179,6 @@ def test_masks_of_a_published_set_keep_their_classes():
     cfg = config(dict(type='mmhier.EncoderDecoder'), ade, 'mmseg')
     set_classes(cfg, ['sky', 'wall'])
     assert cfg.model.num_classes == 2
-    with pytest.raises(UserError, match='--classes: cat is none of the classes'
+    with pytest.raises(MMHierError, match='--classes: cat is none of the classes'
                        ' of ADE20KDataset.*BaseSegDataset.*docs/own_data.md'):
         set_classes(cfg, ['sky', 'cat'])

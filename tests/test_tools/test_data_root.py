@@ -3,8 +3,8 @@ import os.path as osp
 
 import pytest
 from mmengine.config import Config
-from mmhier.apis import UserError, set_data_root
-from mmhier.apis.config import iter_datasets
+from mmhier.apis import MMHierError, set_data_root
+from mmhier.engine.config import iter_datasets
 from .conftest import CONFIGS
 
 
@@ -93,13 +93,13 @@ def test_other_packages(name):
 
 
 def test_dataset_without_a_root():
-    with pytest.raises(UserError, match='train_dataloader.dataset has no dat'):
+    with pytest.raises(MMHierError, match='train_dataloader.dataset has no dat'):
         redirected(dict(type='CocoDataset', ann_file='a.json'))
 
 
 def test_path_outside_of_the_root():
-    with pytest.raises(UserError, match='ann_file=/elsewhere/a.json lies out'):
+    with pytest.raises(MMHierError, match='ann_file=/elsewhere/a.json lies out'):
         redirected(coco('/elsewhere/a.json'))
     metric = dict(type='CocoMetric', ann_file='other/v.json')
-    with pytest.raises(UserError, match='val_evaluator.ann_file=other/v.json'):
+    with pytest.raises(MMHierError, match='val_evaluator.ann_file=other/v.json'):
         redirected(coco(), val_evaluator=metric)

@@ -13,7 +13,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmhier.evaluation.coco_submission import COCO_CATEGORY_IDS
+from mmhier.leaderboard.coco_submission import COCO_CATEGORY_IDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'evaluation.md').read_text()

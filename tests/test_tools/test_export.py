@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from mmhier.export import export_model
 from mmhier.export.exporting import load_model, require_format
 
@@ -117,11 +117,11 @@ def test_the_commands_of_the_guide(folder, monkeypatch, capsys):
         run_main(['config.py', '1.pth', '--check', 'model.onnx'], monkeypatch)
     assert stop.value.code == 1
     assert 'NOT EQUAL' in capsys.readouterr().out
-    with pytest.raises(UserError, match='is another graph.*stride32'):
+    with pytest.raises(MMHierError, match='is another graph.*stride32'):
         run_main(['config.py', '0.pth', '--check', 'backbone.onnx'],
                  monkeypatch)
     before = (folder / 'model.onnx').read_bytes()
-    with pytest.raises(UserError, match='exists: .*--overwrite'):
+    with pytest.raises(MMHierError, match='exists: .*--overwrite'):
         run_main(['config.py', '0.pth', '--out', 'model.onnx'], monkeypatch)
     assert (folder / 'model.onnx').read_bytes() == before
 
@@ -144,7 +144,7 @@ def test_mistakes_are_named(folder):
 ])
 def test_wrong_arguments_are_named(arguments, message, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         run_main(['config.py', '0.pth', *arguments], monkeypatch)
 
 
@@ -153,14 +153,14 @@ def test_a_file_that_is_no_graph_is_named(folder, monkeypatch, tmp_path):
     path = tmp_path / 'damaged.onnx'
     for content in (b'', b'no graph', bytes(range(256))):
         path.write_bytes(content)
-        with pytest.raises(UserError, match='damaged.onnx cannot be opened'):
+        with pytest.raises(MMHierError, match='damaged.onnx cannot be opened'):
             run_main(['config.py', '0.pth', '--check', str(path)], monkeypatch)
 
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr('mmhier.export.exporting.find_spec',
                         lambda name: None)
-    with pytest.raises(UserError, match='run pip install onnx onnxscript'):
+    with pytest.raises(MMHierError, match='run pip install onnx onnxscript'):
         require_format('onnx')
     require_format('torch')
 
@@ -171,7 +171,7 @@ def test_nothing_is_left_of_a_failed_export(folder, monkeypatch, tmp_path):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('mmhier.export.exporting.write_graph', fail)
-    with pytest.raises(UserError, match='cannot write .*No space left'):
+    with pytest.raises(MMHierError, match='cannot write .*No space left'):
         export_model(
             str(folder / 'config.py'), None, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())

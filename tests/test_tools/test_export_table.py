@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from mmhier.export.checking import TOLERANCE
 from mmhier.export.exporting import SUFFIXES
 from ..config_zoo import ROOT, VARIANTS
@@ -94,14 +94,14 @@ def test_an_export_that_differs_ends_with_1(tool, errors, capsys):
 
 
 def test_mistakes_are_named(tool, errors, monkeypatch):
-    with pytest.raises(UserError, match='lit-giant is no row of the table'):
+    with pytest.raises(MMHierError, match='lit-giant is no row of the table'):
         tool.main(['lit-giant'])
     tool.main([])
     monkeypatch.setattr(tool, 'describe_conditions', lambda: 'Elsewhere.\n')
-    with pytest.raises(UserError, match='measured under other conditions'):
+    with pytest.raises(MMHierError, match='measured under other conditions'):
         tool.main(['lit-base'])
     tool.PAGE.write_text('# Export\n')
-    with pytest.raises(UserError, match='lacks the marks of the table'):
+    with pytest.raises(MMHierError, match='lacks the marks of the table'):
         tool.main([])
 
 

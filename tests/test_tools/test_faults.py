@@ -19,17 +19,17 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 from mmhier import apis
-from mmhier.apis.errors import UserError
-from mmhier.apis.loading_errors import named_loading_errors
-from mmhier.apis.pictures import load_subjects
-from mmhier.apis.submission import submit_coco
 from mmhier.checkpoints import (
     CheckpointError,
     convert_checkpoint_file,
     publish_checkpoint_file,
     read_checkpoint,
 )
+from mmhier.engine.loading_errors import named_loading_errors
+from mmhier.errors import MMHierError
 from mmhier.export import export_model
+from mmhier.leaderboard.submission import submit_coco
+from mmhier.visualization.pictures import load_subjects
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 from .test_bad_checkpoint import Executes
@@ -49,8 +49,8 @@ def trained(detector_run) -> str:
 
 
 def fail(run, *args, **kwargs) -> str:
-    """Message of the UserError, which has to be a single line."""
-    with pytest.raises(UserError) as raised:
+    """Message of the MMHierError, which has to be a single line."""
+    with pytest.raises(MMHierError) as raised:
         run(*args, **kwargs)
     message = str(raised.value)
     assert '\n' not in message

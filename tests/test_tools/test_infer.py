@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_api
 from rich.console import Console
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from mmhier.apis.inference import (
     UnreadableImage,
     infer,
@@ -211,7 +211,7 @@ def test_full_disk_leaves_no_half_of_a_picture(detector, coco_root, tmp_path,
         return write(path, content)
 
     monkeypatch.setattr(Path, 'write_bytes', fill)
-    with pytest.raises(UserError, match=r'^cannot write .*/002\.jpg: No space'):
+    with pytest.raises(MMHierError, match=r'^cannot write .*/002\.jpg: No space'):
         infer(
             DETECTOR, detector, str(coco_root / 'val2017'),
             out_dir=str(tmp_path))
@@ -353,10 +353,10 @@ def test_what_an_input_stands_for(tmp_path):
     assert names(tmp_path / '**/*.jpg') == ['b.jpg', 'sub/c.jpg']
     for inputs, message in (('*.gif', 'matches no file'),
                             ('none.jpg', 'is not a file or a folder')):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(MMHierError, match=message):
             list_images(str(tmp_path / inputs))
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='holds no images'):
+    with pytest.raises(MMHierError, match='holds no images'):
         list_images(str(tmp_path / 'empty'))
 
 
@@ -429,7 +429,7 @@ def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
                 self.space -= 1
 
     monkeypatch.setattr(cv2, 'VideoWriter', FullDisk)
-    with pytest.raises(UserError, match='video.mp4: 3 of 5 frames were'):
+    with pytest.raises(MMHierError, match='video.mp4: 3 of 5 frames were'):
         infer(DETECTOR, detector, film, out_dir=str(tmp_path))
     assert os.listdir(tmp_path) == []
 
@@ -497,7 +497,7 @@ def test_results_are_not_overwritten_unasked(detector, photo, tmp_path):
     arguments = (DETECTOR, detector, str(tmp_path / 'a.png'))
     infer(*arguments, out_dir=str(tmp_path / 'out'))
     before = (tmp_path / 'out/predictions.json').stat().st_mtime_ns
-    with pytest.raises(UserError, match='predictions.json, pictures.*'
+    with pytest.raises(MMHierError, match='predictions.json, pictures.*'
                        '--overwrite'):
         infer(*arguments, out_dir=str(tmp_path / 'out'))
     assert (tmp_path / 'out/predictions.json').stat().st_mtime_ns == before
@@ -529,13 +529,13 @@ def test_mistakes(detector, photo, tmp_path, changes, message):
         checkpoint=detector,
         inputs=str(tmp_path / 'a.png'),
         out_dir=str(tmp_path / 'out'))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         infer(**dict(arguments, **changes))
 
 
 def test_out_dir_that_is_a_file(detector, photo, tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), photo)
-    with pytest.raises(UserError, match='a.png cannot be written to'):
+    with pytest.raises(MMHierError, match='a.png cannot be written to'):
         infer(
             DETECTOR,
             detector,
@@ -549,7 +549,7 @@ def test_classes_of_a_model_trained_on_other_data(detector, photo, tmp_path):
     predictor = Predictor(
         DETECTOR, str(tmp_path / 'bare.pth'), classes=('a', 'b', 'c'))
     assert predictor.classes == ['a', 'b', 'c']
-    with pytest.raises(UserError, match='does not fit the model'):
+    with pytest.raises(MMHierError, match='does not fit the model'):
         Predictor(DETECTOR, detector, classes=('a', 'b'))
 
 
@@ -569,14 +569,14 @@ def test_malicious_checkpoint_is_not_executed(tmp_path):
     (tmp_path / 'old.pth').write_bytes(
         pickle.dumps(Executes(trap), protocol=2))
     for name in ('evil.pth', 'old.pth'):
-        with pytest.raises(UserError, match='could execute code|not loaded'):
+        with pytest.raises(MMHierError, match='could execute code|not loaded'):
             Predictor(DETECTOR, str(tmp_path / name))
     assert not trap.exists()
 
 
 def test_checkpoint_of_another_network(random_weights):
     weights = random_weights(CLASSIFIER, ('bright', 'dark'))
-    with pytest.raises(UserError, match='does not fit the model'):
+    with pytest.raises(MMHierError, match='does not fit the model'):
         Predictor(DETECTOR, weights)
 
 

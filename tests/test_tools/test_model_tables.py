@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mmhier.analysis import count_config_complexity
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from ..config_zoo import ROOT, ZOO, read, register_all
 
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
@@ -111,13 +111,13 @@ def test_a_stale_table_is_told(tmp_path, monkeypatch):
     (folder / 'README.md').write_text(readme)
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['model_tables.py', '--check'])
-    with pytest.raises(UserError, match='out of step: configs/lit/README.md;'):
+    with pytest.raises(MMHierError, match='out of step: configs/lit/README.md;'):
         tool.main()
     monkeypatch.setattr(sys, 'argv', ['model_tables.py'])
     tool.main()
     assert '51.6' in (folder / 'README.md').read_text()
     (folder / 'README.md').write_text('# LIT\n')
-    with pytest.raises(UserError, match='README.md lacks the marks'):
+    with pytest.raises(MMHierError, match='README.md lacks the marks'):
         tool.main()
 
 
@@ -150,5 +150,5 @@ def test_get_flops_names_mistakes(monkeypatch):
         (runtime, ): f'{runtime} has no model',
     }.items():
         monkeypatch.setattr(sys, 'argv', ['get_flops.py', *arguments])
-        with pytest.raises(UserError, match=f'^{message}$'):
+        with pytest.raises(MMHierError, match=f'^{message}$'):
             load_tool('analysis_tools/get_flops').main()

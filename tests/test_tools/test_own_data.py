@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmhier.apis import UserError
+from mmhier.apis import MMHierError
 from . import samples
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_json_without_masks(run, tmp_path, coco_root):
         for annotation in content['annotations']:
             del annotation['segmentation']
         path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match='has no segmentation.*RetinaNet'):
+    with pytest.raises(MMHierError, match='has no segmentation.*RetinaNet'):
         run('json', 0)
     run('json', 2)
     state = load('work_dirs/two-parts/epoch_12.pth')

@@ -41,7 +41,7 @@ def test_published_models_are_tested_by_their_bare_name(
     source = Path(detector_run.work_dir) / 'epoch_1.pth'
     published = publish_checkpoint_file(source, tmp_path / 'w' / 'model.pth')
     arguments = dict(data_root=str(coco_root), work_dir=str(tmp_path / 'work'))
-    with pytest.raises(apis.UserError, match='model.pth does not exist$'):
+    with pytest.raises(apis.MMHierError, match='model.pth does not exist$'):
         apis.test(DETECTOR, 'model.pth', **arguments)
     monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path / 'w'))
     expected = apis.test(DETECTOR, str(source), **arguments)
@@ -53,6 +53,6 @@ def test_published_models_are_tested_by_their_bare_name(
     assert runner.cfg.load_from == str(published)
 
     published.write_bytes(source.read_bytes())
-    with pytest.raises(apis.UserError,
+    with pytest.raises(apis.MMHierError,
                        match=f'{published.name}.*expected a sha256'):
         apis.test(DETECTOR, 'model.pth', **arguments)

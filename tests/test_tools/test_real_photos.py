@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import DATASETS, init_default_scope
 from mmhier import apis
 from mmhier import visualization as vis
-from mmhier.apis import pictures
+from mmhier.visualization import pictures
 from .conftest import DETECTOR
 
 ROOT = Path(__file__).parents[2]

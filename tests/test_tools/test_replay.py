@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from mmhier import apis
-from mmhier.apis.replaying import compare_records, replay
-from mmhier.evaluation.leaderboard import build_leaderboard
-from mmhier.evaluation.records import read_record, write_record
+from mmhier.leaderboard.records import read_record, write_record
+from mmhier.leaderboard.replaying import compare_records, replay
+from mmhier.leaderboard.tables import build_leaderboard
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 
@@ -192,9 +192,9 @@ def test_moved_files_are_found_by_options(tested, coco_root, tmp_path):
             checkpoint=replace(record.checkpoint, path='gone.pth'),
             config_text=record.config_text.replace(
                 str(coco_root), '/gone')), tmp_path / 'test_record_1.json')
-    with pytest.raises(apis.UserError, match='gone.pth does not exist.*--ch'):
+    with pytest.raises(apis.MMHierError, match='gone.pth does not exist.*--ch'):
         replay(str(tmp_path / 'test_record_1.json'))
-    with pytest.raises(apis.UserError, match='/gone.*--data-root'):
+    with pytest.raises(apis.MMHierError, match='/gone.*--data-root'):
         replay(
             str(tmp_path / 'test_record_1.json'), checkpoint=str(checkpoint))
     assert replay(
@@ -224,7 +224,7 @@ def test_other_data_is_named_before_the_test(tamper, message, tested,
                                              coco_root, tmp_path):
     root = shutil.copytree(coco_root, tmp_path / 'data')
     tamper(root)
-    with pytest.raises(apis.UserError, match=message):
+    with pytest.raises(apis.MMHierError, match=message):
         replay(
             str(tested[1]),
             data_root=str(root),
@@ -238,7 +238,7 @@ def test_another_checkpoint_is_named_before_the_test(tested, tmp_path):
     content = bytearray(Path(record.checkpoint.path).read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
-    with pytest.raises(apis.UserError,
+    with pytest.raises(apis.MMHierError,
                        match='epoch_1.pth is not the one that was tested'):
         replay(
             str(tested[1]),
@@ -285,18 +285,18 @@ def test_a_config_in_a_record_holds_values_only(text, tested, tmp_path):
     record = read_record(tested[1])
     write_record(
         replace(record, config_text=text.format(canary=canary)), path)
-    with pytest.raises(apis.UserError, match='config_text is not a dumped'):
+    with pytest.raises(apis.MMHierError, match='config_text is not a dumped'):
         replay(str(path))
     assert not canary.exists()
 
 
 def test_only_records_of_tests_are_replayed(detector_run, tmp_path):
     training = Path(detector_run.work_dir) / 'train_record.json'
-    with pytest.raises(apis.UserError, match='the record of a training'):
+    with pytest.raises(apis.MMHierError, match='the record of a training'):
         replay(str(training))
-    with pytest.raises(apis.UserError, match='absent.json does not exist'):
+    with pytest.raises(apis.MMHierError, match='absent.json does not exist'):
         replay(str(tmp_path / 'absent.json'))
-    with pytest.raises(apis.UserError, match='--tolerance -1.0 must not'):
+    with pytest.raises(apis.MMHierError, match='--tolerance -1.0 must not'):
         replay(str(training), tolerance=-1.)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmhier import apis
-from mmhier.apis.resuming import find_newest_checkpoint
 from mmhier.checkpoints import read_checkpoint
+from mmhier.engine.resuming import find_newest_checkpoint
 from .conftest import CONFIGS
 
 ROOTS = {
@@ -284,7 +284,7 @@ def test_damaged_checkpoint_is_skipped_and_named(damage, reason, masks_root,
 
     for path in tmp_path.glob('*.pth'):
         damage(path)
-    with pytest.raises(apis.UserError, match='Start anew with --overwrite'):
+    with pytest.raises(apis.MMHierError, match='Start anew with --overwrite'):
         apis.train(config, resume='auto', **arguments)
 
 
@@ -318,7 +318,7 @@ def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(apis.UserError,
+    with pytest.raises(apis.MMHierError,
                        match='iter_4.pth cannot be written: No space left'):
         apis.train(config, data_root=str(masks_root), work_dir=str(tmp_path))
     assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_2.pth']
@@ -332,7 +332,7 @@ def test_loss_that_is_no_number_stops_the_training(coco_root, tmp_path):
                      no_validate=True)
     apis.train(config, **arguments)
     kept = {p: p.read_bytes() for p in tmp_path.glob('*.pth')}
-    with pytest.raises(apis.UserError) as raised:
+    with pytest.raises(apis.MMHierError) as raised:
         apis.train(
             config, resume='auto', **arguments,
             cfg_options={

@@ -17,13 +17,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
-from mmhier.apis import UserError, run_tool
-from mmhier.apis.submission import submit_ade20k, submit_coco
-from mmhier.evaluation.ade20k_submission import check_ade20k_package
-from mmhier.evaluation.coco_submission import (
+from mmhier.apis import MMHierError, run_tool
+from mmhier.leaderboard.ade20k_submission import check_ade20k_package
+from mmhier.leaderboard.coco_submission import (
     check_coco_package,
     read_image_list,
 )
+from mmhier.leaderboard.submission import submit_ade20k, submit_coco
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 
@@ -93,7 +93,7 @@ def test_boxes_and_masks_of_images_without_annotations(
         assert {d['category_id'] for d in content} <= {10, 20, 30}
     assert 'interrupted' not in capfd.readouterr().out
     # Both are refused before the model is built.
-    with pytest.raises(UserError, match='bbox.*exists.*--overwrite'):
+    with pytest.raises(MMHierError, match='bbox.*exists.*--overwrite'):
         submit_coco(DETECTOR, detector, data_root=str(unlabelled),
                     work_dir=str(tmp_path))
 
@@ -154,7 +154,7 @@ test_dataloader = dict(dataset=dict(metainfo=dict(classes={classes},
     content = torch.load(weights, weights_only=True)
     content['state_dict']['decode_head.conv_seg.bias'][155] = 1e6
     torch.save(content, weights)
-    with pytest.raises(UserError, match='values above 150: 2, .*up to 156'):
+    with pytest.raises(MMHierError, match='values above 150: 2, .*up to 156'):
         submit_ade20k(
             str(config),
             weights,
@@ -171,7 +171,7 @@ test_dataloader = dict(dataset=dict(metainfo=dict(classes={classes},
     (dict(cfg_options=dict(test_dataloader=None)), 'has no test_dataloader'),
 ])
 def test_mistakes_are_named(arguments, reason, detector, unlabelled, tmp_path):
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(MMHierError, match=reason):
         submit_coco(DETECTOR, detector, data_root=str(unlabelled),
                     work_dir=str(tmp_path), **arguments)
     assert not list(tmp_path.rglob('*.zip'))
@@ -179,16 +179,16 @@ def test_mistakes_are_named(arguments, reason, detector, unlabelled, tmp_path):
 
 def test_models_for_the_other_server(detector, segmentor, unlabelled,
                                      masks_root, tmp_path):
-    with pytest.raises(UserError, match='config for mmseg.*results of mmdet'):
+    with pytest.raises(MMHierError, match='config for mmseg.*results of mmdet'):
         submit_coco(SEGMENTOR, segmentor, data_root=str(masks_root),
                     work_dir=str(tmp_path))
-    with pytest.raises(UserError, match='config for mmdet.*results of mmseg'):
+    with pytest.raises(MMHierError, match='config for mmdet.*results of mmseg'):
         submit_ade20k(DETECTOR, detector, data_root=str(unlabelled),
                       work_dir=str(tmp_path))
 
 
 def test_a_model_without_masks(detector, unlabelled, tmp_path):
-    with pytest.raises(UserError, match='predicts no masks: use --task bbox'):
+    with pytest.raises(MMHierError, match='predicts no masks: use --task bbox'):
         submit_coco(
             DETECTOR,
             random_weights_without_masks(detector, tmp_path),
@@ -245,7 +245,7 @@ def test_killed_while_the_model_runs(detector, unlabelled, tmp_path, capfd):
     try:
         while not marker.exists() and process.poll() is None:
             time.sleep(.2)
-        with pytest.raises(UserError, match='written by another process'):
+        with pytest.raises(MMHierError, match='written by another process'):
             submit_coco(DETECTOR, detector, **arguments)
     finally:
         os.kill(process.pid, signal.SIGKILL)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier import apis
-from mmhier.apis.amp import AutocastOptimWrapper
+from mmhier.engine.amp import AutocastOptimWrapper
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 
@@ -51,7 +51,7 @@ def test_every_image_is_tested_and_the_twelve_numbers_printed(
 def test_predictions_are_not_overwritten_unasked(detector_run, tmp_path):
     out = tmp_path / 'predictions.pkl'
     out.write_bytes(b'earlier')
-    with pytest.raises(apis.UserError, match='exists.*--overwrite'):
+    with pytest.raises(apis.MMHierError, match='exists.*--overwrite'):
         apis.test(
             DETECTOR,
             checkpoint_of(detector_run),
@@ -61,7 +61,7 @@ def test_predictions_are_not_overwritten_unasked(detector_run, tmp_path):
 
 
 def test_a_run_is_not_overwritten_unasked(detector_run, coco_root):
-    with pytest.raises(apis.UserError, match='epoch_1.pth.*--resume'):
+    with pytest.raises(apis.MMHierError, match='epoch_1.pth.*--resume'):
         apis.train(
             DETECTOR,
             data_root=str(coco_root),
@@ -102,7 +102,7 @@ def test_amp_on_a_cpu_is_bfloat16(coco_root, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='float16 is possible')
 def test_amp_in_float16_needs_a_gpu(coco_root, tmp_path):
-    with pytest.raises(apis.UserError, match='--amp-dtype bfloat16'):
+    with pytest.raises(apis.MMHierError, match='--amp-dtype bfloat16'):
         apis.train(
             DETECTOR,
             data_root=str(coco_root),
@@ -161,7 +161,7 @@ def test_tta_uses_the_config_s_model_and_pipeline(masks_root, tmp_path):
 
 
 def test_tta_without_a_tta_model(detector_run, tmp_path):
-    with pytest.raises(apis.UserError, match='--tta needs tta_model'):
+    with pytest.raises(apis.MMHierError, match='--tta needs tta_model'):
         apis.test(
             str(CONFIGS / 'classifier.py'),
             checkpoint_of(detector_run),

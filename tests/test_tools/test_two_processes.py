@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 from mmhier import apis
-from mmhier.apis.checkpoints import CheckpointFitHook
 from mmhier.checkpoints import CheckpointError, read_checkpoint
+from mmhier.engine.checkpoints import CheckpointFitHook
 from . import samples
 from .conftest import CONFIGS
 from .pages import ROOT
@@ -168,7 +168,7 @@ def test_sharded_checkpoint_is_that_of_the_whole_model(runs, tmp_path):
 def test_resuming_names_another_kind_of_training(runs, tmp_path):
     (replicated, arguments), (sharded, _) = runs['detector'], runs['sharded']
     message = 'saved {} FSDP, and this config trains {} it'
-    with pytest.raises(apis.UserError, match=message.format('by', 'without')):
+    with pytest.raises(apis.MMHierError, match=message.format('by', 'without')):
         apis.train(**dict(arguments, work_dir=str(tmp_path),
                           resume=str(sharded / 'epoch_2.pth')))
     runner = SimpleNamespace(
@@ -180,7 +180,7 @@ def test_resuming_names_another_kind_of_training(runs, tmp_path):
 
 def test_sharding_needs_a_launcher(runs, tmp_path):
     arguments = dict(runs['sharded'][1], work_dir=str(tmp_path))
-    with pytest.raises(apis.UserError, match='tools/dist_train.sh'):
+    with pytest.raises(apis.MMHierError, match='tools/dist_train.sh'):
         apis.train(**arguments)
 
 

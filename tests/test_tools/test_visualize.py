@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmhier.apis import UserError
-from mmhier.apis.browsing import browse
-from mmhier.apis.pictures import (
+from mmhier.apis import MMHierError
+from mmhier.apis.predictor import Predictor
+from mmhier.visualization.browsing import browse
+from mmhier.visualization.pictures import (
     draw_attention,
     draw_features,
     draw_offsets,
@@ -22,7 +23,6 @@ from mmhier.apis.pictures import (
     load_photo,
     load_subjects,
 )
-from mmhier.apis.predictor import Predictor
 from .conftest import CONFIGS, DETECTOR
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -82,7 +82,7 @@ def test_photos_are_resized_to_multiples_of_32(photo, tmp_path):
                                 ('text.png', 64, 'is damaged or not an image'),
                                 ('none.png', 64, 'cannot be read'),
                                 ('thin.png', 16, '--size 16')):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(MMHierError, match=message):
             load_photo(str(tmp_path / path), size)
 
 
@@ -110,7 +110,7 @@ def test_attention(segmentors, photo):
     for changes, message in ((dict(head=2), '--head 2: this block has heads '
                               '0 to 1'), (dict(stage=7), 'stage 7'),
                              (dict(point=(500, 0)), 'outside')):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(MMHierError, match=message):
             draw_attention(segmentors, photo, **dict(
                 dict(stage=2, size=64), **changes))
 
@@ -131,9 +131,9 @@ def test_offsets(lit, segmentors, photo):
     # Three mergings and the close-up of one token.
     picture = draw_offsets(lit, photo, size=64)
     assert picture.shape == size_of(4, 1, 2)
-    with pytest.raises(UserError, match='HATNet merges no tokens'):
+    with pytest.raises(MMHierError, match='HATNet merges no tokens'):
         draw_offsets(segmentors, photo, size=64)
-    with pytest.raises(UserError, match='--point lies outside'):
+    with pytest.raises(MMHierError, match='--point lies outside'):
         draw_offsets(lit, photo, (300, 0), size=64)
 
 
@@ -146,7 +146,7 @@ def test_features(segmentors, photo):
     # The photo and four levels, in two columns for each model.
     picture = draw_features(segmentors, photo, size=64)
     assert picture.shape == size_of(5, 4, 2)
-    with pytest.raises(UserError, match='has no neck'):
+    with pytest.raises(MMHierError, match='has no neck'):
         draw_features(segmentors, photo, 'neck', size=64)
     detector = load_subjects([DETECTOR], device='cpu')
     picture = draw_features(detector, photo, 'neck', size=64)
@@ -171,7 +171,7 @@ def test_two_families_side_by_side(segmentors, lit, photo, draw):
 
 def test_vectors_are_no_feature_maps(photo):
     classifier = load_subjects([CLASSIFIER], device='cpu')
-    with pytest.raises(UserError, match='returns vectors, not maps'):
+    with pytest.raises(MMHierError, match='returns vectors, not maps'):
         draw_features(classifier, photo, 'neck', size=64)
 
 
@@ -182,9 +182,9 @@ def test_checkpoints(detector_run):
     own = subject.model.state_dict()
     assert all(torch.equal(own[name], stored[name]) for name in own)
     assert 'initial weights' not in subject.name
-    with pytest.raises(UserError, match='1 configs, but 2 checkpoints'):
+    with pytest.raises(MMHierError, match='1 configs, but 2 checkpoints'):
         load_subjects([DETECTOR], [checkpoint, checkpoint])
-    with pytest.raises(UserError, match='none.pth does not exist'):
+    with pytest.raises(MMHierError, match='none.pth does not exist'):
         load_subjects([DETECTOR], ['none.pth'])
 
 
@@ -206,7 +206,7 @@ def test_browse_draws_every_sample(config, root, count, request, tmp_path):
         assert cv2.imread(str(path)).shape[0] == 64
     arguments = dict(data_root=root, num=2, split='val')
     assert browse(config, str(tmp_path / 'two'), **arguments)[0] == 2
-    with pytest.raises(UserError, match='two holds files'):
+    with pytest.raises(MMHierError, match='two holds files'):
         browse(config, str(tmp_path / 'two'), **arguments)
     browse(config, str(tmp_path / 'two'), overwrite=True, **arguments)
 
@@ -294,7 +294,7 @@ def test_browse_names_what_cannot_be_loaded(folders_root, tmp_path):
     (dict(data_root='/nowhere'), '/nowhere'),
 ])
 def test_browse_mistakes(changes, message, tmp_path):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MMHierError, match=message):
         browse(**dict(
             dict(config=SEGMENTOR, out_dir=str(tmp_path)), **changes))
 
@@ -312,10 +312,10 @@ def test_commands(photo, tmp_path, monkeypatch, capsys):
     assert cv2.imread(out).shape == size_of(5, 2, 2)
     assert os.listdir(tmp_path / 'sub') == ['out.png']
     assert capsys.readouterr().out.splitlines()[-1] == f'drawn to {out}'
-    with pytest.raises(UserError, match='out.png exists'):
+    with pytest.raises(MMHierError, match='out.png exists'):
         run_main(monkeypatch, 'visualize', *command)
     run_main(monkeypatch, 'visualize', *command, '--overwrite')
-    with pytest.raises(UserError, match='must end with .png or .jpg'):
+    with pytest.raises(MMHierError, match='must end with .png or .jpg'):
         run_main(monkeypatch, 'visualize', *command[:-1], 'out.gif')
     run_main(monkeypatch, 'visualize', 'attention', photo, '--configs',
              SEGMENTOR, '--size', '64', '--point', '3', '4', '--head', '0',
@@ -352,7 +352,7 @@ def test_command_in_a_process_of_its_own(photo):
 
 def test_web_page_without_gradio(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
-    with pytest.raises(UserError, match=r'run pip install "mmhier\[web\]"'):
+    with pytest.raises(MMHierError, match=r'run pip install "mmhier\[web\]"'):
         run_main(monkeypatch, 'web_demo', DETECTOR, 'none.pth')
 
 

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmhier.apis import UserError, check_data, load_config, run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
-from mmhier.evaluation.analysis_results import analyze_results
+from mmhier.analysis.results import analyze_results
+from mmhier.apis import MMHierError, check_data, load_config, run_tool
+from mmhier.errors import mistakes_as_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,7 +67,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_args()
     if arguments.num_worst < 1:
-        raise UserError('--num-worst: expected at least 1')
+        raise MMHierError('--num-worst: expected at least 1')
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
             arguments.config,
@@ -75,7 +75,7 @@ def main() -> None:
             data_root=arguments.data_root,
             cfg_options=arguments.cfg_options)
     if cfg.get('test_dataloader') is None:
-        raise UserError(f'{arguments.config} has no test_dataloader')
+        raise MMHierError(f'{arguments.config} has no test_dataloader')
     check_data(cfg, ('test', ))
     with mistakes_as_user_errors():
         result = analyze_results(

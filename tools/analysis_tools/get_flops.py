@@ -13,8 +13,8 @@ import tempfile
 
 from mmengine.config import DictAction
 from mmhier.analysis import count_config_complexity
-from mmhier.apis import UserError, load_config, run_tool
-from mmhier.apis.errors import mistakes_as_user_errors
+from mmhier.apis import MMHierError, load_config, run_tool
+from mmhier.errors import mistakes_as_user_errors
 from mmhier.models.backbones.base import MIN_INPUT_SIZE
 
 
@@ -50,7 +50,7 @@ def input_size(shape, scope) -> tuple:
         usual = dict(mmdet=(800, 1280), mmseg=(512, 512))
         return usual.get(scope, (224, 224))
     if len(shape) > 2 or min(shape) < MIN_INPUT_SIZE:
-        raise UserError(f'--shape {" ".join(map(str, shape))}: expected one '
+        raise MMHierError(f'--shape {" ".join(map(str, shape))}: expected one '
                         f'or two numbers of at least {MIN_INPUT_SIZE} pixels')
     return (shape[0], shape[-1])
 
@@ -63,7 +63,7 @@ def main() -> None:
             work_dir=os.path.join(folder, 'work'),
             cfg_options=arguments.cfg_options)
     if 'model' not in cfg:
-        raise UserError(f'{arguments.config} has no model')
+        raise MMHierError(f'{arguments.config} has no model')
     size = input_size(arguments.shape, cfg.get('default_scope'))
     with mistakes_as_user_errors():
         cost = count_config_complexity(cfg, size)

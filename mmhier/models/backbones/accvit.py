@@ -19,6 +19,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
     BranchGate,
@@ -386,14 +387,14 @@ class ACCViT(HierarchicalBackbone):
         head_dim = settings['head_dim']
         for name in ('embed_dims', 'depths', 'dilations'):
             if len(settings[name]) != 4:
-                raise ValueError(f'{name}={settings[name]} in the arch of '
+                raise MMHierError(f'{name}={settings[name]} in the arch of '
                                  'ACCViT: expected four entries')
         if any(c % head_dim or c % 4 for c in dims):
-            raise ValueError(
+            raise MMHierError(
                 f'embed_dims={dims} in the arch of ACCViT: expected multiples '
                 f'of head_dim={head_dim} and of 4')
         if topology not in self.topologies:
-            raise ValueError(
+            raise MMHierError(
                 f'topology={topology!r} of ACCViT: expected one of '
                 f'{", ".join(map(repr, self.topologies))}')
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg

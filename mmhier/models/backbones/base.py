@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from mmhier.checkpoints.loading import load_backbone_weights
+from mmhier.errors import MMHierError
 from ..layers import is_traced
 
 MIN_INPUT_SIZE = 32
@@ -147,20 +148,20 @@ class HierarchicalBackbone(BaseModule):
         out_indices = tuple(out_indices)
         if (not out_indices or list(out_indices) != sorted(set(out_indices))
                 or not set(out_indices) <= set(range(num_outputs))):
-            raise ValueError(
+            raise MMHierError(
                 f'out_indices={out_indices} of {type(self).__name__}: expected'
                 ' ascending, distinct numbers from 0 to '
                 f'{num_outputs - 1}')
         if frozen_stages not in range(-1, num_outputs + 1):
-            raise ValueError(
+            raise MMHierError(
                 f'frozen_stages={frozen_stages} of {type(self).__name__}: '
                 f'expected -1 (none), 0 (stem) or 1 to {num_outputs}')
         if attn_impl not in self.attn_impls:
-            raise ValueError(
+            raise MMHierError(
                 f'attn_impl={attn_impl!r} of {type(self).__name__}: expected '
                 f'one of {", ".join(map(repr, self.attn_impls))}')
         if not isinstance(compile, (bool, dict)):
-            raise ValueError(
+            raise MMHierError(
                 f'compile={compile!r} of {type(self).__name__}: expected True,'
                 ' False or a dict of arguments of torch.compile')
         self.compile_cfg = {} if compile is True else compile
@@ -183,16 +184,16 @@ class HierarchicalBackbone(BaseModule):
             key = cls.arch_aliases.get(arch.lower(), arch.lower())
             if key not in cls.arch_zoo:
                 known = [*cls.arch_zoo, *cls.arch_aliases]
-                raise ValueError(f'unknown arch {arch!r} of {name}: expected '
+                raise MMHierError(f'unknown arch {arch!r} of {name}: expected '
                                  f'one of {", ".join(known)}, or a dict')
             return deepcopy(cls.arch_zoo[key])
         if not isinstance(arch, dict):
-            raise ValueError(f'arch of {name} must be a name or a dict, not '
+            raise MMHierError(f'arch of {name} must be a name or a dict, not '
                              f'{type(arch).__name__}')
         expected = set(next(iter(cls.arch_zoo.values())))
         missing, unknown = expected - set(arch), set(arch) - expected
         if missing or unknown:
-            raise ValueError(
+            raise MMHierError(
                 f'wrong keys in the arch dict of {name}: '
                 f'missing {sorted(missing) or "none"}, unknown '
                 f'{sorted(unknown) or "none"}; expected exactly '
@@ -291,10 +292,10 @@ class HierarchicalBackbone(BaseModule):
             ValueError: If x has another shape.
         """
         if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f'{type(self).__name__} expects images of shape '
+            raise MMHierError(f'{type(self).__name__} expects images of shape '
                              f'(B, 3, H, W), not {tuple(x.shape)}')
         if x.shape[2] < MIN_INPUT_SIZE or x.shape[3] < MIN_INPUT_SIZE:
-            raise ValueError(
+            raise MMHierError(
                 f'{type(self).__name__} expects images of at least '
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')

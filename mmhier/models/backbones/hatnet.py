@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
     activated_conv,
@@ -333,10 +334,10 @@ class HATNet(HierarchicalBackbone):
         head_dim = settings['head_dim']
         for name in set(settings) - {'head_dim'}:
             if len(settings[name]) != 4:
-                raise ValueError(f'{name}={settings[name]} in the arch of '
+                raise MMHierError(f'{name}={settings[name]} in the arch of '
                                  'HATNet: expected four numbers')
         if any(c % head_dim for c in dims):
-            raise ValueError(f'embed_dims={dims} in the arch of HATNet: '
+            raise MMHierError(f'embed_dims={dims} in the arch of HATNet: '
                              f'expected multiples of head_dim={head_dim}')
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         num_stages = self.out_indices[-1] + 1

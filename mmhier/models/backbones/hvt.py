@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import Mlp, SelfAttention
 from .base import HierarchicalBackbone
@@ -215,7 +216,7 @@ def _pyramid_norm(norm_cfg: dict, embed_dims: int) -> nn.Module:
             norm_cfg = dict(norm_cfg, type='mmpretrain.LN2d')
         return build_norm_layer(norm_cfg, embed_dims)[1]
     except (AssertionError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise MMHierError(
             f"norm_cfg={norm_cfg} of HVT: expected a dict with type 'BN', "
             "'SyncBN', 'GN' (and num_groups) or 'LN2d', and arguments of that "
             'norm') from error
@@ -423,30 +424,30 @@ class HVT(HierarchicalBackbone):
     def _check_arguments(self) -> None:
         settings = self.settings
         if settings['embed_dims'] % settings['num_heads']:
-            raise ValueError(
+            raise MMHierError(
                 f'embed_dims={settings["embed_dims"]} in the arch of HVT: '
                 f'expected a multiple of num_heads={settings["num_heads"]}')
         depth, width = settings['depth'], settings['pool_block_width']
         # Six pools leave 2 of 196 tokens, a seventh none.
         if width < 0 or width > 0 and (depth - 1) // width > 5:
-            raise ValueError(
+            raise MMHierError(
                 f'pool_block_width={width} in the arch of HVT: expected 0 (no'
                 f' pooling) or, for at most six pools, {-(-depth // 6)} or '
                 'more')
         for name, allowed in (('pool_mode', POOL_MODES),
                               ('out_type', OUT_TYPES)):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise MMHierError(
                     f'{name}={getattr(self, name)!r} of HVT: expected one of '
                     f'{", ".join(map(repr, allowed))}')
         if self.out_type == 'avg_featmap' and self.out_indices != (3, ):
-            raise ValueError(
+            raise MMHierError(
                 f"out_indices={self.out_indices} of HVT: out_type="
                 "'avg_featmap' returns the final tokens alone, expected (3,)")
         taps = self.tap_indices
         if (len(taps) != 4 or list(taps) != sorted(taps)
                 or not set(taps) <= set(range(depth))):
-            raise ValueError(
+            raise MMHierError(
                 f'tap_indices={taps} of HVT: expected four ascending numbers '
                 f'from 0 to {depth - 1}')
 

@@ -28,6 +28,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torchvision.ops import deform_conv2d
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
     Mlp,
@@ -381,20 +382,20 @@ class LIT(HierarchicalBackbone):
                  norm_cfg: dict = dict(type='BN'),
                  **kwargs: Any):
         if out_type not in self.out_types:
-            raise ValueError(f'out_type={out_type!r} of LIT: expected one of '
+            raise MMHierError(f'out_type={out_type!r} of LIT: expected one of '
                              f'{", ".join(map(repr, self.out_types))}')
         if out_indices is None:
             out_indices = range(4) if out_type == 'featmap' else (3, )
         super().__init__(arch, out_indices=out_indices, **kwargs)
         if out_type != 'featmap' and self.out_indices != (3, ):
-            raise ValueError(
+            raise MMHierError(
                 f'out_indices={self.out_indices} of LIT: out_type='
                 f'{out_type!r} returns the last stage alone, expected (3,)')
         self._check_settings()
         settings = self.settings
         absolute = settings['position'] == 'absolute'
         if out_type == 'cls_token' and not absolute:
-            raise ValueError("out_type='cls_token' of LIT: only an arch with "
+            raise MMHierError("out_type='cls_token' of LIT: only an arch with "
                              'absolute position embeddings (tiny) has a class '
                              "token, take 'avg_featmap'")
         self.out_type = out_type
@@ -433,15 +434,15 @@ class LIT(HierarchicalBackbone):
         lengths = dict(embed_dims=4, depths=4, mlp_ratios=4, num_heads=2)
         for name, length in lengths.items():
             if len(settings[name]) != length:
-                raise ValueError(f'{name}={settings[name]} in the arch of '
+                raise MMHierError(f'{name}={settings[name]} in the arch of '
                                  f'LIT: expected {length} numbers')
         if settings['position'] not in ('absolute', 'relative'):
-            raise ValueError(f'position={settings["position"]!r} in the arch '
+            raise MMHierError(f'position={settings["position"]!r} in the arch '
                              "of LIT: expected 'absolute' or 'relative'")
         for dims, heads in zip(settings['embed_dims'][2:],
                                settings['num_heads']):
             if dims % heads:
-                raise ValueError(
+                raise MMHierError(
                     f'num_heads={settings["num_heads"]} in the arch of LIT: '
                     'expected divisors of the last two of embed_dims='
                     f'{settings["embed_dims"]}')
@@ -452,7 +453,7 @@ class LIT(HierarchicalBackbone):
         """Sides of the grids of the bias tables, per stage; None without."""
         if self.settings['position'] == 'absolute':
             if bias_size is not None:
-                raise ValueError(
+                raise MMHierError(
                     f'bias_size={bias_size} of LIT: an arch with absolute '
                     'position embeddings (tiny) has no bias tables, leave it '
                     'out')
@@ -464,7 +465,7 @@ class LIT(HierarchicalBackbone):
             sides = (bias_size, -(-bias_size // 2))
         if (not isinstance(sides, Sequence) or len(sides) != 2
                 or not all(isinstance(s, int) and s > 0 for s in sides)):
-            raise ValueError(
+            raise MMHierError(
                 f'bias_size={bias_size} of LIT: expected the side of the grid '
                 'of stage 3, or of stages 3 and 4, as positive integers; '
                 'published are 14 (ImageNet), 50 (detection) and 32 '
@@ -478,7 +479,7 @@ class LIT(HierarchicalBackbone):
             absolute = self.settings['position'] == 'absolute'
             out_norms = () if absolute else (1, 2, 3)
         if not set(out_norms) <= set(range(4)):
-            raise ValueError(f'out_norms={tuple(out_norms)} of LIT: expected '
+            raise MMHierError(f'out_norms={tuple(out_norms)} of LIT: expected '
                              'numbers from 0 to 3')
         return [i for i in self.out_indices if i in out_norms]
 

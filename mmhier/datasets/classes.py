@@ -1,0 +1,281 @@
+"""Classes of a user's own data, and the number of them in a model."""
+import inspect
+import os.path as osp
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmhier.datasets.coco_checks import read_coco
+from mmhier.engine.config import (
+    DATALOADERS,
+    EVALUATORS,
+    iter_datasets,
+    iter_metrics,
+)
+from mmhier.errors import MMHierError, mistakes_as_user_errors
+
+AUTO = 'auto'
+
+
+def set_classes(cfg: Config, classes: Union[str, Sequence[str]]) -> None:
+    """Give every dataset of a config these classes, and the model as many.
+
+    Top-k accuracies of more guesses than classes are left out.
+
+    Args:
+        cfg (Config): Changed in place.
+        classes (str | Sequence[str]): Names in the order of the labels; a
+            .txt file with a name a line; or 'auto' for the categories of the
+            annotation file, or the class folders, of the training set (of the
+            next set whose files exist, if there are none).
+
+    Raises:
+        MMHierError: If there are no such names, or the model has no number of
+            classes to set.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    datasets = [
+        item for loader in DATALOADERS
+        for item in iter_datasets(cfg.get(loader), loader)
+    ]
+    names = [classes] if isinstance(classes, str) else list(classes)
+    if names == [AUTO]:
+        names, source = _own_names(datasets)
+    else:
+        source = '--classes'
+        if len(names) == 1 and names[0].endswith('.txt'):
+            source = names[0]
+            names = _read_names(source)
+    _refuse_twice(names, source)
+    for name, dataset in datasets:
+        _set_metainfo(name, dataset, names)
+    changed = _set_num_classes(cfg, len(names))
+    shown = ', '.join(names[:5]) + ', ...' * (len(names) > 5)
+    print_log(f'{len(names)} classes from {source}: {shown} (metainfo of '
+              f'{len(datasets)} datasets, {", ".join(changed)})')
+
+
+def iter_num_classes(model: dict) -> Iterator[Tuple[str, int]]:
+    """Numbers of classes that the parts of a model have.
+
+    Args:
+        model (dict): ``model`` of a config.
+
+    Yields:
+        tuple[str, int]: Dotted key and number, of models of mmhier the one
+        that they are wired with, and of each head otherwise.
+    """
+    if _is_wired(model) and model.get('num_classes') is not None:
+        yield 'model.num_classes', model['num_classes']
+        return
+    for name, head in _iter_heads(model, 'model'):
+        number = head.get('num_classes')
+        if number is None and not _is_wired(model):
+            number = _default_num_classes(head)
+        if isinstance(number, int):
+            yield f'{name}.num_classes', number
+
+
+def classes_of(dataset_class: type,
+               dataset: dict) -> Optional[Dict[str, Any]]:
+    """Meta information, ``classes`` among it, that a dataset will have.
+
+    Args:
+        dataset_class (type): What its ``type`` names.
+        dataset (dict): Its settings.
+
+    Returns:
+        dict, optional: None for classes that are no mmengine BaseDataset.
+    """
+    load = getattr(dataset_class, '_load_metainfo', None)
+    return None if load is None else load(dataset.get('metainfo'))
+
+
+def dataset_class_of(dataset: dict) -> type:
+    """Class that the ``type`` of a dataset names."""
+    with mistakes_as_user_errors():
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            found = registry.get(dataset['type'])
+    if found is None:
+        raise MMHierError(f'dataset type {dataset["type"]} is not known: check '
+                        'its spelling, its package and default_scope')
+    return found
+
+
+def build_folder_dataset(dataset_class: Type[Any],
+                         dataset: dict) -> Optional[Any]:
+    """Mmpretrain's dataset of class folders or a list of labels, not read.
+
+    Args:
+        dataset_class (type): What its ``type`` names.
+        dataset (dict): Its settings.
+
+    Returns:
+        mmpretrain.datasets.CustomDataset, optional: None if the dataset takes
+        its labels from elsewhere, or has none.
+    """
+    try:
+        from mmpretrain.datasets import CustomDataset
+    except ImportError:
+        return None
+    if (not isinstance(dataset_class, type)
+            or not issubclass(dataset_class, CustomDataset)
+            or dataset_class.load_data_list
+            is not CustomDataset.load_data_list):
+        return None
+    settings = {
+        k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
+    }
+    with mistakes_as_user_errors():
+        built = dataset_class(**dict(settings, lazy_init=True))
+    return built if built.with_label else None
+
+
+def list_class_folders(folder: str) -> List[str]:
+    """Names of the class folders in a folder, in mmpretrain's order."""
+    from mmpretrain.datasets.custom import find_folders
+    return find_folders(folder)[0] if osp.isdir(folder) else []
+
+
+def _own_names(
+        datasets: Sequence[Tuple[str, dict]]) -> Tuple[List[str], str]:
+    """Class names that the data states, and the file or folder with them."""
+    for name, dataset in datasets:
+        built = build_folder_dataset(dataset_class_of(dataset), dataset)
+        if built is not None and not built.ann_file:
+            names = list_class_folders(built.img_prefix)
+            if names:
+                return names, built.img_prefix
+        ann_file = dataset.get('ann_file')
+        if isinstance(ann_file, str) and ann_file.endswith('.json'):
+            path = osp.join(dataset.get('data_root') or '', ann_file)
+            if osp.isfile(path):
+                with mistakes_as_user_errors():
+                    categories = read_coco(path)['categories']
+                return [c['name'] for c in categories], path
+    first = datasets[0][0] if datasets else 'train_dataloader.dataset'
+    raise MMHierError(
+        '--classes auto needs an annotation file in the format of COCO, or a '
+        f'folder for each class, in {first}: check --data-root, or name the '
+        'classes with --classes')
+
+
+def _read_names(path: str) -> List[str]:
+    try:
+        with open(path, encoding='utf-8') as file:
+            names = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise MMHierError(
+            f'--classes {path} cannot be read as text: {error}') from error
+    return [name for name in names if name]
+
+
+def _refuse_twice(names: List[str], source: str) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice or not names:
+        wrong = f'names {twice[0]} twice' if twice else 'names no class'
+        raise MMHierError(f'{source} {wrong}: expected each class once, in the '
+                        'order of the labels')
+
+
+def _set_metainfo(name: str, dataset: dict, names: List[str]) -> None:
+    """Set the classes of one dataset; drop a palette with too few colours."""
+    dataset_class = dataset_class_of(dataset)
+    own = getattr(dataset_class, 'METAINFO', {})
+    metainfo = dict(dataset.get('metainfo') or {}, classes=tuple(names))
+    if 0 < len(metainfo.get('palette') or ()) != len(names):
+        del metainfo['palette']
+    if hasattr(dataset_class, 'get_label_map'):
+        # mmseg's, which selects among the classes that its masks have.
+        unknown = [n for n in names if n not in own.get('classes', names)]
+        if unknown:
+            raise MMHierError(
+                f'--classes: {unknown[0]} is none of the classes of '
+                f'{dataset["type"]}, whose masks have a fixed meaning: for '
+                f"masks of your own set {name}.type='BaseSegDataset', as "
+                'docs/own_data.md shows')
+    elif 0 < len(own.get('palette') or ()) < len(names):
+        metainfo['palette'] = None
+    dataset['metainfo'] = metainfo
+
+
+def _set_num_classes(cfg: Config, number: int) -> List[str]:
+    """Set every number of classes of the model; return what was set."""
+    model = cfg.get('model') or {}
+    wired = _is_wired(model)
+    changed = []
+    if wired:
+        model['num_classes'] = number
+        changed.append(f'model.num_classes={number}')
+    for name, head in _iter_heads(model, 'model'):
+        if head.get('num_classes') is not None or (
+                not wired and _default_num_classes(head) is not None):
+            head['num_classes'] = number
+            changed.append(f'{name}.num_classes={number}')
+    if not changed:
+        raise MMHierError(f'--classes: model {model.get("type")} has no head '
+                        'with num_classes: set the classes in the config')
+    preprocessor = model.get('data_preprocessor') or {}
+    if preprocessor.get('num_classes') is not None:
+        preprocessor['num_classes'] = number
+    for evaluator in EVALUATORS:
+        for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
+            topk = metric.get('topk')
+            if isinstance(topk, (list, tuple)) and max(topk) > number:
+                metric['topk'] = tuple(
+                    k for k in topk if k <= number) or (1, )
+                changed.append(f'{name}.topk={metric["topk"]}')
+    return changed
+
+
+def _is_wired(model: dict) -> bool:
+    """Whether the model fills in the classes of its heads."""
+    return hasattr(_model_class(model), 'wire')
+
+
+def _iter_heads(part: dict, name: str) -> Iterator[Tuple[str, dict]]:
+    """Heads of a model that tell the classes of the data apart.
+
+    A region proposal network finds objects of any class; the fused semantic
+    head of HTC has classes of another dataset.
+    """
+    for key, value in part.items():
+        if not key.endswith('head') or key in ('rpn_head', 'semantic_head'):
+            continue
+        several = isinstance(value, (list, tuple))
+        for i, head in enumerate(value if several else [value]):
+            if isinstance(head, dict):
+                head_name = f'{name}.{key}.{i}' if several else f'{name}.{key}'
+                yield head_name, head
+                yield from _iter_heads(head, head_name)
+
+
+def _default_num_classes(head: dict) -> Optional[int]:
+    """What a head is built with if its config does not state it."""
+    for base in getattr(_model_class(head), '__mro__', ()):
+        if '__init__' in vars(base):
+            parameter = inspect.signature(
+                base.__init__).parameters.get('num_classes')
+            if parameter is not None:
+                known = isinstance(parameter.default, int)
+                return parameter.default if known else None
+    return None
+
+
+def _model_class(part: dict) -> Optional[type]:
+    """Class that the ``type`` of a part names, None if there is none."""
+    if not isinstance(part.get('type'), str):
+        return part.get('type')
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(part['type'])

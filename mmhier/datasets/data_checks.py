@@ -1,0 +1,306 @@
+"""Checks of the data that a config names, before anything is built."""
+import os.path as osp
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.utils import scandir
+from mmhier.datasets.classes import (
+    build_folder_dataset,
+    classes_of,
+    dataset_class_of,
+    iter_num_classes,
+    list_class_folders,
+)
+from mmhier.datasets.coco_checks import (
+    check_annotations,
+    check_categories,
+    check_images,
+    count_small_images,
+    read_coco,
+)
+from mmhier.datasets.mask_checks import (
+    IGNORED,
+    check_masks,
+    check_pairs,
+    spread_evenly,
+    unused_masks,
+)
+from mmhier.engine.config import iter_datasets, iter_metrics
+from mmhier.errors import MMHierError, mistakes_as_user_errors
+
+_COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
+
+
+def check_data(cfg: Config,
+               phases: Sequence[str],
+               max_masks: Optional[int] = 200,
+               warn: Optional[Callable[[str], None]] = None) -> None:
+    """Check that the data of a config can be used.
+
+    Folders and annotation files must exist, and the model must have as many
+    classes as the data. COCO-style json must be readable and complete, name
+    the classes of the config, and list images that are all on disk. Masks of
+    labels must be as large as their images and hold labels of the classes;
+    ``allow_no_zero_label = True`` in the config lets masks without a 0 pass
+    where ``reduce_zero_label`` is set. Class folders must be as many as the
+    classes, and the same in each phase. What the frameworks leave out is
+    counted in a line of the log. Data on remote backends is not looked at.
+
+    Args:
+        cfg (Config): Made by :func:`mmhier.apis.load_config`.
+        phases (Sequence[str]): Which of 'train', 'val' and 'test' will run.
+        max_masks (int, optional): How many masks of each set are read,
+            evenly spread over it; None for all. Defaults to 200.
+        warn (Callable, optional): Called with each warning. Defaults to
+            None: they go to the log.
+
+    Raises:
+        MMHierError: Names the key, the file and what is wrong with it.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    checks = _Checks(cfg, max_masks, warn or _log_warning)
+    try:
+        with mistakes_as_user_errors():
+            for phase in phases:
+                checks.check_phase(phase)
+    finally:
+        read_coco.cache_clear()
+
+
+class _Checks:
+    """Checks of one config, which compare its data sets with each other."""
+
+    def __init__(self, cfg: Config, max_masks: Optional[int],
+                 warn: Callable[[str], None]):
+        self.cfg = cfg
+        self.max_masks = max_masks
+        self.warn_one = warn
+        self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
+        self.folders: Optional[Tuple[str, List[str]]] = None
+        self.checked: List[Any] = []
+
+    def warn(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.warn_one(line)
+
+    def check_phase(self, phase: str) -> None:
+        """Check the data sets and evaluators of 'train', 'val' or 'test'."""
+        loader = f'{phase}_dataloader'
+        for name, dataset in iter_datasets(self.cfg.get(loader), loader):
+            self.check_dataset(name, dataset)
+        evaluator = f'{phase}_evaluator'
+        for name, metric in iter_metrics(self.cfg.get(evaluator), evaluator):
+            ann_file = metric.get('ann_file')
+            _check_file(f'{name}.ann_file', ann_file)
+            if ann_file and metric.get('type') in _COCO_METRICS:
+                read_coco(ann_file)
+
+    def check_dataset(self, name: str, dataset: dict) -> None:
+        """Check one dataset that is not a wrapper."""
+        root = dataset.get('data_root') or ''
+        if dataset.get('backend_args') or '://' in root:
+            return
+        if root and not osp.isdir(root):
+            raise MMHierError(f'{name}.data_root={root} is not a folder: point '
+                            'the config at your data with --data-root DIR')
+        ann_file = dataset.get('ann_file')
+        if ann_file:
+            if isinstance(ann_file, str):
+                ann_file = osp.join(root, ann_file)
+            _check_file(f'{name}.ann_file', ann_file)
+        folders = _image_folders(name, dataset)
+        dataset_class = dataset_class_of(dataset)
+        metainfo = classes_of(dataset_class, dataset) or {}
+        classes = metainfo.get('classes')
+        built = build_folder_dataset(dataset_class, dataset)
+        if ann_file and _reads_coco(dataset_class):
+            self.warn(check_categories(ann_file, classes or (), name))
+            self.warn(
+                check_annotations(ann_file, _loads(dataset, 'with_mask')))
+            check_images(ann_file, folders.get('img', root))
+            min_size = (dataset.get('filter_cfg') or {}).get('min_size')
+            if min_size and not dataset.get('test_mode'):
+                self.warn(count_small_images(ann_file, min_size))
+        elif built is not None and not built.ann_file:
+            classes = self.check_class_folders(name, dataset, classes,
+                                               built.img_prefix)
+        elif built is not None:
+            _check_labels(built.ann_file, classes)
+        if classes and not dataset.get(
+                'return_classes') and 'thing_classes' not in metainfo:
+            self.check_num_classes(name, len(classes))
+        if _reads_masks(dataset_class) and _loads(dataset, 'type'):
+            self.check_masks(name, dataset, dataset_class, classes)
+
+    def check_num_classes(self, name: str, number: int) -> None:
+        """Compare the classes of a dataset with those of the model."""
+        for key, of_model in self.num_classes:
+            if of_model != number:
+                raise MMHierError(
+                    f'{key}={of_model} disagrees with the {number} classes of '
+                    f'{name}: set {key}={number}, or both with --classes')
+
+    def check_class_folders(self, name: str, dataset: dict,
+                            classes: Optional[Sequence[str]],
+                            folder: str) -> Sequence[str]:
+        """Check a folder of class folders; return the classes."""
+        names = list_class_folders(folder)
+        if not names:
+            raise MMHierError(f'{name}: {folder} is not a folder of class '
+                            'folders: check --data-root and data_prefix')
+        if classes is None:
+            classes = names
+        hint = 'take the names of the folders with --classes auto'
+        if len(names) != len(classes):
+            raise MMHierError(
+                f'{name}: {folder} holds {len(names)} class folders, but '
+                f'{dataset["type"]} has {len(classes)} classes: {hint}')
+        if set(names) == set(classes) and names != list(classes):
+            raise MMHierError(
+                f'{name}: the class folders of {folder} are numbered by '
+                f'alphabet, {", ".join(names[:3])}, ..., but the classes come '
+                f'in another order, {", ".join(classes[:3])}, ...: {hint}')
+        if self.folders is not None and self.folders[1] != names:
+            other, other_names = self.folders
+            different = sorted(set(names) ^ set(other_names))
+            raise MMHierError(
+                f'{folder} and {other} hold other class folders, such as '
+                f'{different[0]}, so labels would be mixed up: make them the '
+                'same')
+        self.folders = folder, names
+        return classes
+
+    def check_masks(self, name: str, dataset: dict, dataset_class: type,
+                    classes: Optional[Sequence[str]]) -> None:
+        """Check the images and masks of one of mmseg's data sets."""
+        settings = {
+            k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
+        }
+        if settings in self.checked:
+            return
+        self.checked.append(settings)
+        try:
+            built = dataset_class(**dict(settings, serialize_data=False))
+        except (AssertionError, ValueError) as error:
+            # Classes or a palette that do not fit, in mmseg's words.
+            raise MMHierError(f'{name}: {error}') from error
+        if 'seg_map_path' not in built.data_prefix:
+            raise MMHierError(f'{name}.data_prefix has no seg_map_path: expected'
+                            ' the folder of the masks')
+        if not len(built):
+            raise MMHierError(
+                f'{name} finds no image in {built.data_prefix["img_path"]} '
+                f'with img_suffix={built.img_suffix!r}')
+        reduce = built.reduce_zero_label
+        for transform in _annotation_loaders(dataset):
+            stated = transform.get('reduce_zero_label')
+            if stated not in (None, reduce):
+                raise MMHierError(
+                    f'{name}.reduce_zero_label={reduce}, but LoadAnnotations '
+                    f'in its pipeline has reduce_zero_label={stated}: set '
+                    'both alike')
+        pairs = [(d['img_path'], d['seg_map_path']) for d in built.data_list]
+        check_pairs(pairs)
+        masks_folder = built.data_prefix['seg_map_path']
+        if not built.ann_file and not dataset.get('indices'):
+            found = scandir(masks_folder, built.seg_map_suffix, recursive=True)
+            unused = unused_masks(
+                pairs, [osp.join(masks_folder, path) for path in found])
+            self.warn([unused] if unused else [])
+        if built.label_map is not None:
+            classes = built.METAINFO['classes']
+        if not classes:
+            raise MMHierError(f'{name} has no classes: name them with --classes,'
+                            ' or with metainfo=dict(classes=(...))')
+        sample = pairs if self.max_masks is None else spread_evenly(
+            pairs, self.max_masks)
+        head = self.cfg.model.get('decode_head')
+        self.warn(
+            check_masks(
+                sample,
+                len(classes),
+                reduce_zero_label=reduce,
+                ignore_index=head.get('ignore_index', IGNORED) if isinstance(
+                    head, dict) else IGNORED,
+                allow_no_zero=self.cfg.get('allow_no_zero_label', False)))
+        print_log(f'{name}: {len(sample)} of {len(pairs)} masks in '
+                  f'{masks_folder} looked at')
+
+
+def _image_folders(name: str, dataset: dict) -> Dict[str, str]:
+    """Folders of images by the key of data_prefix; they have to exist."""
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):
+        prefixes = dict(img_path=prefixes)
+    folders = {}
+    for key in ('img', 'img_path'):
+        if prefixes.get(key):
+            folders[key] = osp.join(
+                dataset.get('data_root') or '', prefixes[key])
+            if not osp.isdir(folders[key]):
+                raise MMHierError(f'{name}.data_prefix.{key}={folders[key]} is '
+                                'not a folder')
+    return folders
+
+
+def _check_file(name: str, path: Any) -> None:
+    if path and not isinstance(path, str):
+        # open() would take a number for an open file, and close it.
+        raise MMHierError(f'{name}={path!r} is not the path of a file')
+    if path and '://' not in path and not osp.isfile(path):
+        raise MMHierError(f'{name}={path} does not exist: check the path, or '
+                        'point the config at your data with --data-root DIR')
+
+
+def _check_labels(path: str, classes: Optional[Sequence[str]]) -> None:
+    """Check mmpretrain's lists, whose lines are an image and its label."""
+    with open(path, encoding='utf-8') as file:
+        for number, line in enumerate(file, 1):
+            label = line.split()[-1] if line.split() else ''
+            if not label.isdecimal() or (classes
+                                         and int(label) >= len(classes)):
+                last = f'0 to {len(classes) - 1}' if classes else 'a number'
+                raise MMHierError(f'{path}, line {number}: label {label!r} is '
+                                f'none of the classes, expected {last}')
+
+
+def _annotation_loaders(dataset: dict) -> List[dict]:
+    """Transforms of a pipeline that load annotations."""
+    return [
+        transform for transform in dataset.get('pipeline') or ()
+        if str(transform.get('type')).endswith('LoadAnnotations')
+    ]
+
+
+def _loads(dataset: dict, key: str) -> bool:
+    """Whether a transform that loads annotations has this key set."""
+    return any(t.get(key) for t in _annotation_loaders(dataset))
+
+
+def _reads_coco(dataset_class: Type[Any]) -> bool:
+    """Whether a class reads json as mmdet's CocoDataset does."""
+    try:
+        from mmdet.datasets import CocoDataset
+    except ImportError:
+        return False
+    return (isinstance(dataset_class, type)
+            and issubclass(dataset_class, CocoDataset)
+            and dataset_class.load_data_list is CocoDataset.load_data_list
+            and dataset_class.parse_data_info is CocoDataset.parse_data_info)
+
+
+def _reads_masks(dataset_class: Type[Any]) -> bool:
+    """Whether a class lists images and masks as mmseg's does."""
+    try:
+        from mmseg.datasets import BaseSegDataset
+    except ImportError:
+        return False
+    return (isinstance(dataset_class, type)
+            and issubclass(dataset_class, BaseSegDataset)
+            and dataset_class.load_data_list is BaseSegDataset.load_data_list)
+
+
+def _log_warning(line: str) -> None:
+    print_log(f'warning: {line}')

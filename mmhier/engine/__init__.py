@@ -1,0 +1,1 @@
+"""The runner, its hooks, mixed precision, FSDP, and configs."""

@@ -1,0 +1,1 @@
+"""Records of runs, tables of them, and submissions to servers."""

@@ -1,0 +1,272 @@
+"""What submission packages of all benchmarks share: lists of what is wrong,
+zip files from anywhere, and outputs that are complete or absent."""
+import fcntl
+import os
+import shutil
+import struct
+import zipfile
+import zlib
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Dict, Iterator, List, Optional, Union
+
+from mmhier.errors import MMHierError
+
+_MEBIBYTE = 1024**2
+# What test-dev's 20288 images with 100 masks each come to stays below this.
+_MAX_BYTES = 4096 * _MEBIBYTE
+# Text and label maps that are real shrink less than this.
+_MAX_RATIO = 200
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
+            ValueError, NotImplementedError, OverflowError, RuntimeError)
+
+
+class PackageError(MMHierError):
+    """A submission package that would be refused or scored wrongly."""
+
+
+@dataclass
+class PackageSummary:
+    """What a valid package holds.
+
+    Attributes:
+        path (str): The package.
+        kind (str): 'bbox', 'segm' or 'labels'.
+        num_images (int): Images that it has results for.
+        num_results (int): Detections or label maps.
+        notes (list[str]): What was left out, could not be checked, or is
+            legal yet unusual.
+    """
+    path: str
+    kind: str
+    num_images: int
+    num_results: int
+    notes: List[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return '\n'.join([
+            f'{self.path} is valid: {self.kind}, {self.num_results} results '
+            f'in {self.num_images} images'
+        ] + [f'  note: {note}' for note in self.notes])
+
+
+class Problems:
+    """Kinds of mistakes, each with its count and the first examples.
+
+    Args:
+        name (str | Path): What is examined, for the message.
+    """
+    _NUM_EXAMPLES = 3
+
+    def __init__(self, name: Union[str, Path]):
+        self.name = name
+        self._counts: Dict[str, int] = defaultdict(int)
+        self._examples: Dict[str, List[str]] = defaultdict(list)
+
+    def add(self, kind: str, example: str = '', count: int = 1) -> None:
+        """Note one mistake, or several with one example for all."""
+        self._counts[kind] += count
+        if example and len(self._examples[kind]) < self._NUM_EXAMPLES:
+            # File names of strangers may hold commands for terminals.
+            self._examples[kind].append(''.join(
+                c if c.isprintable() else '?' for c in example))
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def __str__(self) -> str:
+        return '\n'.join(f'  - {line}' for line in self.lines())
+
+    def lines(self) -> List[str]:
+        """'KIND: 12, such as EXAMPLE; EXAMPLE' for each kind."""
+        lines = []
+        for kind, count in self._counts.items():
+            examples = '; '.join(self._examples[kind])
+            if count > 1:
+                such_as = f', such as {examples}' if examples else ''
+                lines.append(f'{kind}: {count}{such_as}')
+            else:
+                lines.append(f'{kind}: {examples}' if examples else kind)
+        return lines
+
+    def raise_if_any(self) -> None:
+        """Raise PackageError that lists all problems, if there are any."""
+        if self:
+            raise PackageError(f'{self.name} cannot be submitted:\n{self}')
+
+
+def open_package(path: Union[str, Path]) -> zipfile.ZipFile:
+    """Open a zip file for reading.
+
+    Args:
+        path (str | Path): The package.
+
+    Returns:
+        zipfile.ZipFile: To be closed by the caller.
+
+    Raises:
+        PackageError: If there is no such file, or it is no complete zip file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PackageError(f'package {path} does not exist')
+    try:
+        return zipfile.ZipFile(path)
+    except _BAD_ZIP as error:
+        with path.open('rb') as file:
+            begins_as_zip = file.read(4) == b'PK\x03\x04'
+        reason = ('the zip file is truncated or damaged: its list of contents '
+                  'is missing' if begins_as_zip else
+                  f'it is not a zip file, but servers take nothing else '
+                  f'({path.stat().st_size} bytes)')
+        raise PackageError(
+            f'{path} cannot be submitted:\n  - {reason}') from error
+
+
+def list_entries(archive: zipfile.ZipFile,
+                 suffix: str,
+                 problems: Problems,
+                 max_bytes: Optional[int] = None) -> List[zipfile.ZipInfo]:
+    """Files of a package that can be read, with what is wrong noted.
+
+    Nothing is extracted, so names are only looked at.
+
+    Args:
+        archive (zipfile.ZipFile): The package.
+        suffix (str): How the names of its files must end, such as '.png'.
+        problems (Problems): Extended by what is wrong with the layout.
+        max_bytes (int, optional): Size of all files together, unpacked, above
+            which none is read. Defaults to None, 4 GiB.
+
+    Returns:
+        list[zipfile.ZipInfo]: Files with that suffix that can be read, also
+        those in a wrong place; empty if the package is too large.
+    """
+    max_bytes = _MAX_BYTES if max_bytes is None else max_bytes
+    entries, names = [], set()
+    for info in archive.infolist():
+        name = info.filename
+        path = PurePosixPath(name.replace('\\', '/'))
+        if path.is_absolute() or '..' in path.parts or ':' in name:
+            problems.add('names that point outside of the package', name)
+            continue
+        if '__MACOSX' in path.parts or path.name in ('.DS_Store',
+                                                     'Thumbs.db'):
+            problems.add('files that an operating system added '
+                         '(zip with "zip -X", on a Mac not in the Finder)',
+                         name)
+            continue
+        if info.is_dir():
+            problems.add('folders (wrong zip layout: all files belong at the '
+                         'top level)', name)
+            continue
+        if len(path.parts) > 1:
+            problems.add('files inside of folders (wrong zip layout: all '
+                         'files belong at the top level, zip with "zip -j")',
+                         name)
+        if path.suffix != suffix:
+            problems.add(f'files that are no {suffix}', name)
+            continue
+        if name in names:
+            problems.add('files that are there twice', name)
+            continue
+        names.add(name)
+        if info.flag_bits & 1:
+            problems.add('encrypted files', name)
+        elif info.compress_type not in (zipfile.ZIP_STORED,
+                                        zipfile.ZIP_DEFLATED):
+            problems.add('files in an unusual compression (use deflate)',
+                         name)
+        elif (info.file_size > 16 * _MEBIBYTE
+              and info.file_size > _MAX_RATIO * max(info.compress_size, 1)):
+            problems.add(
+                'files that unpack to more than real results would',
+                f'{name}, {info.compress_size} to {info.file_size} bytes')
+        else:
+            entries.append(info)
+    total = sum(info.file_size for info in entries)
+    if total > max_bytes:
+        problems.add('the package is too large',
+                     f'{total} bytes unpacked, at most {max_bytes} are read')
+        return []
+    return entries
+
+
+def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
+               problems: Problems) -> Optional[bytes]:
+    """Bytes of a file of a package; None, with a problem, if damaged."""
+    try:
+        return archive.read(info)
+    except _BAD_ZIP as error:
+        problems.add('files that are truncated or damaged in the zip file',
+                     f'{info.filename} ({error})')
+        return None
+
+
+def staging_path(target: Union[str, Path]) -> Path:
+    """Where :func:`staging_folder` lies for a future file."""
+    target = Path(target)
+    return target.with_name(f'.{target.name}.unfinished')
+
+
+@contextmanager
+def staging_folder(target: Union[str, Path]) -> Iterator[Path]:
+    """Folder beside a future file, to write that file in, then to vanish.
+
+    A killed process leaves the folder behind. The next one finds that nobody
+    holds its lock, says so, and starts with an empty one.
+
+    Args:
+        target (str | Path): The file that will be made; its folder is created
+            if need be.
+
+    Yields:
+        Path: An empty folder on the same file system.
+
+    Raises:
+        PackageError: If another process is at it, or the place cannot be
+            written to.
+    """
+    target = Path(target)
+    folder = staging_path(target)
+    # Without the lock in it: the folder may be removed, the lock is held.
+    lock_path = target.with_name(f'.{target.name}.lock')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open('w')
+    except OSError as error:
+        raise PackageError(f'cannot write {target}: {error.strerror}; choose '
+                           'another folder') from error
+    with lock:
+        try:
+            # Released when the process ends, in whichever way.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PackageError(f'{target} is being written by another '
+                               'process: wait for it, or end it') from error
+        if folder.exists():
+            print(f'removed {folder}, which an interrupted run left behind; '
+                  'starting anew')
+            shutil.rmtree(folder)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+            lock_path.unlink()
+
+
+def refuse_existing(path: Union[str, Path], overwrite: bool) -> None:
+    """Raise PackageError if there is a package that may not be replaced."""
+    if Path(path).exists() and not overwrite:
+        raise PackageError(f'{path} exists: choose another name, or replace '
+                           'it with --overwrite')
+
+
+def put_in_place(finished: Path, target: Path) -> None:
+    """Rename a finished file, replacing what was there."""
+    with finished.open('rb') as file:
+        os.fsync(file.fileno())
+    os.replace(finished, target)
