@@ -6,8 +6,9 @@ import io
 import os.path as osp
 import re
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import mmengine.registry
 import mmhier

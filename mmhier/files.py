@@ -1,12 +1,12 @@
 """Files that are written whole or not at all."""
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
 
 
 @contextmanager
-def replacing(path: Union[str, Path]) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Put a file in place only once all of it is written.
 
     Args:
@@ -25,7 +25,7 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_text(path: Union[str, Path], text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write a text as UTF-8, with its own line ends, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding='utf-8', newline='')

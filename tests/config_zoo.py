@@ -1,6 +1,6 @@
 """What the tests of the configs share: their list, small models, batches."""
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def register_all() -> None:
         register(init_default_scope=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(name: str) -> Config:
     return Config.fromfile(ROOT / name, format_python_code=False)
 

@@ -27,9 +27,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.logging import MMLogger
@@ -121,7 +121,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def parse_size(text: str) -> Tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """'448x672' or '224' -> height and width."""
     match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
     if match is None:
@@ -129,7 +129,7 @@ def parse_size(text: str) -> Tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def cases_of(arguments: argparse.Namespace) -> List[Case]:
+def cases_of(arguments: argparse.Namespace) -> list[Case]:
     """All that was asked for."""
     return [
         Case(mode, *size, arguments.batch_size, dtype, arguments.device)
@@ -138,13 +138,13 @@ def cases_of(arguments: argparse.Namespace) -> List[Case]:
     ]
 
 
-def run_cases(arguments: argparse.Namespace) -> List[Measurement]:
+def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
     """Measure every form in every case."""
     with mistakes_as_user_errors():
         target = load_target(arguments.model)
         for form in arguments.forms:
             variant_config(target, form)
-    results: List[Measurement] = []
+    results: list[Measurement] = []
     for case in cases_of(arguments):
         with mistakes_as_user_errors():
             forms = {
@@ -219,7 +219,7 @@ def rates_table(device: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def report(arguments: argparse.Namespace) -> Tuple[str, List[Measurement]]:
+def report(arguments: argparse.Namespace) -> tuple[str, list[Measurement]]:
     """Markdown of all that was asked for, and its rows."""
     if arguments.rates:
         return rates_table(arguments.device), []
@@ -251,7 +251,7 @@ ROW = ('form', 'mode', 'dtype', 'size', 'batch', 'ms', 'speed-up', 'range',
        'difference', 'peak MiB', 'saved MiB', 'GMACs', 'GMACs/s')
 
 
-def table_rows(results: Sequence[Measurement]) -> List[Tuple[str, ...]]:
+def table_rows(results: Sequence[Measurement]) -> list[tuple[str, ...]]:
     """One row of strings a result, in the order of ``ROW``."""
     rows = []
     for result in results:
@@ -272,7 +272,7 @@ def table_rows(results: Sequence[Measurement]) -> List[Tuple[str, ...]]:
     return rows
 
 
-def _number(value: Optional[float], style: str, factor: float = 1) -> str:
+def _number(value: float | None, style: str, factor: float = 1) -> str:
     """A number in a style, nothing for none."""
     return '' if value is None else format(value * factor, style)
 

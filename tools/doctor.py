@@ -21,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 # The tested versions, as in requirements/pinned.txt and original.txt.
 TORCH = {'torch': '2.11.0', 'torchvision': '0.26.0'}
@@ -83,7 +84,7 @@ class Finding:
     name: str
     state: str
     detail: str
-    fixes: List[str] = field(default_factory=list)
+    fixes: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -110,7 +111,7 @@ def main() -> int:
     if args.unfix:
         return subprocess.call(shlex.split(f'{OPERATORS} remove'))
 
-    def look() -> List[Finding]:
+    def look() -> list[Finding]:
         findings = examine()
         if args.checkpoint:
             path = os.path.abspath(args.checkpoint)
@@ -132,7 +133,7 @@ def main() -> int:
     return int(any(f.state == 'FAIL' for f in findings))
 
 
-def examine() -> List[Finding]:
+def examine() -> list[Finding]:
     """Run every check, those that import anything in another process.
 
     Returns:
@@ -148,7 +149,7 @@ def examine() -> List[Finding]:
     ]
 
 
-def print_findings(findings: List[Finding]) -> None:
+def print_findings(findings: list[Finding]) -> None:
     """Print the table, then what to do about each fault."""
     width = max(len(f.name) for f in findings)
     for f in findings:
@@ -167,7 +168,7 @@ def print_findings(findings: List[Finding]) -> None:
           if failed else f'\nall {len(findings)} checks passed')
 
 
-def _installed(distribution: str) -> Optional[str]:
+def _installed(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -176,20 +177,10 @@ def _installed(distribution: str) -> Optional[str]:
 
 def _check_python() -> Finding:
     found = '.'.join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 10):
-        newer = next((name for name in ('python3.12', 'python3.11',
-                                        'python3.10') if shutil.which(name)),
-                     None)
-        return Finding(
-            'python', 'FAIL', f'{found}, mmhier needs 3.10 or newer' + (
-                f': an environment of {newer} goes into .venv-{newer}'
-                if newer else ': install one first'),
-            [f'make -C {shlex.quote(ROOT)} install PYTHON={newer} '
-             f'VENV=.venv-{newer}'] if newer else [])
     return Finding('python', 'ok', f'{found} ({sys.executable})')
 
 
-def _line() -> Dict[str, Tuple[str, str]]:
+def _line() -> dict[str, tuple[str, str]]:
     """Distributions of the OpenMMLab line in use, the maintained one where
     there is none."""
     original = any(_installed(name) for name, _ in ORIGINAL.values())
@@ -280,7 +271,7 @@ def _check_numpy() -> Finding:
     return Finding('numpy', 'ok', found)
 
 
-def _numpy_wanted() -> List[Tuple[str, Any]]:
+def _numpy_wanted() -> list[tuple[str, Any]]:
     """What the installed packages say about numpy; nothing without
     packaging, which OpenMMLab brings."""
     try:
@@ -298,14 +289,14 @@ def _numpy_wanted() -> List[Tuple[str, Any]]:
     return wanted
 
 
-def _requirements(distribution: str) -> List[str]:
+def _requirements(distribution: str) -> list[str]:
     try:
         return requires(distribution) or []
     except PackageNotFoundError:
         return []
 
 
-def _numbers(found: Optional[str]) -> Tuple[int, ...]:
+def _numbers(found: str | None) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r'\d+', found or '')[:3]))
 
 
@@ -313,7 +304,7 @@ def _index(build: str) -> str:
     return f'--extra-index-url https://download.pytorch.org/whl/{build}'
 
 
-def _torch_fix(build: Optional[str] = None) -> str:
+def _torch_fix(build: str | None = None) -> str:
     """Command that installs torch and torchvision anew, of the same build as
     now if no other is given."""
     build = build or (_installed('torch') or '').partition('+')[2]
@@ -326,7 +317,7 @@ def _torch_fix(build: Optional[str] = None) -> str:
         + [f'numpy=={ARRAYS["numpy"]}'])
 
 
-def _array_fixes() -> List[str]:
+def _array_fixes() -> list[str]:
     """Commands that install numpy and what is compiled against it anew."""
     packages = [f'{d}=={v}' for d, v in ARRAYS.items()]
     if _installed('opencv-python'):
@@ -336,7 +327,7 @@ def _array_fixes() -> List[str]:
             f'{REINSTALL} opencv-python-headless=={OPENCV}']
 
 
-def _package_fixes(package: str) -> List[str]:
+def _package_fixes(package: str) -> list[str]:
     """Commands that install anew what a module of the stack belongs to."""
     if package in TORCH:
         return [_torch_fix()]
@@ -348,14 +339,14 @@ def _package_fixes(package: str) -> List[str]:
     return []
 
 
-def _mmcv_fixes() -> List[str]:
+def _mmcv_fixes() -> list[str]:
     fixes = [*_package_fixes('mmcv'), f'{OPERATORS} install']
     if _line()['mmcv'][0] == 'mmcv-lite' and _installed('mmcv'):
         fixes.insert(0, f'{UNINSTALL} mmcv')
     return fixes
 
 
-def _missing_fixes(module: str) -> List[str]:
+def _missing_fixes(module: str) -> list[str]:
     """Commands for a module that is not there: its distribution, where the
     stack is known to need it."""
     if module == 'mmhier' and os.path.isfile(os.path.join(ROOT, 'setup.py')):
@@ -372,7 +363,7 @@ def _missing_fixes(module: str) -> List[str]:
     return fixes
 
 
-def _import_fixes(package: str, error: str) -> List[str]:
+def _import_fixes(package: str, error: str) -> list[str]:
     """Commands for an import that failed.
 
     Args:
@@ -400,7 +391,7 @@ def _import_fixes(package: str, error: str) -> List[str]:
     return _package_fixes(frames[-1] if frames else package)
 
 
-def _operator_fixes() -> List[str]:
+def _operator_fixes() -> list[str]:
     """Commands for operators that do not work: mmcv's own, if it has any."""
     spec = importlib.util.find_spec('mmcv')
     names = os.listdir(os.path.dirname(spec.origin)) if (
@@ -410,7 +401,7 @@ def _operator_fixes() -> List[str]:
     return _mmcv_fixes() if compiled else [_torch_fix()]
 
 
-def _run_fixes(name: str, error: BaseException) -> List[str]:
+def _run_fixes(name: str, error: BaseException) -> list[str]:
     """Commands for a check that ended with an exception."""
     text = ''.join(traceback.format_exception(
         type(error), error, error.__traceback__))
@@ -424,10 +415,10 @@ def _run_fixes(name: str, error: BaseException) -> List[str]:
     return MENDS[name]() if wrong and name in MENDS else []
 
 
-def _run_checks(names: Sequence[str]) -> List[Finding]:
+def _run_checks(names: Sequence[str]) -> list[Finding]:
     """Run checks in a process of their own, and in another one those behind
     a check that brought the process down."""
-    findings: List[Finding] = []
+    findings: list[Finding] = []
     while len(findings) < len(names):
         rest = names[len(findings):]
         with tempfile.TemporaryDirectory() as folder:
@@ -702,7 +693,7 @@ def _run_cuda() -> dict:
     return dict(state='FAIL', detail=detail, fixes=[_torch_fix(build)])
 
 
-def _driver_cuda() -> Optional[Tuple[int, ...]]:
+def _driver_cuda() -> tuple[int, ...] | None:
     """Newest CUDA of the driver, None if it does not answer."""
     try:
         done = subprocess.run(['nvidia-smi'], capture_output=True, text=True,
@@ -713,8 +704,8 @@ def _driver_cuda() -> Optional[Tuple[int, ...]]:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _cuda_build(driver: Optional[Tuple[int, ...]],
-                capability: Tuple[int, int] = (7, 5)) -> str:
+def _cuda_build(driver: tuple[int, ...] | None,
+                capability: tuple[int, int] = (7, 5)) -> str:
     """Build of torch for a driver, and for a GPU; 'cpu' if there is none."""
     fitting = [b for b, cuda in BUILDS.items() if driver and cuda <= driver]
     if capability < (7, 5):
@@ -732,7 +723,7 @@ def _run_checkpoint(path: str) -> dict:
                 f'its keys are {", ".join(map(str, list(content)[:8]))}')
 
 
-RUNS: Dict[str, Callable[[], dict]] = {
+RUNS: dict[str, Callable[[], dict]] = {
     'operator source': _run_operator_source,
     'arrays': _run_arrays,
     'operators': _run_operators,
@@ -749,7 +740,7 @@ CHECKS = {
 }
 CHECKPOINT = 'checkpoint '
 # What can mend a check that computes the wrong thing or crashes.
-MENDS: Dict[str, Callable[[], List[str]]] = {
+MENDS: dict[str, Callable[[], list[str]]] = {
     'arrays': _array_fixes,
     'operators': _operator_fixes,
     'training step': partial(_package_fixes, 'torch'),

@@ -16,9 +16,9 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmhier.apis import MMHierError, run_tool
@@ -42,10 +42,10 @@ END = '<!-- End of the measurements. -->\n'
 HEADER = ('model', 'part', 'format', 'parameters (M)', 'files (MB)',
           'export (s)', 'largest difference / std')
 # Model, part and format identify a row.
-Key = Tuple[str, ...]
+Key = tuple[str, ...]
 
 
-def list_exports() -> Dict[str, Tuple[str, str]]:
+def list_exports() -> dict[str, tuple[str, str]]:
     """Config and part, 'backbone' or 'model', by the name of a row."""
     configs = {name: config for name, (_, config) in model_configs().items()}
     variants = [
@@ -68,7 +68,7 @@ def list_exports() -> Dict[str, Tuple[str, str]]:
     return exports
 
 
-def measure(config: str, part: str) -> Iterator[Tuple[str, ...]]:
+def measure(config: str, part: str) -> Iterator[tuple[str, ...]]:
     """Export and check a model; format and figures of its rows."""
     model, _ = load_model(config, None)
     model.requires_grad_(False)
@@ -109,7 +109,7 @@ def describe_conditions() -> str:
             f'{sizes} pixels; at most {TOLERANCE:.0e} passes.\n')
 
 
-def read_rows(text: str) -> Dict[Key, Key]:
+def read_rows(text: str) -> dict[Key, Key]:
     """Rows of the page by model, part and format."""
     _, start, rest = text.partition(START)
     table, end, _ = rest.partition(END)
@@ -136,7 +136,7 @@ def with_rows(text: str, rows: Sequence[Key]) -> str:
             + '\n'.join(lines) + f'\n\n{END}{after}')
 
 
-def write_row(row: Key, exports: Dict[str, Tuple[str, str]]) -> None:
+def write_row(row: Key, exports: dict[str, tuple[str, str]]) -> None:
     """Add a row to the page, or replace it, by a renamed file."""
     text = PAGE.read_text()
     rows = read_rows(text)
@@ -147,7 +147,7 @@ def write_row(row: Key, exports: Dict[str, Tuple[str, str]]) -> None:
         PAGE, with_rows(text, [rows[key] for key in order if key in rows]))
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,7 +23,7 @@ package, 2 otherwise.
 """
 import argparse
 import os.path as osp
-from typing import Any, Dict
+from typing import Any
 
 from mmengine.config import DictAction
 from mmhier.apis import run_tool
@@ -45,7 +45,7 @@ from mmhier.leaderboard.submission import (
 )
 
 
-def _parse_arguments() -> Dict[str, Any]:
+def _parse_arguments() -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +153,7 @@ def _find(root: str, *names: str) -> str:
     return next(filter(osp.exists, paths), paths[0])
 
 
-def _check_coco(arguments: Dict[str, Any]) -> PackageSummary:
+def _check_coco(arguments: dict[str, Any]) -> PackageSummary:
     image_list = arguments['image_list']
     if image_list is None and arguments['data_root'] is not None:
         # The second part of a name is the test set.
@@ -174,7 +174,7 @@ def _check_coco(arguments: Dict[str, Any]) -> PackageSummary:
     return check_coco_package(arguments['check'], images, num_allowed)
 
 
-def _check_ade20k(arguments: Dict[str, Any]) -> PackageSummary:
+def _check_ade20k(arguments: dict[str, Any]) -> PackageSummary:
     image_dir = arguments['image_dir']
     if image_dir is None and arguments['data_root'] is not None:
         image_dir = _find(arguments['data_root'], TESTING_DIR,

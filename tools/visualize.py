@@ -12,7 +12,7 @@ Examples:
     python tools/visualize.py browse CONFIG --out-dir samples --num 20
 """
 import argparse
-from typing import Callable, Union
+from collections.abc import Callable
 
 from mmengine.config import DictAction
 from mmhier.apis import MMHierError, run_tool
@@ -27,7 +27,7 @@ from mmhier.visualization.pictures import (
 )
 
 
-def head(value: str) -> Union[int, str]:
+def head(value: str) -> int | str:
     """Value of --head."""
     return value if value in ('mean', 'all') else int(value)
 

@@ -6,7 +6,7 @@ Example:
     python tools/web_demo.py CONFIG CHECKPOINT --port 7860
 """
 import argparse
-from typing import Any, Tuple
+from typing import Any
 
 import numpy as np
 from mmengine.config import DictAction
@@ -17,7 +17,7 @@ from mmhier.apis.predictor import Predictor
 def build_page(gradio: Any, predictor: Predictor, title: str) -> Any:
     """Page with a photo on the left, the prediction on the right."""
 
-    def predict(photo: np.ndarray) -> Tuple[np.ndarray, dict]:
+    def predict(photo: np.ndarray) -> tuple[np.ndarray, dict]:
         if photo is None:
             raise gradio.Error('choose a photo first')
         prediction, = predictor.predict(

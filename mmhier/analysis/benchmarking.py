@@ -8,19 +8,12 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import (
     Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
 )
 
 import torch
@@ -80,14 +73,14 @@ class Measurement:
     """
     variant: str
     case: Case
-    seconds: Optional[float] = None
-    speed_up: Optional[float] = None
-    lowest: Optional[float] = None
-    highest: Optional[float] = None
-    difference: Optional[float] = None
-    peak_bytes: Optional[int] = None
-    saved_bytes: Optional[int] = None
-    macs: Optional[int] = None
+    seconds: float | None = None
+    speed_up: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    difference: float | None = None
+    peak_bytes: int | None = None
+    saved_bytes: int | None = None
+    macs: int | None = None
 
 
 def run_pass(model: Callable[[Tensor], Any], case: Case, images: Tensor) -> Any:
@@ -106,7 +99,7 @@ def run_pass(model: Callable[[Tensor], Any], case: Case, images: Tensor) -> Any:
     return outs
 
 
-def _tensors(outs: Any) -> List[Tensor]:
+def _tensors(outs: Any) -> list[Tensor]:
     """Floating-point tensors of a nested output."""
     if isinstance(outs, Tensor):
         return [outs] if outs.is_floating_point() else []
@@ -122,9 +115,9 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure(variants: Dict[str, Callable[[Tensor], Any]],
+def measure(variants: dict[str, Callable[[Tensor], Any]],
             case: Case,
-            rounds: int = 7) -> List[Measurement]:
+            rounds: int = 7) -> list[Measurement]:
     """Time variants in turn.
 
     Args:
@@ -140,13 +133,13 @@ def measure(variants: Dict[str, Callable[[Tensor], Any]],
     if rounds == 0:
         return [Measurement(name, case) for name in variants]
     images = case.images()
-    firsts: List[List[Tensor]] = []
+    firsts: list[list[Tensor]] = []
     for model in variants.values():
         outs = _tensors(run_pass(model, case, images))
         firsts.append([out.detach() for out in outs])
     differences = [_difference(firsts[0], outs) for outs in firsts]
     del firsts
-    seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, model in variants.items():
             _wait(case.device)
@@ -165,7 +158,7 @@ def measure(variants: Dict[str, Callable[[Tensor], Any]],
 
 
 def _difference(expected: Sequence[Tensor],
-                outs: Sequence[Tensor]) -> Optional[float]:
+                outs: Sequence[Tensor]) -> float | None:
     """Largest difference over the standard deviation; None if the shapes
     are others."""
     if [x.shape for x in expected] != [x.shape for x in outs]:
@@ -192,7 +185,7 @@ def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
 
 
 @contextmanager
-def collect_saved_bytes(known: Iterable[Tensor]) -> Iterator[Dict[int, int]]:
+def collect_saved_bytes(known: Iterable[Tensor]) -> Iterator[dict[int, int]]:
     """Collect what a forward pass within keeps for the backward pass.
 
     Args:
@@ -202,7 +195,7 @@ def collect_saved_bytes(known: Iterable[Tensor]) -> Iterator[Dict[int, int]]:
         dict[int, int]: Bytes of each storage by its address.
     """
     addresses = {x.untyped_storage().data_ptr() for x in known}
-    saved: Dict[int, int] = {}
+    saved: dict[int, int] = {}
     kept = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -264,7 +257,7 @@ def peak_bytes_of_process(arguments: Sequence[str]) -> int:
 
 
 def profile_pass(model: Callable[[Tensor], Any],
-                 case: Case) -> List[Tuple[str, int, float]]:
+                 case: Case) -> list[tuple[str, int, float]]:
     """Where the time of a pass goes.
 
     Returns:
@@ -287,7 +280,7 @@ def profile_pass(model: Callable[[Tensor], Any],
     return sorted(found, key=lambda row: -row[2])
 
 
-def machine_rates(device: str) -> Dict[str, float]:
+def machine_rates(device: str) -> dict[str, float]:
     """What a machine reaches, the best of several tries.
 
     Returns:
@@ -354,7 +347,7 @@ def _shortest_time(function: Callable[[], Any], device: str) -> float:
     return min(times)
 
 
-def fit_line(points: Sequence[Tuple[float, float]]) -> Tuple[float, float]:
+def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Largest deviation of a straight line through points, and growth.
 
     Args:

@@ -1,8 +1,9 @@
 """Parameters and multiply-adds, fused attention and deformable conv included.
 """
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,8 +31,8 @@ class Complexity:
     params: int
     macs: int
     attention_macs: int
-    macs_by_module: Dict[str, int]
-    params_by_module: Dict[str, int]
+    macs_by_module: dict[str, int]
+    params_by_module: dict[str, int]
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int],
@@ -49,7 +50,7 @@ def _deform_conv_flops(x: Sequence[int], weight: Sequence[int], *args: Any,
 
 def _flop_formulas() -> dict:
     """Formulas for operators that torch's counter does not know."""
-    formulas: Dict[Any, Callable] = {
+    formulas: dict[Any, Callable] = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
     }
     if hasattr(torch.ops.torchvision, 'deform_conv2d'):
@@ -58,8 +59,8 @@ def _flop_formulas() -> dict:
 
 
 def count_complexity(model: nn.Module,
-                     input_shape: Tuple[int, ...] = (1, 3, 224, 224),
-                     forward: Optional[Callable] = None) -> Complexity:
+                     input_shape: tuple[int, ...] = (1, 3, 224, 224),
+                     forward: Callable | None = None) -> Complexity:
     """Count parameters and multiply-adds of one inference pass.
 
     Args:

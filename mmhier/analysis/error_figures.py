@@ -1,6 +1,6 @@
 """Pictures of an analysis: bars, matrices, error types, sheets of images."""
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mmhier.analysis.error_types import ERROR_TYPES, SIZES
 from mmhier.files import replacing
 
-Colour = Tuple[int, int, int]
+Colour = tuple[int, int, int]
 _ROWS_PER_COLUMN = 40
 _COLOURS = ('#4477aa', '#ccbb44', '#ee6677')
 
@@ -21,7 +21,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(partial, dpi=100)
 
 
-def draw_class_bars(values: Dict[str, float], counts: Dict[str, int],
+def draw_class_bars(values: dict[str, float], counts: dict[str, int],
                     measure: str, unit: str, path: Path) -> None:
     """Bars of a measure by class, best first, in columns of up to 40.
 
@@ -97,8 +97,8 @@ def draw_confusion_matrix(matrix: np.ndarray, row_names: Sequence[str],
     save_figure(figure, path)
 
 
-def draw_errors(counts: Dict[str, Dict[str, int]], gains: Dict[str, float],
-                sizes: Dict[str, float], path: Path) -> None:
+def draw_errors(counts: dict[str, dict[str, int]], gains: dict[str, float],
+                sizes: dict[str, float], path: Path) -> None:
     """What each type of error costs, how often it occurs, and AP by size.
 
     Args:
@@ -176,7 +176,7 @@ class Labels:
                 return
 
 
-def draw_outlines(image: np.ndarray, outlines: Sequence[List[np.ndarray]],
+def draw_outlines(image: np.ndarray, outlines: Sequence[list[np.ndarray]],
                   texts: Sequence[str],
                   colours: Sequence[Colour]) -> np.ndarray:
     """Image with labelled outlines.
@@ -242,8 +242,8 @@ def draw_classes(image: np.ndarray, labels: np.ndarray,
     return canvas
 
 
-def draw_sheet(pictures: List[Tuple[np.ndarray, str]],
-               legend: Dict[str, Colour], path: Path) -> None:
+def draw_sheet(pictures: list[tuple[np.ndarray, str]],
+               legend: dict[str, Colour], path: Path) -> None:
     """Pictures in two columns, each with a line above it.
 
     Args:

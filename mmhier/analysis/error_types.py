@@ -4,8 +4,8 @@ Errors of detectors are told apart as by TIDE (Bolya et al., ECCV 2020,
 https://arxiv.org/abs/2008.08115). Regions, boxes or masks, enter as overlaps
 only.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
 
 import numpy as np
 
@@ -70,9 +70,9 @@ class ImageErrors:
             or 'mistaken' where a localisation or classification error
             accounts for it.
     """
-    detections: List[str]
+    detections: list[str]
     targets: np.ndarray
-    objects: List[str]
+    objects: list[str]
 
 
 def assign_errors(image: ImageDetections,
@@ -151,8 +151,8 @@ def errors_above(image: ImageDetections, errors: ImageErrors,
                        _object_kinds(kinds, targets, len(errors.objects)))
 
 
-def _object_kinds(kinds: List[str], targets: np.ndarray,
-                  num_objects: int) -> List[str]:
+def _object_kinds(kinds: list[str], targets: np.ndarray,
+                  num_objects: int) -> list[str]:
     """'found', 'mistaken' or 'missed', for every object."""
     objects = ['missed'] * num_objects
     for kind, target in zip(kinds, targets):
@@ -165,7 +165,7 @@ def _object_kinds(kinds: List[str], targets: np.ndarray,
 
 
 def count_errors(images: Sequence[ImageDetections],
-                 errors: Sequence[ImageErrors]) -> Dict[str, Dict[str, int]]:
+                 errors: Sequence[ImageErrors]) -> dict[str, dict[str, int]]:
     """Number of errors by type and by size of the detection or object.
 
     Small is below 32 x 32 pixels, large from 96 x 96 on.
@@ -202,7 +202,7 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray,
 
 def average_precision_gains(images: Sequence[ImageDetections],
                             errors: Sequence[ImageErrors],
-                            num_classes: int) -> Dict[str, float]:
+                            num_classes: int) -> dict[str, float]:
     """AP50 that a model would gain were it free of one type of error.
 
     TIDE's oracles: a localisation or classification error becomes right, the
@@ -332,7 +332,7 @@ def class_ious(confusions: np.ndarray) -> np.ndarray:
 
 
 def largest_confusions(matrix: np.ndarray, names: Sequence[str],
-                       number: int = 20) -> List[dict]:
+                       number: int = 20) -> list[dict]:
     """Largest entries off the diagonal.
 
     Returns:

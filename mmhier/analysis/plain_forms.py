@@ -7,18 +7,18 @@ from the papers; for DropPath and dropout of 0, where the authors' code does
 nothing either.
 """
 import math
-from typing import Callable, Dict, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
 
-Maps = Tuple[Tensor, ...]
+Maps = tuple[Tensor, ...]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor,
-              bias: Optional[Tensor] = None) -> Tensor:
+              bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the last two dimensions."""
     logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
     if bias is not None:
@@ -38,7 +38,7 @@ def mlp(layers: nn.Module, x: Tensor) -> Tensor:
 
 
 def self_attention(attn: nn.Module, x: Tensor,
-                   bias: Optional[Tensor] = None) -> Tensor:
+                   bias: Tensor | None = None) -> Tensor:
     """(B, N, C) -> (B, N, C)."""
     batch, count, channels = x.shape
     qkv = project(attn.qkv, x).reshape(batch, count, 3, attn.num_heads, -1)
@@ -290,7 +290,7 @@ def plain_accvit(model: ACCViT, images: Tensor) -> Maps:
     return tuple(outs)
 
 
-PLAIN_FORMS: Dict[type, Callable[..., Maps]] = {
+PLAIN_FORMS: dict[type, Callable[..., Maps]] = {
     HATNet: plain_hatnet,
     LIT: plain_lit,
     HVT: plain_hvt,

@@ -1,8 +1,9 @@
 """Analysis of the predictions that a test run wrote, with pictures."""
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import cv2
 import mmcv
@@ -57,13 +58,13 @@ _OBJECT_COLOURS = dict(
 
 
 def analyze_results(cfg: Config,
-                    predictions: Union[str, Path],
-                    out_dir: Union[str, Path],
+                    predictions: str | Path,
+                    out_dir: str | Path,
                     *,
                     iou_type: str = 'bbox',
                     score_threshold: float = 0.3,
                     num_worst: int = 8,
-                    overwrite: bool = False) -> Dict[str, Any]:
+                    overwrite: bool = False) -> dict[str, Any]:
     """Write numbers and pictures on where a model goes wrong.
 
     Written to ``out_dir`` are analysis.json, confusion_matrix.png,
@@ -114,7 +115,7 @@ def analyze_results(cfg: Config,
     return result
 
 
-def _check_samples(samples: List[dict], infos: List[dict], key: str,
+def _check_samples(samples: list[dict], infos: list[dict], key: str,
                    field: str) -> None:
     """Sort the predictions like the images, or say what does not fit."""
     by_image = {sample.get(key): sample for sample in samples}
@@ -133,10 +134,10 @@ def _check_samples(samples: List[dict], infos: List[dict], key: str,
                                f'{field}: they were written by another model')
 
 
-def _analyze_detections(cfg: Config, metainfo: dict, infos: List[dict],
-                        samples: List[dict], out_dir: Path, iou_type: str,
+def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
+                        samples: list[dict], out_dir: Path, iou_type: str,
                         score_threshold: float,
-                        num_worst: int) -> Dict[str, Any]:
+                        num_worst: int) -> dict[str, Any]:
     classes = list(metainfo['classes'])
     if iou_type == 'segm' and any(
             'masks' not in sample['pred_instances'] for sample in samples):
@@ -222,7 +223,7 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: List[dict],
         worst_images=captions)
 
 
-def _or_none(value: float) -> Optional[float]:
+def _or_none(value: float) -> float | None:
     """None in the place of nan, which json does not know."""
     return None if np.isnan(value) else float(value)
 
@@ -274,7 +275,7 @@ def _to_xywh(boxes: np.ndarray) -> np.ndarray:
     return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
 
 
-def _to_rle(mask: Union[dict, list], info: dict) -> dict:
+def _to_rle(mask: dict | list, info: dict) -> dict:
     """Compressed RLE of an annotation's polygons or RLE."""
     size = info['height'], info['width']
     if isinstance(mask, list):
@@ -284,8 +285,8 @@ def _to_rle(mask: Union[dict, list], info: dict) -> dict:
     return mask
 
 
-def _coco_metrics(cfg: Config, metainfo: dict, infos: List[dict],
-                  samples: List[dict], iou_type: str) -> Dict[str, float]:
+def _coco_metrics(cfg: Config, metainfo: dict, infos: list[dict],
+                  samples: list[dict], iou_type: str) -> dict[str, float]:
     """COCO's numbers by the annotation file, or else by the dataset."""
     from mmhier.evaluation.coco_metric import CocoMetric
     evaluator = cfg.test_evaluator
@@ -302,7 +303,7 @@ def _coco_metrics(cfg: Config, metainfo: dict, infos: List[dict],
 
 
 def _draw_detections(info: dict, sample: dict, image: ImageDetections,
-                     errors: ImageErrors, classes: List[str],
+                     errors: ImageErrors, classes: list[str],
                      iou_type: str) -> np.ndarray:
     """Objects and detections side by side, (H, 2 W, 3) in RGB."""
     photo, factor = _read_image(info['img_path'])
@@ -333,8 +334,8 @@ def _draw_detections(info: dict, sample: dict, image: ImageDetections,
     return np.hstack(sides)
 
 
-def _outline(box: Sequence[float], mask: Optional[dict], factor: float,
-             shape: Sequence[int]) -> List[np.ndarray]:
+def _outline(box: Sequence[float], mask: dict | None, factor: float,
+             shape: Sequence[int]) -> list[np.ndarray]:
     """Polygons of a box, or of a mask where there is one, when drawn."""
     if mask is None:
         x1, y1, x2, y2 = np.clip(
@@ -346,9 +347,9 @@ def _outline(box: Sequence[float], mask: Optional[dict], factor: float,
                          cv2.CHAIN_APPROX_SIMPLE)[0])
 
 
-def _analyze_segmentation(metainfo: dict, infos: List[dict],
-                          samples: List[dict], out_dir: Path,
-                          num_worst: int) -> Dict[str, Any]:
+def _analyze_segmentation(metainfo: dict, infos: list[dict],
+                          samples: list[dict], out_dir: Path,
+                          num_worst: int) -> dict[str, Any]:
     from mmseg.datasets.transforms import LoadAnnotations
     classes = list(metainfo['classes'])
     load_truth = LoadAnnotations()
@@ -413,7 +414,7 @@ def _draw_segmentation(info: dict, sample: dict, metainfo: dict,
     ])
 
 
-def _read_image(path: str) -> Tuple[np.ndarray, float]:
+def _read_image(path: str) -> tuple[np.ndarray, float]:
     """Image in RGB at the size in which it is drawn, and the factor."""
     image = mmcv.imread(path, channel_order='rgb')
     if image is None:

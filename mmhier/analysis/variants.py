@@ -2,7 +2,7 @@
 import importlib.util
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -16,7 +16,7 @@ from .plain_forms import PLAIN_FORMS
 
 FAMILIES = {name.lower(): name for name in backbones.__all__}
 # Published backbones of like cost, and the channels of their four maps.
-PEERS: Dict[str, Tuple[dict, List[int]]] = {
+PEERS: dict[str, tuple[dict, list[int]]] = {
     'resnet50': (dict(type='mmdet.ResNet', depth=50),
                  [256, 512, 1024, 2048]),
     'swin-t': (dict(
@@ -40,7 +40,7 @@ class PlainForm(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return PLAIN_FORMS[type(self.backbone)](self.backbone, images)
 
 
@@ -138,7 +138,7 @@ def load_target(name: str) -> Config:
         'backbone such as hatnet-tiny, lit-small, hvt-s-1 or accvit-tiny')
 
 
-def variant_config(target: Config, form: str) -> Optional[Config]:
+def variant_config(target: Config, form: str) -> Config | None:
     """Config of a form of `target`; None for a callable of the user's.
 
     Raises:
@@ -172,7 +172,7 @@ def variant_config(target: Config, form: str) -> Optional[Config]:
         'FILE.py:NAME, a callable that returns a model')
 
 
-def _with_peer(model: dict, peer: dict, channels: List[int]) -> dict:
+def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
     """A detector or segmentor with another backbone, all else the same."""
     num_classes = model.pop('num_classes', None)
     detects = 'rpn_head' in model or 'bbox_head' in model

@@ -1,5 +1,5 @@
 """What a whole detector, segmentor or classifier costs for one image."""
-from typing import Iterator, Optional, Sequence
+from collections.abc import Iterator, Sequence
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -48,7 +48,7 @@ class InferencePass(nn.Module):
                     len(images) * num_proposals, maps[0].shape[1], *size))
 
 
-def _modules(part: Optional[nn.Module]) -> Iterator[nn.Module]:
+def _modules(part: nn.Module | None) -> Iterator[nn.Module]:
     """Modules of a part that may be absent, one or several."""
     if part is not None:
         yield from part if isinstance(part, nn.ModuleList) else [part]

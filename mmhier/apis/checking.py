@@ -4,10 +4,11 @@ import math
 import tempfile
 import time
 import traceback
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -56,12 +57,12 @@ class Finding:
 
 def check_config(config: str,
             *,
-            data_root: Optional[str] = None,
-            classes: Optional[List[str]] = None,
-            checkpoint: Optional[str] = None,
+            data_root: str | None = None,
+            classes: list[str] | None = None,
+            checkpoint: str | None = None,
             every_file: bool = False,
             num_gpus: int = 1,
-            cfg_options: Optional[Dict[str, Any]] = None) -> List[Finding]:
+            cfg_options: dict[str, Any] | None = None) -> list[Finding]:
     """Try everything that a training needs, without training.
 
     Nothing is written but to a temporary folder. A part that fails ends as a
@@ -104,7 +105,7 @@ class _DryRun:
     """Collects findings, part by part."""
 
     def __init__(self) -> None:
-        self.findings: List[Finding] = []
+        self.findings: list[Finding] = []
 
     def add(self, level: str, subject: str, message: str) -> None:
         self.findings.append(
@@ -126,7 +127,7 @@ class _DryRun:
                 'error', subject, f'{type(error).__name__}: {message} (raised '
                 f'in {frame.filename}, line {frame.lineno})')
 
-    def check_all(self, cfg: Config, checkpoint: Optional[str],
+    def check_all(self, cfg: Config, checkpoint: str | None,
                   every_file: bool, num_gpus: int) -> None:
         """Check data, model, optimizer and one step of each kind."""
         for phase in _PHASES:
@@ -420,7 +421,7 @@ class _DryRun:
                 f'(now {workers})')
 
 
-def _precisions(cfg: Config) -> List[str]:
+def _precisions(cfg: Config) -> list[str]:
     """Those of the device; float32 alone where the optimizer's wrapper is not
     mmengine's and may be bound to one."""
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')

@@ -3,12 +3,13 @@ import json
 import os
 import os.path as osp
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,18 +34,18 @@ class UnreadableImage(ValueError):
 
 def infer(config: str,
           checkpoint: str,
-          inputs: Optional[str] = None,
+          inputs: str | None = None,
           *,
           out_dir: str,
-          camera: Optional[int] = None,
-          max_frames: Optional[int] = None,
+          camera: int | None = None,
+          max_frames: int | None = None,
           score_thr: float = 0.3,
           top_k: int = 5,
-          device: Optional[str] = None,
+          device: str | None = None,
           batch_size: int = 1,
           overwrite: bool = False,
-          classes: Union[str, Sequence[str], None] = None,
-          cfg_options: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+          classes: str | Sequence[str] | None = None,
+          cfg_options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a model on images, a video or a camera.
 
     ``out_dir`` receives
@@ -96,7 +97,7 @@ def infer(config: str,
             raise MMHierError(f'{name} {value}: expected at least 1')
     with mistakes_as_user_errors():
         checkpoint = find_checkpoint(checkpoint)
-    files: List[str] = []
+    files: list[str] = []
     video = None
     if camera is not None:
         video = Video.open(camera, max_frames)
@@ -113,7 +114,7 @@ def infer(config: str,
         top_k=top_k,
         classes=classes,
         cfg_options=cfg_options)
-    summary: Dict[str, Any] = dict(
+    summary: dict[str, Any] = dict(
         config=config,
         checkpoint=checkpoint,
         task=predictor.task,
@@ -130,7 +131,7 @@ def infer(config: str,
     return summary
 
 
-def list_images(inputs: str) -> List[str]:
+def list_images(inputs: str) -> list[str]:
     """Image files that an argument stands for, sorted.
 
     Args:
@@ -218,12 +219,12 @@ class Video:
     name: str
     capture: Any
     rate: float
-    length: Optional[int]
+    length: int | None
     is_camera: bool
 
     @classmethod
-    def open(cls, source: Union[str, int],
-             max_frames: Optional[int]) -> 'Video':
+    def open(cls, source: str | int,
+             max_frames: int | None) -> 'Video':
         """Open a file or, by its number, a camera."""
         is_camera = isinstance(source, int)
         if isinstance(source, int):
@@ -280,8 +281,8 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
                         f'{error.strerror}') from error
 
 
-def _infer_images(predictor: Predictor, files: List[str], batch_size: int,
-                  out_dir: str) -> Dict[str, Any]:
+def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
+                  out_dir: str) -> dict[str, Any]:
     """Part of the summary on images; writes pictures and label maps."""
     names = _picture_names(files)
     entries, skipped = [], []
@@ -312,7 +313,7 @@ def _infer_images(predictor: Predictor, files: List[str], batch_size: int,
 
 
 def _infer_video(predictor: Predictor, video: Video, batch_size: int,
-                 out_dir: str) -> Dict[str, Any]:
+                 out_dir: str) -> dict[str, Any]:
     """Part of the summary on a video; writes it with what was found."""
     target = osp.join(out_dir, 'video.mp4')
     unfinished = osp.join(out_dir, 'video.unfinished.mp4')
@@ -365,7 +366,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
         skipped=skipped)
 
 
-def _picture_names(files: List[str]) -> Dict[str, str]:
+def _picture_names(files: list[str]) -> dict[str, str]:
     """Distinct names of results without suffix, by file.
 
     Files of several folders keep the folders below the one that they share.
@@ -380,7 +381,7 @@ def _picture_names(files: List[str]) -> Dict[str, str]:
     }
 
 
-def _add_labels(entry: Dict[str, Any], prediction: Prediction, out_dir: str,
+def _add_labels(entry: dict[str, Any], prediction: Prediction, out_dir: str,
                 name: str) -> None:
     """Write the label map, if there is one, and name it in the entry."""
     if prediction.labels is None:

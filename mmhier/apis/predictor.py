@@ -2,9 +2,10 @@
 import os.path as osp
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,15 +37,15 @@ class Prediction:
         labels (np.ndarray, optional): Label of each pixel, (H, W), in
             segmentation.
     """
-    record: Dict[str, Any]
+    record: dict[str, Any]
     picture: np.ndarray
-    labels: Optional[np.ndarray] = None
+    labels: np.ndarray | None = None
 
 
 def load_model_config(
         config: str,
-        classes: Union[str, Sequence[str], None] = None,
-        cfg_options: Optional[Dict[str, Any]] = None) -> Config:
+        classes: str | Sequence[str] | None = None,
+        cfg_options: dict[str, Any] | None = None) -> Config:
     """Read the config of a model that will not be trained.
 
     Args:
@@ -75,7 +76,7 @@ def load_model_config(
     return cfg
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> Dict[str, Any]:
+def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
     """Load all weights of a model, executing no code of the file.
 
     Args:
@@ -133,11 +134,11 @@ class Predictor:
                  config: str,
                  checkpoint: str,
                  *,
-                 device: Optional[str] = None,
+                 device: str | None = None,
                  score_thr: float = 0.3,
                  top_k: int = 5,
-                 classes: Union[str, Sequence[str], None] = None,
-                 cfg_options: Optional[Dict[str, Any]] = None):
+                 classes: str | Sequence[str] | None = None,
+                 cfg_options: dict[str, Any] | None = None):
         cfg = load_model_config(config, classes, cfg_options)
         if top_k < 1:
             raise MMHierError(f'--top-k {top_k}: expected at least 1')
@@ -158,10 +159,10 @@ class Predictor:
             meta = load_weights(self.inferencer.model, checkpoint)
             metainfo = dataset_metainfo(dataset)
         metainfo.update(meta.get('dataset_meta') or {})
-        self.classes: List[str] = list(metainfo.get('classes') or ())
+        self.classes: list[str] = list(metainfo.get('classes') or ())
         self.visualizer = self._visualizer(metainfo)
 
-    def _visualizer(self, metainfo: Dict[str, Any]) -> Any:
+    def _visualizer(self, metainfo: dict[str, Any]) -> Any:
         """What draws predictions; it knows classes and colours."""
         if self.scope == 'mmpretrain':
             from mmpretrain.visualization import UniversalVisualizer
@@ -194,7 +195,7 @@ class Predictor:
 
     def predict(
             self,
-            images: Sequence[np.ndarray]) -> List[Union[Prediction, str]]:
+            images: Sequence[np.ndarray]) -> list[Prediction | str]:
         """Predictions for a batch of images.
 
         Args:
@@ -218,7 +219,7 @@ class Predictor:
                         f'({" ".join(reason.split())})']
             return [self.predict([image])[0] for image in images]
 
-    def _predict(self, images: Sequence[np.ndarray]) -> List[Prediction]:
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         data, = self.inferencer.preprocess(
             list(images), batch_size=len(images))
         if self.scope == 'mmdet':
@@ -288,7 +289,7 @@ class Predictor:
         return Prediction(dict(top=records), self.visualizer.get_image())
 
 
-def check_device(device: Optional[str]) -> str:
+def check_device(device: str | None) -> str:
     """Device of that name, by default a GPU if there is one.
 
     Raises:
@@ -324,7 +325,7 @@ def _build_inferencer(cfg: Config, device: str) -> BaseInferencer:
             cfg, pretrained=False, device=device)
 
 
-def dataset_metainfo(dataset: dict) -> Dict[str, Any]:
+def dataset_metainfo(dataset: dict) -> dict[str, Any]:
     """Classes and palette that a dataset's config or class states."""
     with DATASETS.switch_scope_and_registry(None) as registry:
         dataset_class = registry.get(dataset['type'])

@@ -1,8 +1,9 @@
 """Testing a checkpoint with a config file."""
 import os
 import os.path as osp
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -22,17 +23,17 @@ from .training import build_runner
 def test(config: str,
          checkpoint: str,
          *,
-         work_dir: Optional[str] = None,
-         data_root: Optional[str] = None,
-         classes: Union[str, Sequence[str], None] = None,
-         out: Optional[str] = None,
+         work_dir: str | None = None,
+         data_root: str | None = None,
+         classes: str | Sequence[str] | None = None,
+         out: str | None = None,
          overwrite: bool = False,
          show: bool = False,
-         show_dir: Optional[str] = None,
+         show_dir: str | None = None,
          wait_time: float = 2.,
          tta: bool = False,
-         cfg_options: Optional[Dict[str, Any]] = None,
-         launcher: str = 'none') -> Dict[str, float]:
+         cfg_options: dict[str, Any] | None = None,
+         launcher: str = 'none') -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
 
     What the run was goes to ``test_record_<time>.json`` in work_dir.
@@ -88,10 +89,10 @@ def run_test(
         config: str,
         checkpoint: str,
         *,
-        out: Optional[str] = None,
+        out: str | None = None,
         tta: bool = False,
-        arguments: Dict[str, Any]
-) -> Tuple[Dict[str, float], Optional[EvaluationRecord]]:
+        arguments: dict[str, Any]
+) -> tuple[dict[str, float], EvaluationRecord | None]:
     """Evaluate a checkpoint with a config that was read, and record it.
 
     Args:
@@ -156,7 +157,7 @@ def _check_out(out: str, overwrite: bool) -> None:
                         'written to')
 
 
-def _dump_metric(scope: Optional[str], path: str) -> DumpResults:
+def _dump_metric(scope: str | None, path: str) -> DumpResults:
     """Metric that writes predictions; mmdet's packs the masks, ours for
     segmentors leaves the logits out."""
     if scope == 'mmdet':
@@ -168,7 +169,7 @@ def _dump_metric(scope: Optional[str], path: str) -> DumpResults:
     return DumpResults(out_file_path=path)
 
 
-def _draw_predictions(cfg: Config, show: bool, show_dir: Optional[str],
+def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
                       wait_time: float) -> None:
     """Turn on the visualization hook, whose keys differ by package."""
     hook = cfg.get('default_hooks', {}).get('visualization')

@@ -1,9 +1,10 @@
 """Training from a config file."""
 import atexit
 import os.path as osp
+from collections.abc import Sequence
 from glob import escape, glob
 from itertools import count
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -32,18 +33,18 @@ _RUNS = count(1)
 
 def train(config: str,
           *,
-          work_dir: Optional[str] = None,
-          data_root: Optional[str] = None,
-          classes: Union[str, Sequence[str], None] = None,
-          resume: Optional[str] = None,
+          work_dir: str | None = None,
+          data_root: str | None = None,
+          classes: str | Sequence[str] | None = None,
+          resume: str | None = None,
           overwrite: bool = False,
           amp: bool = False,
-          amp_dtype: Optional[str] = None,
+          amp_dtype: str | None = None,
           auto_scale_lr: bool = False,
           no_validate: bool = False,
-          seed: Optional[int] = None,
+          seed: int | None = None,
           deterministic: bool = False,
-          cfg_options: Optional[Dict[str, Any]] = None,
+          cfg_options: dict[str, Any] | None = None,
           launcher: str = 'none') -> Runner:
     """Train the model of a config; checkpoints and logs go to work_dir.
 
@@ -127,7 +128,7 @@ def train(config: str,
 
 def _resume_from(cfg: Config, resume: str) -> None:
     """Set the checkpoint to go on from, and the seed of its run."""
-    skipped: List[str] = []
+    skipped: list[str] = []
     if resume == 'auto':
         cfg.load_from, skipped = find_newest_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None

@@ -1,12 +1,12 @@
 """Official weights -> mmhier's names, as state dicts and as files."""
-from typing import Any, Dict, Optional
+from typing import Any
 
 from torch import Tensor
 
 
-def convert_model_state_dict(state_dict: Dict[str, Tensor],
+def convert_model_state_dict(state_dict: dict[str, Tensor],
                              backbone_cls: Any
-                             ) -> Optional[Dict[str, Tensor]]:
+                             ) -> dict[str, Tensor] | None:
     """Rename the state dict of a released classifier, detector or segmentor.
 
     The part under 'backbone.' goes through the family's

@@ -2,7 +2,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Type, Union
+from typing import Any
 
 import torch
 import mmhier
@@ -18,11 +18,11 @@ from .naming import (
 from .reading import read_checkpoint, unwrap_state_dict
 
 
-def convert_checkpoint_file(source: Union[str, Path],
-                            target: Union[str, Path],
+def convert_checkpoint_file(source: str | Path,
+                            target: str | Path,
                             min_matched: float = 0.95,
                             overwrite: bool = False
-                            ) -> Tuple[Path, LoadReport]:
+                            ) -> tuple[Path, LoadReport]:
     """Convert an official classifier, detector or segmentor checkpoint.
 
     Family and variant are found by the names and shapes of the weights. The
@@ -65,9 +65,9 @@ def convert_checkpoint_file(source: Union[str, Path],
     return _write_with_hash(content, target, overwrite), report
 
 
-def publish_checkpoint_file(source: Union[str, Path],
-                            target: Union[str, Path],
-                            ema: Optional[str] = None,
+def publish_checkpoint_file(source: str | Path,
+                            target: str | Path,
+                            ema: str | None = None,
                             overwrite: bool = False) -> Path:
     """Leave the training state out of a checkpoint.
 
@@ -121,14 +121,14 @@ def publish_checkpoint_file(source: Union[str, Path],
         dict(state_dict=weights, meta=meta), target, overwrite)
 
 
-def _describe_source(source: Path) -> Dict[str, Any]:
+def _describe_source(source: Path) -> dict[str, Any]:
     return dict(
         source=source.name,
         source_size=source.stat().st_size,
         source_sha256=file_sha256(source))
 
 
-def _write_with_hash(content: dict, target: Union[str, Path],
+def _write_with_hash(content: dict, target: str | Path,
                      overwrite: bool) -> Path:
     """Write a checkpoint under a name with its hash; return its path."""
     target = Path(target)
@@ -155,7 +155,7 @@ def _write_with_hash(content: dict, target: Union[str, Path],
     return named
 
 
-def _find_family(state_dict: dict, source: Path) -> Tuple[Type[Any], dict]:
+def _find_family(state_dict: dict, source: Path) -> tuple[type[Any], dict]:
     """Backbone class whose official names these are, and new names."""
     MODELS.import_from_location()
     families = [
@@ -172,8 +172,8 @@ def _find_family(state_dict: dict, source: Path) -> Tuple[Type[Any], dict]:
         f'with {", ".join(list(state_dict)[:3])}')
 
 
-def _find_arch(family: Type[Any], state_dict: dict,
-               source: Path) -> Tuple[str, LoadReport]:
+def _find_arch(family: type[Any], state_dict: dict,
+               source: Path) -> tuple[str, LoadReport]:
     """Variant that the weights fit best, and how."""
     reports = {}
     for arch in family.arch_zoo:

@@ -1,7 +1,7 @@
 """Loading weights into a backbone, with a report of what matched."""
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -28,13 +28,13 @@ class LoadReport:
             counted in elements, `new` ones apart.
     """
     source: str
-    matched: List[str] = field(default_factory=list)
-    converted: List[str] = field(default_factory=list)
-    resized: List[str] = field(default_factory=list)
-    mismatched: List[str] = field(default_factory=list)
-    unused: List[str] = field(default_factory=list)
-    missing: List[str] = field(default_factory=list)
-    new: List[str] = field(default_factory=list)
+    matched: list[str] = field(default_factory=list)
+    converted: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
     fraction: float = 0.
 
     def __str__(self) -> str:
@@ -51,10 +51,10 @@ class LoadReport:
 
 
 def match_backbone_weights(backbone: nn.Module,
-                           state_dict: Dict[str, Tensor],
+                           state_dict: dict[str, Tensor],
                            source: str = 'a state dict',
-                           prefix: Optional[str] = None
-                           ) -> Tuple[LoadReport, Dict[str, Tensor]]:
+                           prefix: str | None = None
+                           ) -> tuple[LoadReport, dict[str, Tensor]]:
     """Find what of a state dict fits a backbone, without loading it.
 
     Args:
@@ -107,8 +107,8 @@ def match_backbone_weights(backbone: nn.Module,
 
 
 def load_backbone_weights(backbone: nn.Module,
-                          source: Union[str, Path, Dict[str, Tensor]],
-                          prefix: Optional[str] = None,
+                          source: str | Path | dict[str, Tensor],
+                          prefix: str | None = None,
                           min_matched: float = 0.95,
                           map_location: Any = 'cpu') -> LoadReport:
     """Load official or mmhier weights into a backbone and report.

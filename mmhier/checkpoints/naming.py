@@ -3,7 +3,6 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Optional, Union
 from urllib.parse import urlsplit
 
 from mmhier.errors import MMHierError
@@ -17,7 +16,7 @@ class CheckpointError(MMHierError):
     """A checkpoint file that cannot be used, and why."""
 
 
-def file_sha256(path: Union[str, Path]) -> str:
+def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
@@ -26,7 +25,7 @@ def file_sha256(path: Union[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def hash_in_name(path: Union[str, Path]) -> Optional[str]:
+def hash_in_name(path: str | Path) -> str | None:
     """'1a2b3c4d' for ``model-1a2b3c4d.pth``; None for names without a hash."""
     match = _HASHED.fullmatch(Path(path).stem)
     if match is None or _DATE.fullmatch(match['hash']):
@@ -34,7 +33,7 @@ def hash_in_name(path: Union[str, Path]) -> Optional[str]:
     return match['hash']
 
 
-def name_with_hash(path: Union[str, Path], sha256: str) -> Path:
+def name_with_hash(path: str | Path, sha256: str) -> Path:
     """``model-1a2b3c4d.pth`` for ``model.pth``, in place of an older hash."""
     path = Path(path)
     stem = path.stem
@@ -44,7 +43,7 @@ def name_with_hash(path: Union[str, Path], sha256: str) -> Path:
     return path.with_name(f'{stem}-{sha256[:8]}{path.suffix}')
 
 
-def verify_name(path: Union[str, Path]) -> None:
+def verify_name(path: str | Path) -> None:
     """Compare a file with the hash in its name, if there is one.
 
     Args:
@@ -65,7 +64,7 @@ def verify_name(path: Union[str, Path]) -> None:
             'of its name, if the change is meant)')
 
 
-def find_checkpoint(source: Union[str, Path]) -> str:
+def find_checkpoint(source: str | Path) -> str:
     """Path of a checkpoint, looked for in ``MMHIER_WEIGHTS`` as well.
 
     A path that exists is taken as it is. Otherwise the folder that the
@@ -98,7 +97,7 @@ def find_checkpoint(source: Union[str, Path]) -> str:
     raise CheckpointError(f'checkpoint {source} does not exist{where}')
 
 
-def _find_in_folder(folder: Path, name: str) -> Optional[Path]:
+def _find_in_folder(folder: Path, name: str) -> Path | None:
     """File of a folder that has this name, up to a hash."""
     if not folder.is_dir():
         raise CheckpointError(

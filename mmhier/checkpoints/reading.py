@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ SAFE_TYPES = [
 ]
 
 
-def read_checkpoint(path: Union[str, Path],
-                    map_location: Any = 'cpu') -> Dict[str, Any]:
+def read_checkpoint(path: str | Path,
+                    map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint file, refusing anything that would execute code.
 
     Args:
@@ -92,7 +92,7 @@ def read_checkpoint(path: Union[str, Path],
     return content
 
 
-def _find_damaged_record(path: Path) -> Optional[str]:
+def _find_damaged_record(path: Path) -> str | None:
     """Name of a tensor's file whose checksum, which torch writes but does
     not look at, is wrong; None for a sound file or one of the old format."""
     if not zipfile.is_zipfile(path):
@@ -109,7 +109,7 @@ def _first_line(error: Exception) -> str:
     return lines[0].split('. Please use')[0][:200] if lines else 'empty file'
 
 
-def unwrap_state_dict(content: Dict[str, Any]) -> Dict[str, Tensor]:
+def unwrap_state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
     """Weights of a checkpoint, however it is wrapped.
 
     Args:

@@ -1,7 +1,7 @@
 """Command-line arguments that the tools share."""
 import argparse
 import os
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
@@ -59,7 +59,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse_tool_args(parser: argparse.ArgumentParser,
-                    argv: Optional[Sequence[str]] = None) -> dict:
+                    argv: Sequence[str] | None = None) -> dict:
     """Parse arguments as keyword arguments for mmhier.apis.
 
     Args:

@@ -1,16 +1,9 @@
 """Classes of a user's own data, and the number of them in a model."""
 import inspect
 import os.path as osp
+from collections.abc import Iterator, Sequence
 from typing import (
     Any,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    Type,
-    Union,
 )
 
 from mmengine.config import Config
@@ -28,7 +21,7 @@ from mmhier.errors import MMHierError, mistakes_as_user_errors
 AUTO = 'auto'
 
 
-def set_classes(cfg: Config, classes: Union[str, Sequence[str]]) -> None:
+def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     """Give every dataset of a config these classes, and the model as many.
 
     Top-k accuracies of more guesses than classes are left out.
@@ -66,7 +59,7 @@ def set_classes(cfg: Config, classes: Union[str, Sequence[str]]) -> None:
               f'{len(datasets)} datasets, {", ".join(changed)})')
 
 
-def iter_num_classes(model: dict) -> Iterator[Tuple[str, int]]:
+def iter_num_classes(model: dict) -> Iterator[tuple[str, int]]:
     """Numbers of classes that the parts of a model have.
 
     Args:
@@ -88,7 +81,7 @@ def iter_num_classes(model: dict) -> Iterator[Tuple[str, int]]:
 
 
 def classes_of(dataset_class: type,
-               dataset: dict) -> Optional[Dict[str, Any]]:
+               dataset: dict) -> dict[str, Any] | None:
     """Meta information, ``classes`` among it, that a dataset will have.
 
     Args:
@@ -113,8 +106,8 @@ def dataset_class_of(dataset: dict) -> type:
     return found
 
 
-def build_folder_dataset(dataset_class: Type[Any],
-                         dataset: dict) -> Optional[Any]:
+def build_folder_dataset(dataset_class: type[Any],
+                         dataset: dict) -> Any | None:
     """Mmpretrain's dataset of class folders or a list of labels, not read.
 
     Args:
@@ -142,14 +135,14 @@ def build_folder_dataset(dataset_class: Type[Any],
     return built if built.with_label else None
 
 
-def list_class_folders(folder: str) -> List[str]:
+def list_class_folders(folder: str) -> list[str]:
     """Names of the class folders in a folder, in mmpretrain's order."""
     from mmpretrain.datasets.custom import find_folders
     return find_folders(folder)[0] if osp.isdir(folder) else []
 
 
 def _own_names(
-        datasets: Sequence[Tuple[str, dict]]) -> Tuple[List[str], str]:
+        datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
     """Class names that the data states, and the file or folder with them."""
     for name, dataset in datasets:
         built = build_folder_dataset(dataset_class_of(dataset), dataset)
@@ -171,7 +164,7 @@ def _own_names(
         'classes with --classes')
 
 
-def _read_names(path: str) -> List[str]:
+def _read_names(path: str) -> list[str]:
     try:
         with open(path, encoding='utf-8') as file:
             names = [line.strip() for line in file]
@@ -181,7 +174,7 @@ def _read_names(path: str) -> List[str]:
     return [name for name in names if name]
 
 
-def _refuse_twice(names: List[str], source: str) -> None:
+def _refuse_twice(names: list[str], source: str) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice or not names:
         wrong = f'names {twice[0]} twice' if twice else 'names no class'
@@ -189,7 +182,7 @@ def _refuse_twice(names: List[str], source: str) -> None:
                         'order of the labels')
 
 
-def _set_metainfo(name: str, dataset: dict, names: List[str]) -> None:
+def _set_metainfo(name: str, dataset: dict, names: list[str]) -> None:
     """Set the classes of one dataset; drop a palette with too few colours."""
     dataset_class = dataset_class_of(dataset)
     own = getattr(dataset_class, 'METAINFO', {})
@@ -210,7 +203,7 @@ def _set_metainfo(name: str, dataset: dict, names: List[str]) -> None:
     dataset['metainfo'] = metainfo
 
 
-def _set_num_classes(cfg: Config, number: int) -> List[str]:
+def _set_num_classes(cfg: Config, number: int) -> list[str]:
     """Set every number of classes of the model; return what was set."""
     model = cfg.get('model') or {}
     wired = _is_wired(model)
@@ -244,7 +237,7 @@ def _is_wired(model: dict) -> bool:
     return hasattr(_model_class(model), 'wire')
 
 
-def _iter_heads(part: dict, name: str) -> Iterator[Tuple[str, dict]]:
+def _iter_heads(part: dict, name: str) -> Iterator[tuple[str, dict]]:
     """Heads of a model that tell the classes of the data apart.
 
     A region proposal network finds objects of any class; the fused semantic
@@ -261,7 +254,7 @@ def _iter_heads(part: dict, name: str) -> Iterator[Tuple[str, dict]]:
                 yield from _iter_heads(head, head_name)
 
 
-def _default_num_classes(head: dict) -> Optional[int]:
+def _default_num_classes(head: dict) -> int | None:
     """What a head is built with if its config does not state it."""
     for base in getattr(_model_class(head), '__mro__', ()):
         if '__init__' in vars(base):
@@ -273,7 +266,7 @@ def _default_num_classes(head: dict) -> Optional[int]:
     return None
 
 
-def _model_class(part: dict) -> Optional[type]:
+def _model_class(part: dict) -> type | None:
     """Class that the ``type`` of a part names, None if there is none."""
     if not isinstance(part.get('type'), str):
         return part.get('type')

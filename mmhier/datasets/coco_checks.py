@@ -4,8 +4,9 @@ import math
 import os
 import os.path as osp
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any
 
 from mmhier.errors import MMHierError
 
@@ -14,7 +15,7 @@ _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
 
 
 @lru_cache(maxsize=1)
-def read_coco(path: str) -> Dict[str, Any]:
+def read_coco(path: str) -> dict[str, Any]:
     """Content of an annotation file with the keys that mmdet relies on.
 
     The last file is kept: ``read_coco.cache_clear()`` forgets it.
@@ -69,7 +70,7 @@ def _check_keys(path: str, kind: str, entries: Iterable[dict],
 
 
 def check_categories(path: str, classes: Sequence[str],
-                     owner: str) -> List[str]:
+                     owner: str) -> list[str]:
     """Compare the categories of a file with the classes of a dataset.
 
     mmdet matches them by name but numbers them in the order of the json, so
@@ -110,7 +111,7 @@ def check_categories(path: str, classes: Sequence[str],
     ]
 
 
-def check_annotations(path: str, with_masks: bool = False) -> List[str]:
+def check_annotations(path: str, with_masks: bool = False) -> list[str]:
     """Check categories, boxes and polygons of an annotation file.
 
     mmdet leaves out boxes without area or outside of their image, clips
@@ -179,7 +180,7 @@ def _describe_box(box: Sequence[float], area: float, width: float,
 
 
 def _check_segmentation(where: str, annotation: dict,
-                        flaws: Dict[str, list]) -> None:
+                        flaws: dict[str, list]) -> None:
     mask = annotation.get('segmentation')
     if not mask:
         raise MMHierError(f'{where} has no segmentation, which masks are '
@@ -225,7 +226,7 @@ def check_images(path: str, folder: str) -> None:
                          f'{path} are not on disk, such as {missing[0]}')
 
 
-def count_small_images(path: str, min_size: float) -> List[str]:
+def count_small_images(path: str, min_size: float) -> list[str]:
     """Count the images that mmdet leaves out of training for their size.
 
     Args:
@@ -250,7 +251,7 @@ def count_small_images(path: str, min_size: float) -> List[str]:
 
 
 def describe_other_size(loaded: Sequence[int],
-                        stated: Sequence[Any]) -> Optional[str]:
+                        stated: Sequence[Any]) -> str | None:
     """What is wrong where an image is not as large as its annotations say.
 
     Args:
@@ -272,7 +273,7 @@ def describe_other_size(loaded: Sequence[int],
     return reason + 'replace the image, or correct its annotations'
 
 
-def _check_unique(path: str, what: str, values: List[Any]) -> None:
+def _check_unique(path: str, what: str, values: list[Any]) -> None:
     if len(set(values)) < len(values):
         value, times = Counter(values).most_common(1)[0]
         raise MMHierError(f'annotation file {path}: {what} are not unique, '

@@ -1,5 +1,6 @@
 """Chosen photos of a COCO-style dataset."""
-from typing import Any, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmhier.errors import MMHierError
@@ -23,7 +24,7 @@ class CocoSubset(CocoDataset):
         self.img_ids = set(img_ids)
         super().__init__(*args, **kwargs)
 
-    def filter_data(self) -> List[dict]:
+    def filter_data(self) -> list[dict]:
         """Filter by ``filter_cfg`` in training, and by id always."""
         unknown = self.img_ids - {info['img_id'] for info in self.data_list}
         if unknown:

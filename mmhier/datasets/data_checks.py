@@ -1,6 +1,7 @@
 """Checks of the data that a config names, before anything is built."""
 import os.path as osp
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -35,8 +36,8 @@ _COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
 
 def check_data(cfg: Config,
                phases: Sequence[str],
-               max_masks: Optional[int] = 200,
-               warn: Optional[Callable[[str], None]] = None) -> None:
+               max_masks: int | None = 200,
+               warn: Callable[[str], None] | None = None) -> None:
     """Check that the data of a config can be used.
 
     Folders and annotation files must exist, and the model must have as many
@@ -72,14 +73,14 @@ def check_data(cfg: Config,
 class _Checks:
     """Checks of one config, which compare its data sets with each other."""
 
-    def __init__(self, cfg: Config, max_masks: Optional[int],
+    def __init__(self, cfg: Config, max_masks: int | None,
                  warn: Callable[[str], None]):
         self.cfg = cfg
         self.max_masks = max_masks
         self.warn_one = warn
         self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
-        self.folders: Optional[Tuple[str, List[str]]] = None
-        self.checked: List[Any] = []
+        self.folders: tuple[str, list[str]] | None = None
+        self.checked: list[Any] = []
 
     def warn(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -143,7 +144,7 @@ class _Checks:
                     f'{name}: set {key}={number}, or both with --classes')
 
     def check_class_folders(self, name: str, dataset: dict,
-                            classes: Optional[Sequence[str]],
+                            classes: Sequence[str] | None,
                             folder: str) -> Sequence[str]:
         """Check a folder of class folders; return the classes."""
         names = list_class_folders(folder)
@@ -173,7 +174,7 @@ class _Checks:
         return classes
 
     def check_masks(self, name: str, dataset: dict, dataset_class: type,
-                    classes: Optional[Sequence[str]]) -> None:
+                    classes: Sequence[str] | None) -> None:
         """Check the images and masks of one of mmseg's data sets."""
         settings = {
             k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
@@ -229,7 +230,7 @@ class _Checks:
                   f'{masks_folder} looked at')
 
 
-def _image_folders(name: str, dataset: dict) -> Dict[str, str]:
+def _image_folders(name: str, dataset: dict) -> dict[str, str]:
     """Folders of images by the key of data_prefix; they have to exist."""
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
@@ -254,7 +255,7 @@ def _check_file(name: str, path: Any) -> None:
                         'point the config at your data with --data-root DIR')
 
 
-def _check_labels(path: str, classes: Optional[Sequence[str]]) -> None:
+def _check_labels(path: str, classes: Sequence[str] | None) -> None:
     """Check mmpretrain's lists, whose lines are an image and its label."""
     with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file, 1):
@@ -266,7 +267,7 @@ def _check_labels(path: str, classes: Optional[Sequence[str]]) -> None:
                                 f'none of the classes, expected {last}')
 
 
-def _annotation_loaders(dataset: dict) -> List[dict]:
+def _annotation_loaders(dataset: dict) -> list[dict]:
     """Transforms of a pipeline that load annotations."""
     return [
         transform for transform in dataset.get('pipeline') or ()
@@ -279,7 +280,7 @@ def _loads(dataset: dict, key: str) -> bool:
     return any(t.get(key) for t in _annotation_loaders(dataset))
 
 
-def _reads_coco(dataset_class: Type[Any]) -> bool:
+def _reads_coco(dataset_class: type[Any]) -> bool:
     """Whether a class reads json as mmdet's CocoDataset does."""
     try:
         from mmdet.datasets import CocoDataset
@@ -291,7 +292,7 @@ def _reads_coco(dataset_class: Type[Any]) -> bool:
             and dataset_class.parse_data_info is CocoDataset.parse_data_info)
 
 
-def _reads_masks(dataset_class: Type[Any]) -> bool:
+def _reads_masks(dataset_class: type[Any]) -> bool:
     """Whether a class lists images and masks as mmseg's does."""
     try:
         from mmseg.datasets import BaseSegDataset

@@ -1,6 +1,7 @@
 """Checks of images with masks of labels, before mmseg reads them."""
 import os.path as osp
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,13 +13,13 @@ _EXIF_ORIENTATION = 0x0112
 _UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 
 
-def spread_evenly(items: Sequence[Any], number: int) -> List[Any]:
+def spread_evenly(items: Sequence[Any], number: int) -> list[Any]:
     """At most this many items, at even distances, the first one included."""
     number = min(number, len(items))
     return [items[i * len(items) // number] for i in range(number)]
 
 
-def check_pairs(pairs: Sequence[Tuple[str, str]]) -> None:
+def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Check that each image has its mask on disk.
 
     Args:
@@ -36,11 +37,11 @@ def check_pairs(pairs: Sequence[Tuple[str, str]]) -> None:
             'data_prefix.seg_map_path')
 
 
-def check_masks(pairs: Iterable[Tuple[str, str]],
+def check_masks(pairs: Iterable[tuple[str, str]],
                 num_labels: int,
                 reduce_zero_label: bool = False,
                 ignore_index: int = IGNORED,
-                allow_no_zero: bool = False) -> List[str]:
+                allow_no_zero: bool = False) -> list[str]:
     """Read masks and compare them with their images and the classes.
 
     mmseg takes the values of a mask as labels 0, 1, ..., and 255 as ignored.
@@ -107,7 +108,7 @@ def check_masks(pairs: Iterable[Tuple[str, str]],
     return []
 
 
-def _reduce_hint(present: List[int], num_labels: int, first: int) -> str:
+def _reduce_hint(present: list[int], num_labels: int, first: int) -> str:
     """Advice for masks whose labels seem to start at 1."""
     if not first and present[0] > 0 and num_labels in present:
         return ('. If the first class is 1, and 0 stands for none, set '
@@ -136,14 +137,14 @@ def _read_mask(path: str) -> np.ndarray:
     return values
 
 
-def upright_size(image: Image.Image) -> Tuple[int, int]:
+def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of an open image, turned upright as mmcv does."""
     width, height = image.size
     turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     return (width, height) if turned else (height, width)
 
 
-def _image_size(path: str) -> Tuple[int, int]:
+def _image_size(path: str) -> tuple[int, int]:
     """Height and width of the image of a file."""
     try:
         with Image.open(path) as image:
@@ -152,13 +153,13 @@ def _image_size(path: str) -> Tuple[int, int]:
         raise MMHierError(f'image {path} cannot be read: {error}') from error
 
 
-def _size(shape: Tuple[int, ...]) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     """Width x height."""
     return f'{shape[1]}x{shape[0]}'
 
 
-def unused_masks(pairs: Iterable[Tuple[str, str]],
-                 masks: Iterable[str]) -> Optional[str]:
+def unused_masks(pairs: Iterable[tuple[str, str]],
+                 masks: Iterable[str]) -> str | None:
     """Warning on masks that no image has, None if there are none.
 
     Args:

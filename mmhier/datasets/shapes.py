@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ _MIN_VISIBLE_PIXELS = 25
 _SUPERSAMPLING = 4
 
 
-def generate_shapes(out_dir: Union[str, Path],
+def generate_shapes(out_dir: str | Path,
                     num_train: int = 800,
                     num_val: int = 160,
                     image_size: int = 192,
@@ -115,7 +115,7 @@ def generate_shapes(out_dir: Union[str, Path],
     return True
 
 
-def content_hash(root: Union[str, Path]) -> str:
+def content_hash(root: str | Path) -> str:
     """Hash names and bytes of all files of a shapes set but its manifest.
 
     Args:
@@ -134,7 +134,7 @@ def content_hash(root: Union[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def mask_to_polygons(mask: np.ndarray) -> List[List[int]]:
+def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     """Outline a mask along its pixels' edges.
 
     Vertices are pixel corners, so ``pycocotools`` decodes the union of the
@@ -173,7 +173,7 @@ def mask_to_polygons(mask: np.ndarray) -> List[List[int]]:
     return polygons
 
 
-def mask_to_rle(mask: np.ndarray) -> Dict[str, list]:
+def mask_to_rle(mask: np.ndarray) -> dict[str, list]:
     """Encode a mask as COCO's uncompressed run lengths.
 
     Args:
@@ -226,8 +226,8 @@ def _write_scenes(root: Path, split: str, num_images: int, first_id: int,
     for directory in (photo_dir, linked_dir, label_dir):
         directory.mkdir(parents=True)
 
-    images: List[Dict[str, Any]] = []
-    annotations: List[Dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(num_images):
         rng = np.random.default_rng([seed, 0, _SPLITS.index(split), index])
         scene = _Scene(rng, image_size)
@@ -302,9 +302,9 @@ class _Scene:
         self.pixels = _texture(rng, size, rng.uniform(10, 110, 3))
         self.owner = np.zeros((size, size), np.int32)
         # Instance k owns the pixels with owner k + 1.
-        self.labels: List[int] = []
-        self.is_crowd: List[bool] = []
-        self.full_areas: List[int] = []
+        self.labels: list[int] = []
+        self.is_crowd: list[bool] = []
+        self.full_areas: list[int] = []
 
     @property
     def image(self) -> np.ndarray:
@@ -366,7 +366,7 @@ class _Scene:
         numbers = np.array([0] + [label + 1 for label in self.labels])
         return numbers[self.owner].astype(np.uint8)
 
-    def annotations(self) -> List[dict]:
+    def annotations(self) -> list[dict]:
         """COCO annotations of what is visible, without ids."""
         annotations = []
         for k, (label, crowd) in enumerate(zip(self.labels, self.is_crowd)):
@@ -494,7 +494,7 @@ def _shape_opacity(rng: np.random.Generator, name: str,
 
 
 def _shape_contours(rng: np.random.Generator,
-                    name: str) -> List[np.ndarray]:
+                    name: str) -> list[np.ndarray]:
     """Outer and, for a ring, inner contour of a shape about the origin."""
     if name in ('circle', 'ring'):
         outer = _regular_polygon(64)

@@ -1,6 +1,6 @@
 """Mixed precision by flag, on devices with and without a gradient scaler."""
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator, Optional
 
 import torch
 from mmengine.config import Config
@@ -30,7 +30,7 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
 
-def use_amp(cfg: Config, dtype: Optional[str] = None) -> None:
+def use_amp(cfg: Config, dtype: str | None = None) -> None:
     """Switch the optimizer wrapper of a config to mixed precision.
 
     Args:

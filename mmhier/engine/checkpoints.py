@@ -1,7 +1,8 @@
 """Checkpoints in mmengine's runner: read safely, refused when unfit."""
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -117,7 +118,7 @@ class CheckpointFitHook(Hook):
         report = self.compare(model, unwrap_state_dict(checkpoint))
         print_log(f'checkpoint: {report}', logger='current')
 
-    def compare(self, model: nn.Module, weights: Dict[str, Any]) -> str:
+    def compare(self, model: nn.Module, weights: dict[str, Any]) -> str:
         """Compare the names and shapes of weights with those of a model.
 
         Args:
@@ -131,8 +132,8 @@ class CheckpointFitHook(Hook):
             CheckpointError: If they do not fit, with the same counts.
         """
         own = model.state_dict()
-        matched: List[str] = []
-        mismatched: List[str] = []
+        matched: list[str] = []
+        mismatched: list[str] = []
         for name in own.keys() & weights.keys():
             same = own[name].shape == weights[name].shape
             (matched if same else mismatched).append(name)
@@ -154,7 +155,7 @@ class CheckpointFitHook(Hook):
         return report
 
 
-def _listed(kind: str, names: List[str]) -> str:
+def _listed(kind: str, names: list[str]) -> str:
     """'; 7 KIND: a, b, c, ...', or nothing."""
     if not names:
         return ''

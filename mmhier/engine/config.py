@@ -2,8 +2,9 @@
 import os
 import os.path as osp
 import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
@@ -38,10 +39,10 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 def load_config(path: str,
                 *,
-                work_dir: Optional[str] = None,
-                data_root: Optional[str] = None,
-                classes: Union[str, Sequence[str], None] = None,
-                cfg_options: Optional[Dict[str, Any]] = None,
+                work_dir: str | None = None,
+                data_root: str | None = None,
+                classes: str | Sequence[str] | None = None,
+                cfg_options: dict[str, Any] | None = None,
                 launcher: str = 'none') -> Config:
     """Read a config file and apply what was asked on the command line.
 
@@ -154,7 +155,7 @@ def _make_writable(work_dir: str) -> None:
             'choose another one with --work-dir') from error
 
 
-def iter_datasets(dataset: Any, name: str) -> Iterator[Tuple[str, ConfigDict]]:
+def iter_datasets(dataset: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:
     """Datasets that read files, below wrappers such as ConcatDataset.
 
     Args:
@@ -175,7 +176,7 @@ def iter_datasets(dataset: Any, name: str) -> Iterator[Tuple[str, ConfigDict]]:
             yield name, dataset
 
 
-def iter_metrics(evaluator: Any, name: str) -> Iterator[Tuple[str, dict]]:
+def iter_metrics(evaluator: Any, name: str) -> Iterator[tuple[str, dict]]:
     """Dotted key and settings of each metric of an evaluator."""
     if isinstance(evaluator, (list, tuple)):
         for i, item in enumerate(evaluator):
@@ -201,7 +202,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         MMHierError: If a dataset states no ``data_root``, or an absolute path
             of the config lies outside of it.
     """
-    old_roots: List[str] = []
+    old_roots: list[str] = []
     if isinstance(cfg.get('data_root'), str):
         old_roots.append(cfg.data_root)
         cfg.data_root = data_root
@@ -228,7 +229,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
                                             f'{name}.{key}')
 
 
-def _relocate(value: Any, old_roots: List[str], new_root: str,
+def _relocate(value: Any, old_roots: list[str], new_root: str,
               name: str) -> Any:
     """Move the paths in `value` from an old root to `new_root`.
 

@@ -1,6 +1,6 @@
 """Training with the model spread over the processes."""
 from copy import deepcopy
-from typing import Any, Optional
+from typing import Any
 
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
@@ -29,7 +29,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
 
     def __init__(self,
                  *,
-                 model_wrapper: Optional[dict] = None,
+                 model_wrapper: dict | None = None,
                  **kwargs: Any):
         super().__init__(model_wrapper=model_wrapper, **kwargs)
         if not is_distributed():

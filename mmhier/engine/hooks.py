@@ -1,7 +1,8 @@
 """Hooks of every training: exact resuming, and an end at a bad loss."""
 import random
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def _seed(seed: int, *place: int) -> None:
 
 
 def _load_seeded(dataset: Dataset,
-                 batch: List[Tuple[Tuple[int, ...], int]]) -> List[Any]:
+                 batch: list[tuple[tuple[int, ...], int]]) -> list[Any]:
     """Samples of :class:`_SeededBatches`, in whichever process loads them."""
     samples = []
     for place, index in batch:
@@ -172,7 +173,7 @@ class FiniteLossHook(Hook):
                          runner: Runner,
                          batch_idx: int,
                          data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+                         outputs: dict | None = None) -> None:
         """Check the losses of an iteration, before anything is saved.
 
         Raises:
@@ -201,7 +202,7 @@ class FiniteLossHook(Hook):
             '--amp-dtype bfloat16')
 
 
-def _image_names(data_batch: Any) -> List[str]:
+def _image_names(data_batch: Any) -> list[str]:
     """Files of a batch, as far as it names them."""
     samples = data_batch.get('data_samples') if isinstance(
         data_batch, dict) else None

@@ -1,10 +1,11 @@
 """What goes wrong while data is loaded, in one line that names the file."""
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from traceback import walk_tb
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 from unittest.mock import patch
 
 import cv2
@@ -45,7 +46,7 @@ def named_loading_errors() -> Iterator[None]:
     decode = mmcv.imfrombytes
     load = LoadImageFromFile.transform
 
-    def call_and_name(self: Compose, data: Dict[str, Any]) -> Any:
+    def call_and_name(self: Compose, data: dict[str, Any]) -> Any:
         paths = {key: data.get(key) for key in _FILE_KEYS}
         try:
             return call(self, data)
@@ -67,7 +68,7 @@ def named_loading_errors() -> Iterator[None]:
         return decode(content, *args, **kwargs)
 
     def load_as_stated(self: LoadImageFromFile,
-                       results: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+                       results: dict[str, Any]) -> dict[str, Any] | None:
         stated = results.get('height'), results.get('width')
         loaded = load(self, results)
         if loaded is not None and None not in stated:
@@ -137,7 +138,7 @@ def _is_cut_off(content: bytes) -> bool:
     return False
 
 
-def _what_is_wrong(path: Any, is_mask: bool) -> Optional[str]:
+def _what_is_wrong(path: Any, is_mask: bool) -> str | None:
     """What is wrong with an image file; None for a sound or remote one."""
     if not isinstance(path, str) or '://' in path:
         return None

@@ -1,7 +1,7 @@
 """Models of mmhier by the names in its metafiles."""
 import os.path as osp
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Dict, Iterator, Tuple
 
 from mmengine.fileio import load
 from mmengine.infer import BaseInferencer
@@ -11,7 +11,7 @@ _SCOPES = {'COCO': 'mmdet', 'ADE20K': 'mmseg', 'ImageNet-1k': 'mmpretrain'}
 
 
 @lru_cache(maxsize=1)
-def model_configs() -> Dict[str, Tuple[str, str]]:
+def model_configs() -> dict[str, tuple[str, str]]:
     """Models by name, from the checkout or from the installed package.
 
     Returns:

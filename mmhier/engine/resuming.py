@@ -5,7 +5,6 @@ import os.path as osp
 import tempfile
 from glob import escape, glob
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
@@ -29,9 +28,9 @@ class WholeFileBackend(LocalBackend):
     """
 
     # Of all instances: mmengine makes one for each file.
-    _outdated: List[Union[str, Path]] = []
+    _outdated: list[str | Path] = []
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file, then remove those that were to be removed.
 
         Args:
@@ -63,7 +62,7 @@ class WholeFileBackend(LocalBackend):
         while self._outdated:
             Path(self._outdated.pop()).unlink(missing_ok=True)
 
-    def remove(self, filepath: Union[str, Path]) -> None:
+    def remove(self, filepath: str | Path) -> None:
         """Remove a file as soon as the next one is written."""
         self._outdated.append(filepath)
 
@@ -88,7 +87,7 @@ def save_whole_checkpoints(runner: Runner) -> None:
 
 
 def find_newest_checkpoint(
-        work_dir: str) -> Tuple[Optional[str], List[str]]:
+        work_dir: str) -> tuple[str | None, list[str]]:
     """Find the newest checkpoint of a folder that a run can go on from.
 
     That is the one of the last iteration; among those of the same, the file
@@ -115,7 +114,7 @@ def find_newest_checkpoint(
     return None, skipped
 
 
-def _progress(path: str) -> Tuple[float, float]:
+def _progress(path: str) -> tuple[float, float]:
     """Iteration of a checkpoint and time of its file."""
     # Not for a while only: its end would take them from everybody else.
     torch.serialization.add_safe_globals(SAFE_TYPES)

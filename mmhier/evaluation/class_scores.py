@@ -1,13 +1,14 @@
 """Scores by class, which mmdet's and mmseg's metrics only print."""
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from pycocotools.cocoeval import COCOeval
 
-ClassScores = Dict[str, Dict[str, Optional[float]]]
+ClassScores = dict[str, dict[str, float | None]]
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def _collected_average_precision(scores: ClassScores) -> Iterator[None]:
         yield
 
 
-def _average_precision(evaluation: COCOeval) -> Dict[str, Optional[float]]:
+def _average_precision(evaluation: COCOeval) -> dict[str, float | None]:
     # Precision, (IoU, recall, class, area, detections), has its classes in
     # the order of their ids, and is -1 where there is no ground truth.
     categories = evaluation.cocoGt.loadCats(
@@ -77,7 +78,7 @@ def _average_precision(evaluation: COCOeval) -> Dict[str, Optional[float]]:
 
 
 def _by_class(classes: Sequence[str],
-              values: Sequence[float]) -> Dict[str, Optional[float]]:
+              values: Sequence[float]) -> dict[str, float | None]:
     return {
         name: float(value) if np.isfinite(value) else None
         for name, value in zip(classes, values)

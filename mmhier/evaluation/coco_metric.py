@@ -1,6 +1,7 @@
 """COCO's average precision, by pycocotools or by faster-coco-eval."""
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Dict, List, Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -137,7 +138,7 @@ class CocoMetric(MMDetCocoMetric):
                              'mmhier.CocoMetric: expected three numbers, such '
                              'as (1, 10, 100)')
 
-    def compute_metrics(self, results: list) -> Dict[str, float]:
+    def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics from processed results.
 
         Args:
@@ -152,7 +153,7 @@ class CocoMetric(MMDetCocoMetric):
         if 'segm' in self.metrics and 'masks' not in results[0][1]:
             raise MMHierError("metric='segm' of mmhier.CocoMetric needs masks, "
                              'and the model predicts none: evaluate bbox only')
-        evaluations: List[COCOeval] = []
+        evaluations: list[COCOeval] = []
 
         class Recording(self.eval_class):  # type: ignore[name-defined]
 
@@ -175,7 +176,7 @@ class CocoMetric(MMDetCocoMetric):
                 self._replace_class_precisions(exact, kind, evaluation)
         return exact
 
-    def _replace_summary(self, metrics: Dict[str, float], kind: str,
+    def _replace_summary(self, metrics: dict[str, float], kind: str,
                          stats: np.ndarray) -> None:
         """Put unrounded numbers in the place of mmdet's."""
         names = [
@@ -199,7 +200,7 @@ class CocoMetric(MMDetCocoMetric):
         for name, value in list(zip(names, stats))[first:]:
             metrics[prefix + name] = float(value)
 
-    def _replace_class_precisions(self, metrics: Dict[str, float], kind: str,
+    def _replace_class_precisions(self, metrics: dict[str, float], kind: str,
                                   evaluation: COCOeval) -> None:
         """Average precision of each class, unrounded."""
         # (IoU threshold, recall, class, area range, max. detections)

@@ -3,7 +3,7 @@ import io
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, List, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class _TensorUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def read_predictions(path: Union[str, Path]) -> List[dict]:
+def read_predictions(path: str | Path) -> list[dict]:
     """Read a file that ``tools/test.py --out`` wrote.
 
     Args:

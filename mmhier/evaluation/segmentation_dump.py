@@ -1,5 +1,6 @@
 """Writing the predictions of segmentors, and nothing else."""
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine.evaluator import DumpResults
 from torch import uint8

@@ -1,8 +1,9 @@
 """Exported files against the model they were made from."""
 import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
             larger: two float32 results can be off by the rounding of each.
     """
     file: str
-    size: Tuple[int, int]
+    size: tuple[int, int]
     output: str
     error: float
 
@@ -36,8 +37,8 @@ class Difference(NamedTuple):
 def check_export(model: torch.nn.Module,
                  out: str,
                  part: str = 'model',
-                 sizes: Sequence[Tuple[int, int]] = CHECK_SIZES
-                 ) -> List[Difference]:
+                 sizes: Sequence[tuple[int, int]] = CHECK_SIZES
+                 ) -> list[Difference]:
     """Compare exported files with the model in eager mode.
 
     Inputs are random: normal noise for images and maps, boxes of all sizes.
@@ -88,8 +89,8 @@ def check_export(model: torch.nn.Module,
     return differences
 
 
-def _open_program(path: Path, inputs: List[str],
-                  outputs: List[str]) -> Callable:
+def _open_program(path: Path, inputs: list[str],
+                  outputs: list[str]) -> Callable:
     """Function from a graph's inputs to its outputs."""
     if path.suffix == '.pt2':
         module = torch.export.load(path).module()
@@ -125,7 +126,7 @@ def _open_program(path: Path, inputs: List[str],
             f'and {", ".join(outputs)}')
 
     def run_onnx(values: Sequence) -> Sequence[Tensor]:
-        tensors: List[Tensor] = []
+        tensors: list[Tensor] = []
         for value in values:
             tensors += [value] if isinstance(value, Tensor) else value
         feed = {name: tensor.numpy() for name, tensor in zip(inputs, tensors)}
@@ -142,7 +143,7 @@ def _to_float64(values: Any) -> Any:
 
 
 def _errors(results: Sequence[Tensor], graph: torch.nn.Module,
-            inputs: Sequence) -> List[float]:
+            inputs: Sequence) -> list[float]:
     """Of each result, from what the graph makes of the inputs."""
     with torch.no_grad():
         expected = graph(*inputs)

@@ -4,7 +4,8 @@ Boxes are x1, y1, x2, y2 in pixels of the padded images and not clipped to
 them: how much is padding, the caller knows, and clips to what is not before
 it suppresses boxes, as mmdet does.
 """
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmcv.ops import RoIAlign
@@ -18,7 +19,7 @@ from .graphs import ExportGraph, Shape, random_images, unsupported
 NUM_EXAMPLE_ROIS = 30
 
 
-def build_detection_graphs(model: nn.Module) -> List[ExportGraph]:
+def build_detection_graphs(model: nn.Module) -> list[ExportGraph]:
     """Graphs of a detector; see :func:`mmhier.export.build_graphs`."""
     if not hasattr(model, 'roi_head'):
         if not isinstance(model.bbox_head, RetinaHead):
@@ -37,14 +38,14 @@ def build_detection_graphs(model: nn.Module) -> List[ExportGraph]:
                 for layer in extractor.roi_layers)):
             raise unsupported(model, f'roi_head.{kind}_roi_extractor',
                                extractor)
-    graphs: List[ExportGraph] = [ProposalGraph(model), BoxGraph(roi_head)]
+    graphs: list[ExportGraph] = [ProposalGraph(model), BoxGraph(roi_head)]
     if roi_head.with_mask:
         graphs.append(MaskGraph(roi_head))
     return graphs
 
 
 def decode_anchors(head: nn.Module, scores: Sequence[Tensor],
-                   deltas: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+                   deltas: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Boxes and scores of all anchors of a dense head.
 
     Args:
@@ -94,7 +95,7 @@ class DenseDetectorGraph(ExportGraph):
             scores=('batch', 'anchors', model.bbox_head.num_classes))
         self.min_program_size = _two_cells(model.bbox_head)
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> (B, N, 4) and (B, N, num_classes)."""
         head = self.model.bbox_head
         return decode_anchors(head, *head(self.model.extract_feat(images)))
@@ -119,7 +120,7 @@ class ProposalGraph(ExportGraph):
             **_map_shapes(model.roi_head))
         self.min_program_size = _two_cells(model.rpn_head)
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> (B, N, 4), (B, N), (N, ), maps."""
         head = self.model.rpn_head
         maps = self.model.extract_feat(images)
@@ -150,7 +151,7 @@ class RoIGraph(ExportGraph):
         self.extractor = extractor
         self.inputs = dict(_map_shapes(roi_head), rois=('rois', 5))
 
-    def dynamic_shapes(self) -> Tuple[Any, ...]:
+    def dynamic_shapes(self) -> tuple[Any, ...]:
         free = torch.export.Dim.DYNAMIC
         maps = [{0: free, 2: free, 3: free} for _ in range(self.num_maps)]
         return maps, {0: free}
@@ -161,7 +162,7 @@ class RoIGraph(ExportGraph):
         return len(self.inputs) - 1
 
     def example_inputs(self, batch: int, height: int,
-                       width: int) -> Tuple[Any, ...]:
+                       width: int) -> tuple[Any, ...]:
         """Random maps and boxes of all sizes for images of a size."""
         channels = self.inputs['map0'][1]
         maps = []
@@ -210,8 +211,8 @@ class BoxGraph(RoIGraph):
             scores=('rois', head.num_classes + 1),
             boxes=('rois', self.num_boxes, 4))
 
-    def forward(self, maps: List[Tensor],
-                rois: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, maps: list[Tensor],
+                rois: Tensor) -> tuple[Tensor, Tensor]:
         """Maps, (K, 5) -> (K, num_classes + 1), (K, num_classes or 1, 4)."""
         scores, deltas = self.head(self.cut_out(maps, rois))
         boxes = self.head.bbox_coder.decode(rois[:, 1:], deltas)
@@ -233,7 +234,7 @@ class MaskGraph(RoIGraph):
         self.outputs = dict(
             masks=('rois', num_masks, size[0] * scale, size[1] * scale))
 
-    def forward(self, maps: List[Tensor], rois: Tensor) -> Tensor:
+    def forward(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """Maps, (K, 5) -> (K, num_classes or 1, h, w)."""
         return self.head(self.cut_out(maps, rois))
 
@@ -246,7 +247,7 @@ def _two_cells(head: nn.Module) -> int:
     return max(max(s) for s in head.prior_generator.strides) + 1
 
 
-def _map_shapes(roi_head: nn.Module) -> Dict[str, Shape]:
+def _map_shapes(roi_head: nn.Module) -> dict[str, Shape]:
     """Shapes of the maps that the RoI heads read, by name."""
     extractor = roi_head.bbox_roi_extractor
     return {

@@ -3,10 +3,11 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -34,14 +35,14 @@ _EXAMPLE = (2, 176, 208)
 
 
 def export_model(config: str,
-                 checkpoint: Optional[str],
-                 out: Union[str, Path],
+                 checkpoint: str | None,
+                 out: str | Path,
                  *,
                  format: str = 'onnx',
                  part: str = 'model',
                  opset: int = OPSETS[-1],
                  overwrite: bool = False,
-                 cfg_options: Optional[Dict[str, Any]] = None) -> List[Path]:
+                 cfg_options: dict[str, Any] | None = None) -> list[Path]:
     """Write a model, for images of any size and number, and how to use it.
 
     A two-stage detector becomes three files, whose names end in -proposals,
@@ -124,9 +125,9 @@ def export_model(config: str,
 
 
 def load_model(config: str,
-               checkpoint: Optional[str],
-               cfg_options: Optional[Dict[str, Any]] = None
-               ) -> Tuple[nn.Module, Dict[str, Any]]:
+               checkpoint: str | None,
+               cfg_options: dict[str, Any] | None = None
+               ) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config in eval mode.
 
     Args:
@@ -144,7 +145,7 @@ def load_model(config: str,
     cfg = load_model_config(config, cfg_options=cfg_options)
     datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
     with mistakes_as_user_errors():
-        metainfo: Dict[str, Any] = {}
+        metainfo: dict[str, Any] = {}
         for _, dataset in datasets:
             metainfo = dataset_metainfo(dataset)
         torch.manual_seed(0)
@@ -188,7 +189,7 @@ def require_format(format: str) -> None:
             'torch needs nothing more')
 
 
-def graph_paths(out: Path, graphs: List[ExportGraph]) -> List[Path]:
+def graph_paths(out: Path, graphs: list[ExportGraph]) -> list[Path]:
     """File of each graph of a model that is exported to `out`."""
     return [
         out.with_name(f'{out.stem}-{graph.name}{out.suffix}')
@@ -196,7 +197,7 @@ def graph_paths(out: Path, graphs: List[ExportGraph]) -> List[Path]:
     ]
 
 
-def preprocessing(model: nn.Module) -> Dict[str, Any]:
+def preprocessing(model: nn.Module) -> dict[str, Any]:
     """What a data preprocessor does with an image (H, W, 3), BGR as read.
 
     Args:
@@ -286,7 +287,7 @@ def write_program(program: torch.export.ExportedProgram,
     onnx_program.save(path, external_data=False)
 
 
-def _numbers(values: Tensor) -> List[float]:
+def _numbers(values: Tensor) -> list[float]:
     """Without the digits that float32 adds."""
     return [round(value, 4) for value in values.flatten().tolist()]
 

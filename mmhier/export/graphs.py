@@ -3,7 +3,7 @@
 Images are float32, normalised, padded and in the channel order that the data
 preprocessor of the model gives them.
 """
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from mmhier.apis import MMHierError
 
 MIN_SIZE, MAX_SIZE = 64, 4096
 MAX_BATCH = 1024
-Shape = Tuple[Any, ...]
+Shape = tuple[Any, ...]
 
 
 class ExportGraph(nn.Module):
@@ -30,17 +30,17 @@ class ExportGraph(nn.Module):
 
     name = ''
     min_program_size = MIN_SIZE
-    inputs: Dict[str, Shape] = dict(images=('batch', 3, 'height', 'width'))
-    outputs: Dict[str, Shape]
+    inputs: dict[str, Shape] = dict(images=('batch', 3, 'height', 'width'))
+    outputs: dict[str, Shape]
 
-    def dynamic_shapes(self) -> Tuple[Any, ...]:
+    def dynamic_shapes(self) -> tuple[Any, ...]:
         """Free lengths, as torch.export asks for them."""
         length = torch.export.Dim.DYNAMIC(min=MIN_SIZE, max=MAX_SIZE)
         batch = torch.export.Dim.DYNAMIC(min=1, max=MAX_BATCH)
         return ({0: batch, 2: length, 3: length}, )
 
     def example_inputs(self, batch: int, height: int,
-                       width: int) -> Tuple[Any, ...]:
+                       width: int) -> tuple[Any, ...]:
         """Random inputs for images of a size, the same in each call."""
         return (random_images(batch, height, width), )
 
@@ -58,7 +58,7 @@ class BackboneGraph(ExportGraph):
                                         backbone.out_channels)
         }
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> maps."""
         return tuple(self.backbone(images))
 
@@ -99,7 +99,7 @@ class SegmentorGraph(ExportGraph):
             align_corners=head.align_corners)
 
 
-def build_graphs(model: nn.Module, part: str = 'model') -> List[ExportGraph]:
+def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
     """Cut a model into graphs that can be exported.
 
     Args:

@@ -1,6 +1,6 @@
 """A model in the form in which it can be traced for every size."""
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ class AdaptiveAvgPool(nn.Module):
         size (tuple[int, int]): Rows and columns of cells.
     """
 
-    def __init__(self, size: Tuple[int, int]):
+    def __init__(self, size: tuple[int, int]):
         super().__init__()
         self.size = size
 
@@ -39,7 +39,7 @@ class IntegerUpsample(nn.Module):
         align_corners (bool, optional): Of ``F.interpolate``.
     """
 
-    def __init__(self, scale: int, mode: str, align_corners: Optional[bool]):
+    def __init__(self, scale: int, mode: str, align_corners: bool | None):
         super().__init__()
         self.scale = scale
         self.mode = mode
@@ -68,7 +68,7 @@ class SubsampledLevels(nn.Module):
         self.num_extra = fpn.num_outs - len(fpn.lateral_convs)
         fpn.num_outs = len(fpn.lateral_convs)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone -> those of all levels."""
         levels = list(self.fpn(maps))
         for _ in range(self.num_extra):
@@ -110,7 +110,7 @@ def prepare_for_export(model: nn.Module) -> nn.Module:
     return model
 
 
-def _traceable(module: nn.Module) -> Optional[nn.Module]:
+def _traceable(module: nn.Module) -> nn.Module | None:
     """What stands for a module whose trace fits one size only, else None."""
     if isinstance(module, nn.AdaptiveAvgPool2d):
         size = module.output_size

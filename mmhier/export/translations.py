@@ -4,12 +4,13 @@ Each takes the values of an ONNX graph and returns one; see
 ``custom_translation_table`` of ``torch.onnx.export``.
 """
 import operator
-from typing import Any, Callable, Dict, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 
-def translations() -> Dict[Callable, Callable]:
+def translations() -> dict[Callable, Callable]:
     """Translations by torch operator."""
     from onnxscript import opset18 as op
 
@@ -30,7 +31,7 @@ def translations() -> Dict[Callable, Callable]:
                    padding: Sequence[int] = (0, ),
                    ceil_mode: bool = False,
                    count_include_pad: bool = True,
-                   divisor_override: Optional[int] = None) -> Any:
+                   divisor_override: int | None = None) -> Any:
         # torch's drops divisor_override.
         kernel, stride, padding = (
             list(sizes) * (2 // len(sizes))

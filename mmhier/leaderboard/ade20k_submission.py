@@ -9,7 +9,6 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Dict, Optional, Set, Tuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -40,7 +39,7 @@ _COLOUR_TYPES = {
 _MAX_PIXELS = 100_000_000
 
 
-def read_image_sizes(folder: Union[str, Path]) -> Dict[str, Tuple[int, int]]:
+def read_image_sizes(folder: str | Path) -> dict[str, tuple[int, int]]:
     """Sizes of the images to be submitted.
 
     Args:
@@ -73,9 +72,9 @@ def read_image_sizes(folder: Union[str, Path]) -> Dict[str, Tuple[int, int]]:
     return sizes
 
 
-def write_ade20k_package(label_folder: Union[str, Path],
-                         path: Union[str, Path],
-                         sizes: Dict[str, Tuple[int, int]],
+def write_ade20k_package(label_folder: str | Path,
+                         path: str | Path,
+                         sizes: dict[str, tuple[int, int]],
                          overwrite: bool = False) -> PackageSummary:
     """Write, validate and only then put in place a package of label maps.
 
@@ -107,10 +106,10 @@ def write_ade20k_package(label_folder: Union[str, Path],
     return summary
 
 
-def check_ade20k_package(path: Union[str, Path],
-                         sizes: Optional[Dict[str, Tuple[int, int]]] = None,
-                         name: Union[str, Path, None] = None,
-                         max_bytes: Optional[int] = None) -> PackageSummary:
+def check_ade20k_package(path: str | Path,
+                         sizes: dict[str, tuple[int, int]] | None = None,
+                         name: str | Path | None = None,
+                         max_bytes: int | None = None) -> PackageSummary:
     """Validate a package for the ADE20K server.
 
     Args:
@@ -131,7 +130,7 @@ def check_ade20k_package(path: Union[str, Path],
     """
     problems = Problems(name or path)
     # Which label values occur at all, to tell a shift from a slip.
-    values: Set[int] = set()
+    values: set[int] = set()
     stems = set()
     with open_package(path) as archive:
         entries = list_entries(archive, '.png', problems, max_bytes)
@@ -158,8 +157,8 @@ def check_ade20k_package(path: Union[str, Path],
 
 
 def _check_label_map(name: str, content: bytes,
-                     size: Optional[Tuple[int, int]],
-                     problems: Problems) -> Set[int]:
+                     size: tuple[int, int] | None,
+                     problems: Problems) -> set[int]:
     """Check one PNG, and return the values in it."""
     if content[:8] != _PNG_SIGNATURE or len(content) < 26:
         kind = 'a JPEG' if content[:2] == b'\xff\xd8' else 'no PNG'
@@ -207,7 +206,7 @@ def _check_label_map(name: str, content: bytes,
     return found
 
 
-def _check_shift(values: Set[int], problems: Problems) -> None:
+def _check_shift(values: set[int], problems: Problems) -> None:
     """Whether the labels of the whole package are off by one."""
     expected = ('expected 1 to 150, the class index of a model that does not '
                 'know "other objects", plus one')
@@ -219,7 +218,7 @@ def _check_shift(values: Set[int], problems: Problems) -> None:
                      f'({expected})')
 
 
-def _check_completeness(stems: Set[str], sizes: Dict[str, Tuple[int, int]],
+def _check_completeness(stems: set[str], sizes: dict[str, tuple[int, int]],
                         problems: Problems) -> None:
     for stem in sorted(sizes.keys() - stems):
         problems.add(f'missing label maps (of {len(sizes)} images)',

@@ -8,18 +8,12 @@ import json
 import re
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Any,
-    Dict,
-    FrozenSet,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
     TypeGuard,
-    Union,
 )
 
 import numpy as np
@@ -62,11 +56,11 @@ class ImageList:
         category_ids (frozenset[int]): Official ids of the categories.
     """
     path: str
-    sizes: Dict[int, Tuple[int, int]]
-    category_ids: FrozenSet[int] = COCO_CATEGORY_IDS
+    sizes: dict[int, tuple[int, int]]
+    category_ids: frozenset[int] = COCO_CATEGORY_IDS
 
 
-def read_image_list(path: Union[str, Path]) -> ImageList:
+def read_image_list(path: str | Path) -> ImageList:
     """Read ``image_info_*.json`` or ``instances_*.json``.
 
     Args:
@@ -123,7 +117,7 @@ def coco_package_name(testset: str, algorithm: str) -> str:
 
 
 def write_coco_package(detections: Sequence[dict],
-                       path: Union[str, Path],
+                       path: str | Path,
                        images: ImageList,
                        task: str,
                        overwrite: bool = False) -> PackageSummary:
@@ -170,7 +164,7 @@ def write_coco_package(detections: Sequence[dict],
 
 
 def _tidy(detections: Sequence[dict],
-          task: str) -> Tuple[List[dict], List[str]]:
+          task: str) -> tuple[list[dict], list[str]]:
     """Detections as the server wants them, and what was left out."""
     key = _RESULT_KEYS[task]
     by_image = defaultdict(list)
@@ -215,11 +209,11 @@ def _zip_detections(detections: Sequence[dict], path: Path,
             file.write(b']' if detections else b'[]')
 
 
-def check_coco_package(path: Union[str, Path],
-                       images: Optional[ImageList] = None,
+def check_coco_package(path: str | Path,
+                       images: ImageList | None = None,
                        allow_empty_images: int = 0,
-                       name: Union[str, Path, None] = None,
-                       max_bytes: Optional[int] = None) -> PackageSummary:
+                       name: str | Path | None = None,
+                       max_bytes: int | None = None) -> PackageSummary:
     """Validate a package for the COCO server.
 
     Args:
@@ -280,7 +274,7 @@ def _check_names(path: Path, json_name: str, problems: Problems) -> None:
                      f'{path.name}, {json_name}')
 
 
-def _parse(content: bytes, problems: Problems) -> Optional[list]:
+def _parse(content: bytes, problems: Problems) -> list | None:
     """Detections in a json file, or None with a problem."""
 
     def note_constant(name: str) -> float:
@@ -306,19 +300,19 @@ def _parse(content: bytes, problems: Problems) -> Optional[list]:
 class _Detections:
     """Checks of one detection after the other, then of all together."""
 
-    def __init__(self, task: str, images: Optional[ImageList],
+    def __init__(self, task: str, images: ImageList | None,
                  problems: Problems):
         self.key = _RESULT_KEYS[task]
         self.images = images
         self.problems = problems
         self.category_ids = (
             images.category_ids if images else COCO_CATEGORY_IDS)
-        self.by_image: Dict[int, int] = defaultdict(int)
+        self.by_image: dict[int, int] = defaultdict(int)
         self.seen: set = set()
         self.num_twice = 0
         self.num_boxes_beside_masks = 0
         self.num_leaving = 0
-        self.corner_boxes: List[bool] = []
+        self.corner_boxes: list[bool] = []
         self.corner_images: set = set()
 
     def add(self, index: int, detection: Any) -> None:
@@ -372,8 +366,8 @@ class _Detections:
         elif not 0 <= score <= 1:
             self.problems.add('scores outside of [0, 1]', f'{at}: {score}')
 
-    def _check_box(self, box: Any, size: Optional[Tuple[int, int]],
-                   image_id: Optional[int], at: str) -> None:
+    def _check_box(self, box: Any, size: tuple[int, int] | None,
+                   image_id: int | None, at: str) -> None:
         if not (isinstance(box, list) and len(box) == 4
                 and all(_is_number(value) for value in box)):
             self.problems.add('boxes that are no four finite numbers',
@@ -400,7 +394,7 @@ class _Detections:
             self.corner_boxes.append(as_corners)
             self.corner_images.add(image_id)
 
-    def _check_mask(self, mask: Any, size: Optional[Tuple[int, int]],
+    def _check_mask(self, mask: Any, size: tuple[int, int] | None,
                     at: str) -> None:
         if not isinstance(mask, dict) or not {'size', 'counts'} <= set(mask):
             self.problems.add(
@@ -473,7 +467,7 @@ class _Detections:
                 f'{len(self.corner_boxes)} have their third number above '
                 'their first and their fourth above their second')
 
-    def notes(self) -> List[str]:
+    def notes(self) -> list[str]:
         """What a user should know of a package without problems."""
         notes = []
         if self.images:

@@ -7,10 +7,10 @@ import struct
 import zipfile
 import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterator, List, Optional, Union
 
 from mmhier.errors import MMHierError
 
@@ -43,7 +43,7 @@ class PackageSummary:
     kind: str
     num_images: int
     num_results: int
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return '\n'.join([
@@ -60,10 +60,10 @@ class Problems:
     """
     _NUM_EXAMPLES = 3
 
-    def __init__(self, name: Union[str, Path]):
+    def __init__(self, name: str | Path):
         self.name = name
-        self._counts: Dict[str, int] = defaultdict(int)
-        self._examples: Dict[str, List[str]] = defaultdict(list)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._examples: dict[str, list[str]] = defaultdict(list)
 
     def add(self, kind: str, example: str = '', count: int = 1) -> None:
         """Note one mistake, or several with one example for all."""
@@ -79,7 +79,7 @@ class Problems:
     def __str__(self) -> str:
         return '\n'.join(f'  - {line}' for line in self.lines())
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """'KIND: 12, such as EXAMPLE; EXAMPLE' for each kind."""
         lines = []
         for kind, count in self._counts.items():
@@ -97,7 +97,7 @@ class Problems:
             raise PackageError(f'{self.name} cannot be submitted:\n{self}')
 
 
-def open_package(path: Union[str, Path]) -> zipfile.ZipFile:
+def open_package(path: str | Path) -> zipfile.ZipFile:
     """Open a zip file for reading.
 
     Args:
@@ -128,7 +128,7 @@ def open_package(path: Union[str, Path]) -> zipfile.ZipFile:
 def list_entries(archive: zipfile.ZipFile,
                  suffix: str,
                  problems: Problems,
-                 max_bytes: Optional[int] = None) -> List[zipfile.ZipInfo]:
+                 max_bytes: int | None = None) -> list[zipfile.ZipInfo]:
     """Files of a package that can be read, with what is wrong noted.
 
     Nothing is extracted, so names are only looked at.
@@ -195,7 +195,7 @@ def list_entries(archive: zipfile.ZipFile,
 
 
 def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
-               problems: Problems) -> Optional[bytes]:
+               problems: Problems) -> bytes | None:
     """Bytes of a file of a package; None, with a problem, if damaged."""
     try:
         return archive.read(info)
@@ -205,14 +205,14 @@ def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
         return None
 
 
-def staging_path(target: Union[str, Path]) -> Path:
+def staging_path(target: str | Path) -> Path:
     """Where :func:`staging_folder` lies for a future file."""
     target = Path(target)
     return target.with_name(f'.{target.name}.unfinished')
 
 
 @contextmanager
-def staging_folder(target: Union[str, Path]) -> Iterator[Path]:
+def staging_folder(target: str | Path) -> Iterator[Path]:
     """Folder beside a future file, to write that file in, then to vanish.
 
     A killed process leaves the folder behind. The next one finds that nobody
@@ -258,7 +258,7 @@ def staging_folder(target: Union[str, Path]) -> Iterator[Path]:
             lock_path.unlink()
 
 
-def refuse_existing(path: Union[str, Path], overwrite: bool) -> None:
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raise PackageError if there is a package that may not be replaced."""
     if Path(path).exists() and not overwrite:
         raise PackageError(f'{path} exists: choose another name, or replace '

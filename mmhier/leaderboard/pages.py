@@ -5,10 +5,11 @@ are not under our control.
 """
 import csv
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any
 
 from mmhier.errors import MMHierError
 from mmhier.files import write_text
@@ -32,8 +33,8 @@ MAX_CURVE_POINTS = 240
 
 
 def write_leaderboard(board: Leaderboard,
-                      folder: Union[str, Path],
-                      overwrite: bool = False) -> List[Path]:
+                      folder: str | Path,
+                      overwrite: bool = False) -> list[Path]:
     """Write leaderboard.md, .csv and .html.
 
     Args:
@@ -93,7 +94,7 @@ def as_markdown(board: Leaderboard) -> str:
     return '\n'.join(parts)
 
 
-def _markdown_row(run: Run, names: Sequence[str], table: Table) -> List[str]:
+def _markdown_row(run: Run, names: Sequence[str], table: Table) -> list[str]:
     record = run.record
     cells = [
         run.name, run.family, record.model.variant, record.model.head,
@@ -130,10 +131,10 @@ def as_csv(board: Leaderboard) -> str:
 
 
 def _csv_row(run: Run, table: Table, columns: Sequence[str],
-             mains: Sequence[str]) -> Dict[str, Any]:
+             mains: Sequence[str]) -> dict[str, Any]:
     record, model = run.record, run.record.model
     size = model.macs_size
-    row: Dict[str, Any] = dict(
+    row: dict[str, Any] = dict(
         task=record.task,
         evaluated_on=table.title,
         comparable='yes' if table.comparable else 'no',
@@ -239,10 +240,10 @@ def _html_table(table: Table) -> str:
 
 
 def _html_run(run: Run, names: Sequence[str],
-              columns: Sequence[Tuple[str, bool, bool]],
+              columns: Sequence[tuple[str, bool, bool]],
               table: Table) -> str:
     record, model = run.record, run.record.model
-    cells: List[Tuple[str, Union[str, float, None]]] = [
+    cells: list[tuple[str, str | float | None]] = [
         (run.family, run.family), (model.variant, model.variant),
         (model.head, model.head),
         (model.schedule, _leading_number(model.schedule))
@@ -285,7 +286,7 @@ def _html_run(run: Run, names: Sequence[str],
 def _html_details(run: Run) -> str:
     """What there is no room for in the row."""
     record, model = run.record, run.record.model
-    facts: List[Tuple[str, str]] = []
+    facts: list[tuple[str, str]] = []
     if run.reasons:
         facts.append(('Apart because', '; '.join(run.reasons)))
     for name, (value, source) in run.published.items():
@@ -346,10 +347,10 @@ def _html_details(run: Run) -> str:
     return '\n'.join(parts)
 
 
-def _per_class(per_class: Dict[str, dict]) -> str:
+def _per_class(per_class: dict[str, dict]) -> str:
     labels = dict.fromkeys(label for values in per_class.values()
                            for label in values)
-    rows: Dict[str, List[Any]] = {
+    rows: dict[str, list[Any]] = {
         label: [
             None if values.get(label) is None else 100 * values[label]
             for values in per_class.values()
@@ -371,7 +372,7 @@ def _fold(title: str, content: str) -> str:
 
 
 def _value_table(first: str, columns: Sequence[str],
-                 rows: Dict[str, list], digits: int) -> str:
+                 rows: dict[str, list], digits: int) -> str:
     head = ''.join(f'<th scope="col">{_html(name)}</th>'
                    for name in (first, *columns))
     body = '\n'.join(
@@ -421,8 +422,8 @@ def _svg(curve: Curve) -> str:
             f'<polyline points="{line}"/>{dots}\n</svg>')
 
 
-def _by_task(board: Leaderboard) -> List[Tuple[str, List[Table]]]:
-    tasks: Dict[str, List[Table]] = {}
+def _by_task(board: Leaderboard) -> list[tuple[str, list[Table]]]:
+    tasks: dict[str, list[Table]] = {}
     for table in board.tables:
         tasks.setdefault(table.task, []).append(table)
     return list(tasks.items())
@@ -433,7 +434,7 @@ def _heading(table: Table) -> str:
             if table.comparable else 'Apart')
 
 
-def _metric_names(table: Table) -> List[str]:
+def _metric_names(table: Table) -> list[str]:
     """Columns of metrics: the main ones, and those beside them that fit."""
     names = MAIN_METRICS.get(table.task, ())
     if table.task == 'segmentation':
@@ -442,11 +443,11 @@ def _metric_names(table: Table) -> List[str]:
     return [name for name in names if name in present]
 
 
-def _number(value: Union[float, None], digits: int = 2) -> str:
+def _number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else f'{value:.{digits}f}'
 
 
-def _leading_number(schedule: str) -> Union[int, str]:
+def _leading_number(schedule: str) -> int | str:
     first = schedule.partition(' ')[0]
     return int(first) if first.isdecimal() else schedule
 
@@ -491,7 +492,7 @@ def _seed(run: Run) -> str:
     return NONE if run.training_seed is None else str(run.training_seed)
 
 
-def _short(digest: Union[str, None]) -> str:
+def _short(digest: str | None) -> str:
     return NONE if digest is None else digest[:8]
 
 

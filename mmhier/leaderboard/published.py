@@ -1,7 +1,6 @@
 """The zoo's configs and the results that were published for them."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Tuple
 
 import yaml
 import mmhier
@@ -20,10 +19,10 @@ class ZooModel:
     """
     config: Path
     params: int
-    published: Dict[str, Tuple[float, str]]
+    published: dict[str, tuple[float, str]]
 
 
-def read_zoo() -> Dict[str, ZooModel]:
+def read_zoo() -> dict[str, ZooModel]:
     """Read the metafiles of the checkout, or of the installed package.
 
     Returns:

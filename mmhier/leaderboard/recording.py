@@ -2,7 +2,8 @@
 import os.path as osp
 import sys
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class EvaluationRecordHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, cfg: Config, config: str, checkpoint: str, tta: bool,
-                 arguments: Dict[str, Any]):
+                 arguments: dict[str, Any]):
         self.cfg = cfg
         self.config = config
         self.checkpoint = checkpoint
@@ -86,10 +87,10 @@ class EvaluationRecordHook(Hook):
         self.arguments = arguments
         self.config_text = cfg.pretty_text
         self.started = utc_now()
-        self.progress: Dict[str, Any] = {}
-        self.sizes: List[Sequence[int]] = []
-        self.watch: Optional[Stopwatch] = None
-        self._unfinished: Optional[UnfinishedRecord] = None
+        self.progress: dict[str, Any] = {}
+        self.sizes: list[Sequence[int]] = []
+        self.watch: Stopwatch | None = None
+        self._unfinished: UnfinishedRecord | None = None
 
     @master_only
     def announce(self) -> None:
@@ -139,7 +140,7 @@ class EvaluationRecordHook(Hook):
         self.watch.note()
 
     @master_only
-    def finish(self, runner: Runner, metrics: Dict[str, Any],
+    def finish(self, runner: Runner, metrics: dict[str, Any],
                per_class: dict) -> EvaluationRecord:
         """Write the record.
 
@@ -184,13 +185,13 @@ class TrainingRecordHook(Hook):
     """
     priority = 'LOWEST'
 
-    def __init__(self, cfg: Config, config: str, arguments: Dict[str, Any]):
+    def __init__(self, cfg: Config, config: str, arguments: dict[str, Any]):
         self.cfg = cfg
         self.config = config
         self.arguments = arguments
         self.path = osp.join(cfg.work_dir, TRAINING_RECORD)
-        self.record: Optional[TrainingRecord] = None
-        self.watch: Optional[Stopwatch] = None
+        self.record: TrainingRecord | None = None
+        self.watch: Stopwatch | None = None
 
     @master_only
     def before_train(self, runner: Runner) -> None:
@@ -215,7 +216,7 @@ class TrainingRecordHook(Hook):
         write_record(self.record, self.path)
         self.watch = Stopwatch()
 
-    def _earlier_sessions(self, runner: Runner) -> List[TrainingSession]:
+    def _earlier_sessions(self, runner: Runner) -> list[TrainingSession]:
         if not osp.exists(self.path):
             return []
         try:
@@ -256,7 +257,7 @@ class TrainingRecordHook(Hook):
         write_record(self.record, self.path)
 
 
-def metric_files(cfg: Config) -> List[str]:
+def metric_files(cfg: Config) -> list[str]:
     """Annotation files of the metrics of a test."""
     metrics = iter_metrics(cfg.get('test_evaluator'), 'test_evaluator')
     return [
@@ -266,8 +267,8 @@ def metric_files(cfg: Config) -> List[str]:
 
 
 def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
-               config: str, config_text: str, arguments: Dict[str, Any],
-               started: str, image_size: Optional[Sequence[int]]) -> dict:
+               config: str, config_text: str, arguments: dict[str, Any],
+               started: str, image_size: Sequence[int] | None) -> dict:
     """Fields of :class:`RunRecord`."""
     loop = getattr(runner, f'{phase}_loop')
     files = metric_files(cfg) if phase == 'test' else []
@@ -314,7 +315,7 @@ def _precision(cfg: Config, phase: str) -> str:
     return 'float32'
 
 
-def _plain_numbers(metrics: Dict[str, Any]) -> Dict[str, Optional[float]]:
+def _plain_numbers(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Metrics that are one number each; None for NaN and infinity."""
     numbers = {}
     for name, value in metrics.items():

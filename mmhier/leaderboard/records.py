@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import (
     Any,
     ClassVar,
-    Dict,
-    List,
-    Optional,
     Union,
     get_args,
     get_origin,
@@ -49,8 +46,8 @@ class FileRecord:
         sha256 (str, optional): None for a remote file.
     """
     path: str
-    size: Optional[int]
-    sha256: Optional[str]
+    size: int | None
+    sha256: str | None
 
 
 @dataclass
@@ -74,11 +71,11 @@ class DataRecord:
     dataset: str
     split: str
     data_root: str
-    annotations: List[FileRecord]
+    annotations: list[FileRecord]
     num_images: int
-    num_listed: Optional[int]
-    images_sha256: Optional[str]
-    num_classes: Optional[int]
+    num_listed: int | None
+    images_sha256: str | None
+    num_classes: int | None
 
 
 @dataclass
@@ -99,9 +96,9 @@ class EnvironmentRecord:
     platform: str
     device: str
     num_threads: int
-    packages: Dict[str, str]
+    packages: dict[str, str]
     operators: str
-    commit: Optional[str]
+    commit: str | None
 
 
 @dataclass
@@ -126,8 +123,8 @@ class ModelRecord:
     head: str
     schedule: str
     params: int
-    macs: Optional[int]
-    macs_size: Optional[List[int]]
+    macs: int | None
+    macs_size: list[int] | None
 
 
 @dataclass
@@ -176,13 +173,13 @@ class RunRecord:
     version: int
     kind: str
     started: str
-    command: List[str]
-    arguments: Dict[str, Any]
+    command: list[str]
+    arguments: dict[str, Any]
     config: str
     config_text: str
     work_dir: str
     task: str
-    data: List[DataRecord]
+    data: list[DataRecord]
     environment: EnvironmentRecord
     model: ModelRecord
     seed: int
@@ -216,13 +213,13 @@ class EvaluationRecord(RunRecord):
 
     finished: str
     checkpoint: FileRecord
-    checkpoint_epoch: Optional[int]
-    checkpoint_iter: Optional[int]
+    checkpoint_epoch: int | None
+    checkpoint_iter: int | None
     tta: bool
-    resizing: List[Dict[str, Any]]
-    test_cfg: Optional[Dict[str, Any]]
-    metrics: Dict[str, Optional[float]]
-    per_class: Dict[str, Dict[str, Optional[float]]]
+    resizing: list[dict[str, Any]]
+    test_cfg: dict[str, Any] | None
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
     cost: CostRecord
 
 
@@ -239,9 +236,9 @@ class TrainingSession:
         scalars (str): mmengine's log of losses and metrics, below work_dir.
     """
     started: str
-    finished: Optional[str]
+    finished: str | None
     first_iter: int
-    last_iter: Optional[int]
+    last_iter: int | None
     scalars: str
 
 
@@ -259,9 +256,9 @@ class TrainingRecord(RunRecord):
     """
     KIND: ClassVar[str] = 'training'
 
-    sessions: List[TrainingSession]
-    final_checkpoint: Optional[FileRecord]
-    cost: Optional[CostRecord]
+    sessions: list[TrainingSession]
+    final_checkpoint: FileRecord | None
+    cost: CostRecord | None
 
 
 def utc_now() -> str:
@@ -269,7 +266,7 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 
-def read_record(path: Union[str, Path]) -> RunRecord:
+def read_record(path: str | Path) -> RunRecord:
     """Read and check a record.
 
     Args:
@@ -303,7 +300,7 @@ def read_record(path: Union[str, Path]) -> RunRecord:
         raise RecordError(f'{path}: {error}') from error
 
 
-def write_record(record: RunRecord, path: Union[str, Path]) -> None:
+def write_record(record: RunRecord, path: str | Path) -> None:
     """Write a record.
 
     Args:
@@ -333,7 +330,7 @@ class UnfinishedRecord:
         **about (str): What is said of the run if it is interrupted.
     """
 
-    def __init__(self, folder: Union[str, Path], stem: str, **about: str):
+    def __init__(self, folder: str | Path, stem: str, **about: str):
         number = 1
         while True:
             name = stem if number == 1 else f'{stem}_{number}'
@@ -374,7 +371,7 @@ class UnfinishedRecord:
         os.fsync(self._file.fileno())
 
 
-def remove_interrupted(folder: Union[str, Path]) -> List[str]:
+def remove_interrupted(folder: str | Path) -> list[str]:
     """Remove what killed runs left in a folder.
 
     Args:

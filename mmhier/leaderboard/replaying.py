@@ -5,7 +5,7 @@ import os.path as osp
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
@@ -51,9 +51,9 @@ class Replay:
         environment (list[ComparedValue]): What differs in the environment.
     """
     record: EvaluationRecord
-    metrics: List[ComparedValue]
-    per_class: List[ComparedValue]
-    environment: List[ComparedValue]
+    metrics: list[ComparedValue]
+    per_class: list[ComparedValue]
+    environment: list[ComparedValue]
 
     @property
     def agrees(self) -> bool:
@@ -63,11 +63,11 @@ class Replay:
 
 def replay(record: str,
            *,
-           checkpoint: Optional[str] = None,
-           data_root: Optional[str] = None,
-           work_dir: Optional[str] = None,
+           checkpoint: str | None = None,
+           data_root: str | None = None,
+           work_dir: str | None = None,
            tolerance: float = 0.,
-           launcher: str = 'none') -> Optional[Replay]:
+           launcher: str = 'none') -> Replay | None:
     """Run a recorded test again, on the same checkpoint and the same data.
 
     The recorded config runs as a config does, so replay only what you would
@@ -178,7 +178,7 @@ def _is_literal(config_text: str) -> bool:
         and _is_value(statement.value) for statement in statements)
 
 
-def _is_value(node: Optional[ast.expr]) -> bool:
+def _is_value(node: ast.expr | None) -> bool:
     if isinstance(node, ast.Constant):
         return True
     if isinstance(node, ast.UnaryOp):
@@ -225,7 +225,7 @@ def _check_data(cfg: Config, recorded: EvaluationRecord) -> None:
                         '; '.join(differences))
 
 
-def _data_differences(now: DataRecord, then: DataRecord) -> List[str]:
+def _data_differences(now: DataRecord, then: DataRecord) -> list[str]:
     differences = []
     if len(now.annotations) != len(then.annotations):
         differences.append(f'{len(now.annotations)} annotation files, '
@@ -246,7 +246,7 @@ def _data_differences(now: DataRecord, then: DataRecord) -> List[str]:
     return differences
 
 
-def _facts(record: EvaluationRecord) -> Dict[str, Any]:
+def _facts(record: EvaluationRecord) -> dict[str, Any]:
     """Environment of a record by name."""
     facts = dataclasses.asdict(record.environment)
     facts.update(facts.pop('packages'))
@@ -254,8 +254,8 @@ def _facts(record: EvaluationRecord) -> Dict[str, Any]:
     return facts
 
 
-def _compare(recorded: Dict[str, Any], replayed: Dict[str, Any],
-             tolerance: float) -> List[ComparedValue]:
+def _compare(recorded: dict[str, Any], replayed: dict[str, Any],
+             tolerance: float) -> list[ComparedValue]:
     compared = []
     for name in dict.fromkeys((*recorded, *replayed)):
         first, second = recorded.get(name), replayed.get(name)

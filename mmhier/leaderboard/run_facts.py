@@ -7,9 +7,10 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -50,7 +51,7 @@ def describe_file(path: str) -> FileRecord:
 
 
 def describe_data(dataset: Any,
-                  metric_files: Sequence[str] = ()) -> List[DataRecord]:
+                  metric_files: Sequence[str] = ()) -> list[DataRecord]:
     """Describe what a built dataset reads.
 
     Every image is looked up, none is opened.
@@ -105,7 +106,7 @@ def _describe_dataset(dataset: Any,
 
 
 def _list_images(dataset: Any,
-                 root: str) -> Tuple[List[str], Optional[str]]:
+                 root: str) -> tuple[list[str], str | None]:
     """Paths of the images, and a hash over them and their masks."""
     if not hasattr(dataset, 'get_data_info'):
         return [], None
@@ -124,8 +125,8 @@ def _list_images(dataset: Any,
     return images, digest.hexdigest() if images else None
 
 
-def _count_listed(annotations: List[str], folder: str,
-                  images: List[str]) -> Optional[int]:
+def _count_listed(annotations: list[str], folder: str,
+                  images: list[str]) -> int | None:
     """Images in the annotation file, or else in the folder."""
     for path in annotations:
         if path.endswith('.json'):
@@ -175,7 +176,7 @@ def _device_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> Optional[str]:
+def _commit() -> str | None:
     root = Path(mmhier.__file__).parents[1]
     if not (root / '.git').exists():
         return None
@@ -193,7 +194,7 @@ def _commit() -> Optional[str]:
 
 
 def describe_model(cfg: Config, model: nn.Module,
-                   image_size: Optional[Sequence[int]]) -> ModelRecord:
+                   image_size: Sequence[int] | None) -> ModelRecord:
     """Describe a model by its config, and count what it costs.
 
     Args:
@@ -234,7 +235,7 @@ def describe_schedule(cfg: Config) -> str:
     return ''
 
 
-def _count_macs(cfg: Config, size: Sequence[int]) -> Optional[int]:
+def _count_macs(cfg: Config, size: Sequence[int]) -> int | None:
     try:
         return count_config_complexity(cfg, size).macs
     except (RuntimeError, TypeError, AttributeError, ValueError,
@@ -245,7 +246,7 @@ def _count_macs(cfg: Config, size: Sequence[int]) -> Optional[int]:
         return None
 
 
-def resizing_of(cfg: Config) -> List[Dict[str, Any]]:
+def resizing_of(cfg: Config) -> list[dict[str, Any]]:
     """Transforms of the test pipeline that change the size of images.
 
     Args:
@@ -278,7 +279,7 @@ def as_json(value: Any) -> Any:
     return str(value)
 
 
-def peak_memory() -> Tuple[int, str]:
+def peak_memory() -> tuple[int, str]:
     """Bytes and whose they are, as :class:`CostRecord` has them."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), 'CUDA allocator'

@@ -1,10 +1,9 @@
 """Masks as run lengths, decoded without trust in them."""
-from typing import Optional
 
 import numpy as np
 
 
-def decode_run_lengths(counts: str) -> Optional[np.ndarray]:
+def decode_run_lengths(counts: str) -> np.ndarray | None:
     """Lengths of the runs in a compressed RLE, without pycocotools.
 
     pycocotools writes where damaged runs point, so they are decoded here

@@ -1,9 +1,10 @@
 """Running a model on images without annotations, for a leaderboard."""
 import os.path as osp
 import re
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_main_process
@@ -41,17 +42,17 @@ TESTING_DIR = 'images/testing'
 def submit_coco(config: str,
                 checkpoint: str,
                 *,
-                tasks: Optional[Sequence[str]] = None,
-                image_list: Optional[str] = None,
-                image_dir: Optional[str] = None,
-                name: Optional[str] = None,
-                out_dir: Optional[str] = None,
+                tasks: Sequence[str] | None = None,
+                image_list: str | None = None,
+                image_dir: str | None = None,
+                name: str | None = None,
+                out_dir: str | None = None,
                 overwrite: bool = False,
-                work_dir: Optional[str] = None,
-                data_root: Optional[str] = None,
+                work_dir: str | None = None,
+                data_root: str | None = None,
                 tta: bool = False,
-                cfg_options: Optional[Dict[str, Any]] = None,
-                launcher: str = 'none') -> List[PackageSummary]:
+                cfg_options: dict[str, Any] | None = None,
+                launcher: str = 'none') -> list[PackageSummary]:
     """Detect objects and package them for the COCO server.
 
     The model runs once; each task gets a package of its own below a folder of
@@ -122,7 +123,7 @@ def submit_coco(config: str,
         format_only=True,
         outfile_prefix=str(prefix))
 
-    def package() -> List[PackageSummary]:
+    def package() -> list[PackageSummary]:
         summaries = []
         for task, target in targets.items():
             path = f'{prefix}.{task}.json'
@@ -139,15 +140,15 @@ def submit_coco(config: str,
 def submit_ade20k(config: str,
                   checkpoint: str,
                   *,
-                  image_dir: Optional[str] = None,
-                  name: Optional[str] = None,
-                  out_dir: Optional[str] = None,
+                  image_dir: str | None = None,
+                  name: str | None = None,
+                  out_dir: str | None = None,
                   overwrite: bool = False,
-                  work_dir: Optional[str] = None,
-                  data_root: Optional[str] = None,
+                  work_dir: str | None = None,
+                  data_root: str | None = None,
                   tta: bool = False,
-                  cfg_options: Optional[Dict[str, Any]] = None,
-                  launcher: str = 'none') -> List[PackageSummary]:
+                  cfg_options: dict[str, Any] | None = None,
+                  launcher: str = 'none') -> list[PackageSummary]:
     """Label the pixels of images and package them for the ADE20K server.
 
     Args:
@@ -195,14 +196,14 @@ def submit_ade20k(config: str,
     cfg.test_evaluator = dict(
         type='IoUMetric', format_only=True, output_dir=str(label_folder))
 
-    def package() -> List[PackageSummary]:
+    def package() -> list[PackageSummary]:
         return [write_ade20k_package(label_folder, target, sizes, overwrite)]
 
     return _run(cfg, checkpoint, tta, staged, package)
 
 
-def _load(config: str, scope: str, work_dir: Optional[str],
-          data_root: Optional[str], cfg_options: Optional[Dict[str, Any]],
+def _load(config: str, scope: str, work_dir: str | None,
+          data_root: str | None, cfg_options: dict[str, Any] | None,
           launcher: str) -> Config:
     cfg = load_config(
         config,
@@ -228,9 +229,9 @@ def _test_dataset(cfg: Config, config: str) -> ConfigDict:
     return found[0][1]
 
 
-def _evaluated_tasks(cfg: Config) -> List[str]:
+def _evaluated_tasks(cfg: Config) -> list[str]:
     """'bbox', 'segm' or both, as the config evaluates."""
-    tasks: Set[str] = set()
+    tasks: set[str] = set()
     for _, metric in iter_metrics(cfg.test_evaluator, 'test_evaluator'):
         kinds = metric.get('metric', ())
         tasks.update([kinds] if isinstance(kinds, str) else kinds)
@@ -243,7 +244,7 @@ def _check_exists(kind: str, path: str, option: str) -> None:
                         f'{option}, or its data root with --data-root DIR')
 
 
-def _without_annotations(pipeline: Sequence) -> List:
+def _without_annotations(pipeline: Sequence) -> list:
     """A pipeline, nested or not, that loads no annotations."""
     kept = []
     for step in pipeline:
@@ -261,8 +262,8 @@ def _without_annotations(pipeline: Sequence) -> List:
 
 
 def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
-         package: Callable[[], List[PackageSummary]]
-         ) -> List[PackageSummary]:
+         package: Callable[[], list[PackageSummary]]
+         ) -> list[PackageSummary]:
     """Predict into the staging folder of `staged`, and package from there."""
     with mistakes_as_user_errors():
         cfg.load_from = find_checkpoint(checkpoint)

@@ -8,20 +8,13 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import (
     Any,
-    Collection,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
     TypeGuard,
-    Union,
 )
 
 from mmengine.config import Config
@@ -89,7 +82,7 @@ class Curve:
         points (list[tuple[float, float]]): Step and value, by step.
     """
     name: str
-    points: List[Tuple[float, float]]
+    points: list[tuple[float, float]]
 
 
 @dataclass
@@ -108,10 +101,10 @@ class Run:
     """
     path: Path
     record: EvaluationRecord
-    zoo: Optional[ZooModel] = None
-    reasons: List[str] = field(default_factory=list)
-    training_seed: Optional[int] = None
-    curves: List[Curve] = field(default_factory=list)
+    zoo: ZooModel | None = None
+    reasons: list[str] = field(default_factory=list)
+    training_seed: int | None = None
+    curves: list[Curve] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -125,10 +118,10 @@ class Run:
                             self.record.model.family)
 
     @property
-    def metrics(self) -> Dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Values in per cent by column of :data:`METRICS`, as far as known.
         """
-        values: Dict[str, float] = {}
+        values: dict[str, float] = {}
         scale = 100. if self.record.task == 'detection' else 1.
         for column, key in METRICS.get(self.record.task, {}).items():
             for name, value in self.record.metrics.items():
@@ -138,12 +131,12 @@ class Run:
         return values
 
     @property
-    def published(self) -> Dict[str, Tuple[float, str]]:
+    def published(self) -> dict[str, tuple[float, str]]:
         """Published values of the config of this name and their sources."""
         return {} if self.zoo is None else self.zoo.published
 
     @property
-    def differences(self) -> Dict[str, float]:
+    def differences(self) -> dict[str, float]:
         """Own minus published value by metric, where they are comparable."""
         if self.reasons:
             return {}
@@ -167,7 +160,7 @@ class Table:
     task: str
     comparable: bool
     title: str
-    runs: List[Run]
+    runs: list[Run]
 
 
 @dataclass
@@ -179,11 +172,11 @@ class Leaderboard:
             in each those comparable with published results first.
         warnings (list[str]): A sentence on each file that is no record.
     """
-    tables: List[Table]
-    warnings: List[str]
+    tables: list[Table]
+    warnings: list[str]
 
 
-def build_leaderboard(folders: Sequence[Union[str, Path]]) -> Leaderboard:
+def build_leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
     """Collect records and sort them into tables.
 
     Args:
@@ -215,14 +208,14 @@ def build_leaderboard(folders: Sequence[Union[str, Path]]) -> Leaderboard:
 
 
 def _collect(
-    folders: Sequence[Union[str, Path]]
-) -> Tuple[Dict[Path, EvaluationRecord], Dict[Path, TrainingRecord],
-           List[str]]:
+    folders: Sequence[str | Path]
+) -> tuple[dict[Path, EvaluationRecord], dict[Path, TrainingRecord],
+           list[str]]:
     """Records of tests and of trainings by path, and warnings."""
-    tests: Dict[Path, EvaluationRecord] = {}
-    trainings: Dict[Path, TrainingRecord] = {}
-    warnings: Dict[Path, str] = {}
-    kinds: Sequence[Tuple[type, Dict[Path, Any], str]] = (
+    tests: dict[Path, EvaluationRecord] = {}
+    trainings: dict[Path, TrainingRecord] = {}
+    warnings: dict[Path, str] = {}
+    kinds: Sequence[tuple[type, dict[Path, Any], str]] = (
         (EvaluationRecord, tests, 'test_record_*.json'),
         (TrainingRecord, trainings, 'train_record.json'))
     for folder in folders:
@@ -244,7 +237,7 @@ def _collect(
     return tests, trainings, list(warnings.values())
 
 
-def _reasons(record: EvaluationRecord, zoo: Optional[ZooModel]) -> List[str]:
+def _reasons(record: EvaluationRecord, zoo: ZooModel | None) -> list[str]:
     """Why a test must not be compared with published results."""
     reasons = ['test-time augmentation'] if record.tta else []
     official = OFFICIAL.get(record.task)
@@ -299,7 +292,7 @@ def _recipe_reasons(record: EvaluationRecord,
             yield f'checkpoint after {unit} {done} of {total}'
 
 
-@lru_cache(maxsize=None)
+@cache
 def _recipe(path: Path) -> tuple:
     """Resizing, test_cfg, schedule and its length of a zoo config."""
     cfg = Config.fromfile(path, format_python_code=False)
@@ -311,7 +304,7 @@ def _recipe(path: Path) -> tuple:
             describe_schedule(cfg), length)
 
 
-def size_text(resizing: Sequence[Dict[str, Any]]) -> str:
+def size_text(resizing: Sequence[dict[str, Any]]) -> str:
     """Sizes of transforms, such as '1333x800' or '256 -> 224'."""
     sizes = []
     for step in resizing:
@@ -366,7 +359,7 @@ def _mark(runs: Sequence[Run], values: Sequence[Any], what: str,
                                f'{len(runs)} runs')
 
 
-def _tables(runs: Sequence[Run]) -> List[Table]:
+def _tables(runs: Sequence[Run]) -> list[Table]:
     groups = defaultdict(list)
     for run in runs:
         record = run.record
@@ -411,7 +404,7 @@ def _title(run: Run) -> str:
 
 def _find_training(
         record: EvaluationRecord,
-        trainings: Dict[Path, TrainingRecord]) -> Optional[Path]:
+        trainings: dict[Path, TrainingRecord]) -> Path | None:
     """Record of the training whose last checkpoint was tested.
 
     Earlier checkpoints are told by the folder that they are in.
@@ -426,7 +419,7 @@ def _find_training(
                  if path.parent == Path(os.path.abspath(folder))), None)
 
 
-def _scalar_files(path: Path, training: TrainingRecord) -> List[Path]:
+def _scalar_files(path: Path, training: TrainingRecord) -> list[Path]:
     """mmengine's logs of a training, oldest first."""
     folder = path.parent
     files = [(folder / session.scalars).resolve()
@@ -435,9 +428,9 @@ def _scalar_files(path: Path, training: TrainingRecord) -> List[Path]:
     return [file for file in files if folder in file.parents and file.is_file()]
 
 
-def _curves(task: str, files: Sequence[Path]) -> List[Curve]:
+def _curves(task: str, files: Sequence[Path]) -> list[Curve]:
     """Loss and main metrics by step; later files win."""
-    log: Dict[str, Dict[float, float]] = defaultdict(dict)
+    log: dict[str, dict[float, float]] = defaultdict(dict)
     for path in files:
         for entry in _json_lines(path):
             step = entry.get('step')

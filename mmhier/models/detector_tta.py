@@ -1,5 +1,6 @@
 """Test-time augmentation of detectors, masks included."""
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models import DetTTAModel as MMDetTTAModel
@@ -34,13 +35,13 @@ class DetTTAModel(MMDetTTAModel):
             step.
     """
 
-    def __init__(self, tta_cfg: Optional[dict] = None,
+    def __init__(self, tta_cfg: dict | None = None,
                  **kwargs: Any) -> None:
         default = dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         super().__init__(ConfigDict(tta_cfg or default), **kwargs)
 
-    def test_step(self, data: Dict[str, list]) -> List[DetDataSample]:
+    def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
         """Merged predictions.
 
         Args:
@@ -68,7 +69,7 @@ class DetTTAModel(MMDetTTAModel):
 
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[DetDataSample]]
-    ) -> List[DetDataSample]:
+    ) -> list[DetDataSample]:
         """Merge the boxes of the views of each image.
 
         Args:
@@ -83,7 +84,7 @@ class DetTTAModel(MMDetTTAModel):
                     'of its PackDetInputs, and a RandomFlip before it')
         return super().merge_preds(data_samples_list)
 
-    def _predict_boxes(self, view: Dict[str, list]) -> tuple:
+    def _predict_boxes(self, view: dict[str, list]) -> tuple:
         """Maps, and samples with boxes in the image that was flipped."""
         batch = self.module.data_preprocessor(view, False)
         samples = batch['data_samples']
@@ -100,9 +101,9 @@ class DetTTAModel(MMDetTTAModel):
             sample.pred_instances = instances
         return maps, samples
 
-    def _predict_masks(self, features: List[tuple],
-                       views: List[List[DetDataSample]],
-                       merged: List[DetDataSample]) -> None:
+    def _predict_masks(self, features: list[tuple],
+                       views: list[list[DetDataSample]],
+                       merged: list[DetDataSample]) -> None:
         """Add the masks of merged boxes, averaged over the views."""
         results = [
             InstanceData(
@@ -159,7 +160,7 @@ class DetTTAModel(MMDetTTAModel):
         return torch.stack(stages).mean(0)
 
 
-def _boxes_in_view(boxes: Tensor, meta: Dict[str, Any]) -> Tensor:
+def _boxes_in_view(boxes: Tensor, meta: dict[str, Any]) -> Tensor:
     """Boxes (n, 4) of an image in the pixels of one of its views."""
     if meta['flip']:
         boxes = bbox_flip(boxes, meta['ori_shape'],
@@ -167,7 +168,7 @@ def _boxes_in_view(boxes: Tensor, meta: Dict[str, Any]) -> Tensor:
     return boxes * boxes.new_tensor(meta['scale_factor']).repeat(2)
 
 
-def _unflip(masks: Tensor, meta: Dict[str, Any]) -> Tensor:
+def _unflip(masks: Tensor, meta: dict[str, Any]) -> Tensor:
     """Masks (n, classes, h, w) of a view the way the image is."""
     if not meta['flip']:
         return masks

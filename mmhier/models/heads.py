@@ -1,5 +1,5 @@
 """Classification heads of the four papers that mmpretrain does not have."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class DropoutClsHead(LinearClsHead):
         super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)
 
-    def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:
+    def pre_logits(self, feats: tuple[Tensor]) -> Tensor:
         """(B, in_channels) features of the last stage, dropout applied."""
         return self.dropout(super().pre_logits(feats))
 
@@ -50,7 +50,7 @@ class ACCViTClsHead(LinearClsHead):
     def __init__(self,
                  num_classes: int,
                  in_channels: int,
-                 init_cfg: Optional[dict] = dict(
+                 init_cfg: dict | None = dict(
                      type='Normal', layer='Linear', std=0.02),
                  **kwargs: Any):
         super().__init__(num_classes, in_channels, init_cfg, **kwargs)
@@ -58,6 +58,6 @@ class ACCViTClsHead(LinearClsHead):
         self.hidden = nn.Linear(in_channels, in_channels)
         self.fc = nn.Linear(in_channels, num_classes, bias=False)
 
-    def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:
+    def pre_logits(self, feats: tuple[Tensor]) -> Tensor:
         """(B, in_channels) hidden features of the pooled last stage."""
         return self.hidden(self.norm(super().pre_logits(feats))).tanh()

@@ -1,5 +1,4 @@
 """Test-time augmentation of segmentors."""
-from typing import Dict, List
 
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
@@ -22,7 +21,7 @@ class SegTTAModel(MMSegTTAModel):
         **kwargs: ``module``, the model, and ``data_preprocessor``.
     """
 
-    def test_step(self, data: Dict[str, list]) -> List[SegDataSample]:
+    def test_step(self, data: dict[str, list]) -> list[SegDataSample]:
         """Predictions from the averaged probabilities.
 
         Args:
@@ -33,8 +32,8 @@ class SegTTAModel(MMSegTTAModel):
             list[SegDataSample]: One per image, with ``pred_sem_seg``
             (1, H, W) and without ``seg_logits``.
         """
-        merged: List[SegDataSample] = []
-        totals: List[Tensor] = []
+        merged: list[SegDataSample] = []
+        totals: list[Tensor] = []
         for values in zip(*data.values()):
             samples = self.module.test_step(dict(zip(data, values)))
             for i, sample in enumerate(samples):

@@ -5,17 +5,18 @@ A backbone declares its ``out_channels``; necks and heads take their
 its ``num_classes`` from the one of the model. What a config states all the
 same is kept and has to agree.
 """
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 
-Maps = Union[List[int], Tuple[int, ...]]
+Maps = list[int] | tuple[int, ...]
 
 
-def declared_channels(backbone: dict) -> Tuple[int, ...]:
+def declared_channels(backbone: dict) -> tuple[int, ...]:
     """``out_channels`` of a backbone, built without memory for its weights.
 
     Args:
@@ -36,7 +37,7 @@ def declared_channels(backbone: dict) -> Tuple[int, ...]:
     return tuple(channels)
 
 
-def wire_detector(model: dict, num_classes: Optional[int] = None) -> dict:
+def wire_detector(model: dict, num_classes: int | None = None) -> dict:
     """Complete the parts of an mmdet detector with a neck.
 
     Filled in: ``neck.in_channels``; ``in_channels`` of every head and
@@ -71,7 +72,7 @@ def wire_detector(model: dict, num_classes: Optional[int] = None) -> dict:
     return model
 
 
-def wire_segmentor(model: dict, num_classes: Optional[int] = None) -> dict:
+def wire_segmentor(model: dict, num_classes: int | None = None) -> dict:
     """Complete the parts of an mmseg segmentor, with or without a neck.
 
     Filled in: ``neck.in_channels``; ``in_channels`` of the decode and
@@ -89,7 +90,7 @@ def wire_segmentor(model: dict, num_classes: Optional[int] = None) -> dict:
         ValueError: If a given value disagrees.
     """
     model = deepcopy(model)
-    maps: Optional[Maps] = None
+    maps: Maps | None = None
     if model.get('neck') is None:
         source = f"out_channels of {model['backbone']['type']}"
         maps = declared_channels(model['backbone'])
@@ -109,7 +110,7 @@ def wire_segmentor(model: dict, num_classes: Optional[int] = None) -> dict:
     return model
 
 
-def wire_classifier(model: dict, num_classes: Optional[int] = None) -> dict:
+def wire_classifier(model: dict, num_classes: int | None = None) -> dict:
     """Complete the parts of an mmpretrain classifier.
 
     Filled in: ``head.in_channels`` from the last map, which a pooling neck
@@ -149,10 +150,10 @@ class WiredModel:
     wire: Any
     backbone: Any
 
-    def __init__(self, num_classes: Optional[int] = None, **kwargs: Any):
+    def __init__(self, num_classes: int | None = None, **kwargs: Any):
         super().__init__(**self.wire(kwargs, num_classes))
 
-    def get_layer_depth(self, param_name: str) -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Layer-wise depth, as mmpretrain's layer-decay constructor asks.
 
         Args:
@@ -165,7 +166,7 @@ class WiredModel:
         return self.backbone.get_layer_depth(param_name, 'backbone.')
 
 
-def _wire_neck(model: Dict[str, Any]) -> Optional[int]:
+def _wire_neck(model: dict[str, Any]) -> int | None:
     """Fill neck.in_channels and return neck.out_channels."""
     necks = _as_list(model.get('neck'))
     if not necks:
@@ -177,15 +178,15 @@ def _wire_neck(model: Dict[str, Any]) -> Optional[int]:
     return necks[-1].get('out_channels')
 
 
-def _as_list(part: Any) -> List[dict]:
+def _as_list(part: Any) -> list[dict]:
     """Configs of a part that may be absent, one or several."""
     if part is None:
         return []
     return list(part) if isinstance(part, (list, tuple)) else [part]
 
 
-def _select(maps: Maps, in_index: Union[int, Sequence[int]],
-            name: str) -> Union[int, List[int]]:
+def _select(maps: Maps, in_index: int | Sequence[int],
+            name: str) -> int | list[int]:
     """Channels of the maps that a head reads."""
     try:
         if isinstance(in_index, int):

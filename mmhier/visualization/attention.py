@@ -1,7 +1,8 @@
 """How much a token attends to every other one, read off a backbone."""
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,9 @@ class AttentionMap:
 
 def attention_maps(backbone: HierarchicalBackbone,
                    images: Tensor,
-                   point: Tuple[float, float],
+                   point: tuple[float, float],
                    stage: int = 4,
-                   block: int = -1) -> List[AttentionMap]:
+                   block: int = -1) -> list[AttentionMap]:
     """Attention probabilities of the token that holds a pixel.
 
     They are computed from the inputs of the block's attention, by the plain
@@ -109,9 +110,9 @@ def attention_maps(backbone: HierarchicalBackbone,
 
 
 @contextmanager
-def _recorded(*modules: nn.Module) -> Iterator[Dict[nn.Module, Tuple]]:
+def _recorded(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple]]:
     """Arguments and output of each module's last call, by module."""
-    calls: Dict[nn.Module, Tuple[Tuple, Any]] = {}
+    calls: dict[nn.Module, tuple[tuple, Any]] = {}
     handles = [
         m.register_forward_hook(
             lambda module, inputs, output: calls.update(
@@ -126,7 +127,7 @@ def _recorded(*modules: nn.Module) -> Iterator[Dict[nn.Module, Tuple]]:
 
 @torch.no_grad()
 def _run(backbone: nn.Module, images: Tensor,
-         *modules: nn.Module) -> Dict[nn.Module, Tuple]:
+         *modules: nn.Module) -> dict[nn.Module, tuple]:
     """Arguments and outputs of modules in a forward pass."""
     with _recorded(*modules) as calls, whole_maps():
         backbone(images)
@@ -140,14 +141,14 @@ def _probabilities(q: Tensor, k: Tensor, bias: Any = 0.) -> Tensor:
     return (logits + bias).softmax(-1)
 
 
-def _token(point: Tuple[float, float], stride: int) -> Tuple[int, int]:
+def _token(point: tuple[float, float], stride: int) -> tuple[int, int]:
     """Row and column of the token that holds a pixel."""
     return int(point[1] // stride), int(point[0] // stride)
 
 
 def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-                 point: Tuple[float, float],
-                 stage: int) -> List[AttentionMap]:
+                 point: tuple[float, float],
+                 stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     parts = (module, ) if module.grid_size == 1 else (module, module.q,
@@ -181,7 +182,7 @@ def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
     ]
 
 
-def _split_sequence(module: SelfAttention, x: Tensor) -> Tuple[Tensor, Tensor]:
+def _split_sequence(module: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys of a sequence (1, N, C): (heads, N, d) each."""
     qkv = module.qkv(x)[0].unflatten(1, (3, module.num_heads, -1))
     q, k, _ = qkv.permute(1, 2, 0, 3)
@@ -189,8 +190,8 @@ def _split_sequence(module: SelfAttention, x: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def _lit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-              point: Tuple[float, float],
-              stage: int) -> List[AttentionMap]:
+              point: tuple[float, float],
+              stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     x, height, width = _run(backbone, images, module)[module][0]
@@ -213,7 +214,7 @@ def _lit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
 
 
 def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-              point: Tuple[float, float]) -> List[AttentionMap]:
+              point: tuple[float, float]) -> list[AttentionMap]:
     row, column = _token(point, PATCH_SIZE)
     rows, columns = (-(-side // PATCH_SIZE) for side in images.shape[2:])
     layout = TokenLayout(rows, columns, backbone.pool_mode)
@@ -237,8 +238,8 @@ def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
 
 
 def _accvit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-                 point: Tuple[float, float],
-                 stage: int) -> List[AttentionMap]:
+                 point: tuple[float, float],
+                 stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     token = _token(point, stride)
     calls = _run(backbone, images, *module.branches)
@@ -252,7 +253,7 @@ def _accvit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
 
 
 def _branch_probabilities(branch: AtrousBranch, x: Tensor,
-                          token: Tuple[int, int]) -> Tensor:
+                          token: tuple[int, int]) -> Tensor:
     """Map (heads, H, W) of a token of a standardized map (1, H, W, C)."""
     dilation = branch.dilation
     x = x[0] * branch.norm.weight + branch.norm.bias

@@ -2,8 +2,9 @@
 import os
 import os.path as osp
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 from mmengine.registry import init_default_scope
@@ -20,12 +21,12 @@ def browse(config: str,
            out_dir: str,
            *,
            split: str = 'train',
-           num: Optional[int] = None,
-           data_root: Optional[str] = None,
-           classes: Union[str, Sequence[str], None] = None,
+           num: int | None = None,
+           data_root: str | None = None,
+           classes: str | Sequence[str] | None = None,
            overwrite: bool = False,
-           cfg_options: Optional[Dict[str, Any]] = None
-           ) -> Tuple[int, List[str]]:
+           cfg_options: dict[str, Any] | None = None
+           ) -> tuple[int, list[str]]:
     """Draw samples of a dataset behind its pipeline, with annotations.
 
     Args:

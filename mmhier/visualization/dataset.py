@@ -1,7 +1,8 @@
 """A dataset as training sees it: pictures with their annotations."""
 import os.path as osp
 import time
-from typing import Any, Iterator, Tuple, Union
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from mmengine.registry import DATASETS, VISUALIZERS
 
 def annotated_pictures(
         cfg: Config,
-        split: str = 'train') -> Iterator[Tuple[str, Union[np.ndarray, str]]]:
+        split: str = 'train') -> Iterator[tuple[str, np.ndarray | str]]:
     """Samples of a dataset behind its pipeline, with what is annotated.
 
     Args:

@@ -2,7 +2,7 @@
 
 Pictures are (H, W, 3) uint8, RGB.
 """
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -61,7 +61,7 @@ def overlay_heat(picture: np.ndarray, heat: np.ndarray,
     return np.rint(mixed).astype(np.uint8)
 
 
-def mark_point(picture: np.ndarray, point: Tuple[float, float]) -> np.ndarray:
+def mark_point(picture: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     """Draw a ringed cross.
 
     Args:

@@ -1,5 +1,4 @@
 """Where LIT's deformable token merging samples."""
-from typing import List
 
 import torch
 from torch import Tensor
@@ -8,7 +7,7 @@ from mmhier.models.backbones.lit import LIT, DeformConv
 
 
 @torch.no_grad()
-def sampling_points(backbone: LIT, images: Tensor) -> List[Tensor]:
+def sampling_points(backbone: LIT, images: Tensor) -> list[Tensor]:
     """Points of the image at which each merging reads its input map.
 
     Args:
@@ -27,7 +26,7 @@ def sampling_points(backbone: LIT, images: Tensor) -> List[Tensor]:
         raise MMHierError(f'{type(backbone).__name__} merges no tokens at '
                          'learned offsets, of the backbones of mmhier only '
                          'LIT does')
-    offsets: List[Tensor] = []
+    offsets: list[Tensor] = []
     convs = [m for m in backbone.modules() if isinstance(m, DeformConv)]
     handles = [
         conv.conv_offset.register_forward_hook(

@@ -7,8 +7,9 @@ rounded to multiples of 32.
 """
 import logging
 import os.path as osp
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,9 +46,9 @@ class Subject:
     model: nn.Module
 
     @classmethod
-    def load(cls, config: str, checkpoint: Optional[str], device: str,
-             classes: Union[str, Sequence[str], None],
-             cfg_options: Optional[Dict[str, Any]]) -> 'Subject':
+    def load(cls, config: str, checkpoint: str | None, device: str,
+             classes: str | Sequence[str] | None,
+             cfg_options: dict[str, Any] | None) -> 'Subject':
         """Model of a config; without checkpoint as training would start."""
         cfg = load_model_config(config, classes, cfg_options)
         name = osp.splitext(osp.basename(config))[0]
@@ -77,10 +78,10 @@ class Subject:
 
 def load_subjects(
         configs: Sequence[str],
-        checkpoints: Optional[Sequence[str]] = None,
-        device: Optional[str] = None,
-        classes: Union[str, Sequence[str], None] = None,
-        cfg_options: Optional[Dict[str, Any]] = None) -> List[Subject]:
+        checkpoints: Sequence[str] | None = None,
+        device: str | None = None,
+        classes: str | Sequence[str] | None = None,
+        cfg_options: dict[str, Any] | None = None) -> list[Subject]:
     """Models that will be drawn.
 
     Args:
@@ -99,14 +100,14 @@ def load_subjects(
         raise MMHierError(f'{len(configs)} configs, but {len(checkpoints)} '
                         'checkpoints: expected one for each config')
     device = check_device(device)
-    files: Sequence[Optional[str]] = checkpoints or [None] * len(configs)
+    files: Sequence[str | None] = checkpoints or [None] * len(configs)
     return [
         Subject.load(config, checkpoint, device, classes, cfg_options)
         for config, checkpoint in zip(configs, files)
     ]
 
 
-def load_photo(path: str, size: int) -> Tuple[np.ndarray, Tuple[float, float]]:
+def load_photo(path: str, size: int) -> tuple[np.ndarray, tuple[float, float]]:
     """Photo of a file, resized.
 
     Args:
@@ -141,10 +142,10 @@ def load_photo(path: str, size: int) -> Tuple[np.ndarray, Tuple[float, float]]:
 
 def draw_attention(subjects: Sequence[Subject],
                    image: str,
-                   point: Optional[Tuple[float, float]] = None,
+                   point: tuple[float, float] | None = None,
                    stage: int = 4,
                    block: int = -1,
-                   head: Union[int, str] = 'mean',
+                   head: int | str = 'mean',
                    size: int = 448) -> np.ndarray:
     """What one token attends to, over the photo.
 
@@ -187,7 +188,7 @@ def draw_attention(subjects: Sequence[Subject],
     return vis.arrange([columns])
 
 
-def _heads(head: Union[int, str], num_heads: int) -> Iterable[Any]:
+def _heads(head: int | str, num_heads: int) -> Iterable[Any]:
     if head == 'mean':
         return [head]
     if head == 'all':
@@ -198,9 +199,9 @@ def _heads(head: Union[int, str], num_heads: int) -> Iterable[Any]:
     return [int(head)]
 
 
-def _attention_panel(photo: np.ndarray, point: Tuple[float, float],
+def _attention_panel(photo: np.ndarray, point: tuple[float, float],
                      attention: vis.AttentionMap,
-                     head: Union[int, str]) -> np.ndarray:
+                     head: int | str) -> np.ndarray:
     probs = attention.probs.mean(0) if head == 'mean' else (
         attention.probs[head])
     heat = vis.upscale_cells(probs.numpy(), attention.cell, *photo.shape[:2])
@@ -212,7 +213,7 @@ def _attention_panel(photo: np.ndarray, point: Tuple[float, float],
 
 def draw_offsets(subjects: Sequence[Subject],
                  image: str,
-                 point: Optional[Tuple[float, float]] = None,
+                 point: tuple[float, float] | None = None,
                  size: int = 448) -> np.ndarray:
     """Where LIT's mergings sample, and all that one merged token gathers.
 
@@ -271,7 +272,7 @@ def _offsets_panel(photo: np.ndarray, points: np.ndarray,
 
 
 def _draw_arrow(picture: np.ndarray, start: np.ndarray, end: np.ndarray,
-                colour: Tuple[int, int, int]) -> None:
+                colour: tuple[int, int, int]) -> None:
     # OpenCV takes whole numbers, here of sixteenths of a pixel.
     first, last = (tuple(np.rint(16 * p).astype(int).tolist())
                    for p in (start, end))
@@ -279,8 +280,8 @@ def _draw_arrow(picture: np.ndarray, start: np.ndarray, end: np.ndarray,
     cv2.circle(picture, last, 24, colour, -1, cv2.LINE_AA, 4)
 
 
-def _followed_panel(photo: np.ndarray, levels: List[np.ndarray],
-                    point: Tuple[float, float]) -> np.ndarray:
+def _followed_panel(photo: np.ndarray, levels: list[np.ndarray],
+                    point: tuple[float, float]) -> np.ndarray:
     """Close-up of what a token gathers; large dots are the last merging's."""
     positions = [point]
     steps = []

@@ -1,5 +1,5 @@
 """Effective receptive field: which pixels an output really depends on."""
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def effective_receptive_field(backbone: nn.Module,
     return total / total.max()
 
 
-def field_square(field: Tensor, share: float) -> Tuple[int, int, int]:
+def field_square(field: Tensor, share: float) -> tuple[int, int, int]:
     """Smallest square around the centre of a field that holds a share of it.
 
     Args:

@@ -1,7 +1,7 @@
 """Records that no run wrote, for tests of what reads records."""
 import json
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -25,7 +25,7 @@ COCO = DataRecord('CocoDataset', 'val2017', 'data/coco',
                   5000, 'b' * 64, 80)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _detector():
     model = read_zoo()[DETECTOR]
     return model, Config.fromfile(model.config)

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def metafiles_read_once(monkeypatch):
                         zoo_read_once)
 
 
-@lru_cache(maxsize=None)
+@cache
 def zoo_read_once() -> dict:
     return read_zoo()
 

@@ -6,10 +6,10 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
-from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 import setuptools
@@ -38,14 +38,14 @@ printf '%s\\n' "$@" > "$RECORD"
 '''
 
 
-def blocks(page: str, language: str) -> List[str]:
+def blocks(page: str, language: str) -> list[str]:
     """Code blocks of a language, those in lists among them."""
     found = re.findall(rf'^( *)```{language}\n(.*?)^\1```$',
                        (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     return [dedent(code) for _, code in found]
 
 
-def commands(page: str) -> List[str]:
+def commands(page: str) -> list[str]:
     """Commands of a page, each in one line and without its comment."""
     text = ''.join(blocks(page, 'shell')).replace('\\\n', ' ')
     found = []
@@ -82,10 +82,10 @@ class Shell:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder
         self.monkeypatch = monkeypatch
-        self.changes: Dict[str, Callable[[ModuleType], None]] = {}
-        self.started: List[Tuple[dict, dict]] = []
-        self.made: List[str] = []
-        self._image: Optional[str] = None
+        self.changes: dict[str, Callable[[ModuleType], None]] = {}
+        self.started: list[tuple[dict, dict]] = []
+        self.made: list[str] = []
+        self._image: str | None = None
         monkeypatch.chdir(folder)
         for name, text in (('srun', SRUN), ('python', PYTHON)):
             path = folder / '.venv' / 'bin' / name
@@ -104,7 +104,7 @@ class Shell:
             name = Path(program).name.replace('-', '_')
             getattr(self, f'_run_{name}')(arguments)
 
-    def _run_python(self, arguments: List[str]) -> None:
+    def _run_python(self, arguments: list[str]) -> None:
         if arguments[0] == '-m':
             _, module, *arguments = arguments
             getattr(self, '_run_module_' + module.replace('.', '_'))(arguments)
@@ -121,7 +121,7 @@ class Shell:
             self.changes[spec.name](tool)
         return tool
 
-    def _run_main(self, module: ModuleType, argv: List[str]) -> None:
+    def _run_main(self, module: ModuleType, argv: list[str]) -> None:
         self.monkeypatch.setattr(sys, 'argv', argv)
         try:
             status = module.main()
@@ -129,13 +129,13 @@ class Shell:
             status = end.code
         assert not status, f'{argv} ends with {status}'
 
-    def _run_module_mmhier_ops(self, arguments: List[str]) -> None:
+    def _run_module_mmhier_ops(self, arguments: list[str]) -> None:
         self._run_main(operators, ['mmhier.ops', *arguments])
 
-    def _run_module_pytest(self, arguments: List[str]) -> None:
+    def _run_module_pytest(self, arguments: list[str]) -> None:
         assert (ROOT / arguments[0]).is_file()
 
-    def _run_bash(self, arguments: List[str]) -> None:
+    def _run_bash(self, arguments: list[str]) -> None:
         """Run a script, and the tool it starts with its function replaced."""
         record = self.folder / 'record'
         folders = [str(self.folder / '.venv' / 'bin'), os.environ['PATH']]
@@ -161,22 +161,22 @@ class Shell:
         assert Path(received['config']).is_file()
         self.started.append((job, received))
 
-    def _run_make(self, arguments: List[str]) -> None:
+    def _run_make(self, arguments: list[str]) -> None:
         self.made.append(
             subprocess.run(
                 ['make', '-C', str(ROOT), '--no-print-directory', '--dry-run',
                  '--always-make', *arguments], check=True, capture_output=True,
                 text=True).stdout)
 
-    def _run_source(self, arguments: List[str]) -> None:
+    def _run_source(self, arguments: list[str]) -> None:
         assert arguments == ['.venv/bin/activate']
         assert 'VENV ?= .venv\n' in (ROOT / 'Makefile').read_text()
 
-    def _run_export(self, arguments: List[str]) -> None:
+    def _run_export(self, arguments: list[str]) -> None:
         name, value = arguments[0].split('=')
         self.monkeypatch.setenv(name, value)
 
-    def _run_pip(self, arguments: List[str]) -> None:
+    def _run_pip(self, arguments: list[str]) -> None:
         assert arguments[0] == 'install'
         project: dict = {}
         with self.monkeypatch.context() as patch:
@@ -188,7 +188,7 @@ class Shell:
             assert wanted.extras <= set(project['extras_require'])
             assert wanted.name in ('mmhier', 'pre-commit')
 
-    def _run_docker(self, arguments: List[str]) -> None:
+    def _run_docker(self, arguments: list[str]) -> None:
         action, *arguments = arguments
         if action == 'build':
             _, self._image, context = arguments
@@ -201,6 +201,6 @@ class Shell:
         if arguments[image + 1:]:
             self.run(shlex.join(arguments[image + 1:]))
 
-    def _run_pre_commit(self, arguments: List[str]) -> None:
+    def _run_pre_commit(self, arguments: list[str]) -> None:
         assert arguments == ['install']
         assert (ROOT / '.pre-commit-config.yaml').is_file()

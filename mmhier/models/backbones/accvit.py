@@ -9,7 +9,8 @@ The authors published neither code nor weights: this is a reconstruction, and
 Maps are channels-last in memory throughout, so that convolutions, BatchNorm
 and attention over windows pass them on without copies.
 """
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def _conv_forward(self, x: Tensor, weight: Tensor,
-                      bias: Optional[Tensor]) -> Tensor:
+                      bias: Tensor | None) -> Tensor:
         x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return x.permute(0, 3, 1, 2)
 
@@ -376,10 +377,10 @@ class ACCViT(HierarchicalBackbone):
     topologies = ('gated_residual', 'figure')
 
     def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
+                 arch: str | dict = 'tiny',
                  drop_path_rate: float = 0.,
                  topology: str = 'gated_residual',
-                 norm_cfg: Optional[dict] = None,
+                 norm_cfg: dict | None = None,
                  **kwargs: Any):
         super().__init__(arch, **kwargs)
         settings = self.settings
@@ -433,7 +434,7 @@ class ACCViT(HierarchicalBackbone):
                 outs.append(x.contiguous())
         return tuple(outs)
 
-    def stage_modules(self, stage: int) -> List[nn.Module]:
+    def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:
             return [self.stem]
         return [self.stages[stage - 1]] if stage <= len(self.stages) else []
@@ -450,7 +451,7 @@ class ACCViT(HierarchicalBackbone):
         return sum(len(self.stages[i]) for i in range(stage)) + block + 1
 
     @classmethod
-    def convert_official(cls, state_dict: Dict[str, Tensor]
-                         ) -> Optional[Dict[str, Tensor]]:
+    def convert_official(cls, state_dict: dict[str, Tensor]
+                         ) -> dict[str, Tensor] | None:
         """None: the authors published no weights."""
         return None

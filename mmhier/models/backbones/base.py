@@ -1,19 +1,9 @@
 """The contract that every mmhier backbone keeps."""
 from abc import abstractmethod
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from typing import (
-    Any,
-    Callable,
-    ContextManager,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -25,10 +15,10 @@ from mmhier.errors import MMHierError
 from ..layers import is_traced
 
 MIN_INPUT_SIZE = 32
-_COMPILED: Dict[tuple, Callable] = {}
+_COMPILED: dict[tuple, Callable] = {}
 
 
-def _any_size_when_exporting() -> ContextManager:
+def _any_size_when_exporting() -> AbstractContextManager:
     """Keep torch.export from tying a graph to sizes that oneDNN prefers.
 
     Which kernel takes a convolution of one CPU image depends on its size; the
@@ -111,32 +101,32 @@ class HierarchicalBackbone(BaseModule):
         ValueError: If an argument is not one of its allowed values.
     """
 
-    arch_zoo: Dict[str, dict] = {}
-    arch_aliases: Dict[str, str] = {}
-    attn_impls: Tuple[str, ...] = ('auto', 'sdpa', 'eager')
-    default_init_cfg: Union[dict, List[dict], None] = None
+    arch_zoo: dict[str, dict] = {}
+    arch_aliases: dict[str, str] = {}
+    attn_impls: tuple[str, ...] = ('auto', 'sdpa', 'eager')
+    default_init_cfg: dict | list[dict] | None = None
     # Prefixes of parameters that the authors' checkpoints never hold.
-    new_parameters: Tuple[str, ...] = ()
+    new_parameters: tuple[str, ...] = ()
     all_strides = (4, 8, 16, 32)
 
-    out_channels: Tuple[int, ...]
+    out_channels: tuple[int, ...]
 
     def __init__(self,
-                 arch: Union[str, dict],
+                 arch: str | dict,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
                  frozen_stages: int = -1,
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  attn_impl: str = 'auto',
-                 compile: Union[bool, dict] = False,
-                 init_cfg: Union[dict, List[dict], None] = None):
+                 compile: bool | dict = False,
+                 init_cfg: dict | list[dict] | None = None):
         if isinstance(init_cfg, dict):
             init_cfg = [init_cfg]
         self.pretrained_cfg = None
         for cfg in init_cfg or ():
             if cfg['type'] == 'Pretrained':
                 self.pretrained_cfg = cfg
-        initializers: Union[dict, List[dict], None] = [
+        initializers: dict | list[dict] | None = [
             cfg for cfg in init_cfg or () if cfg is not self.pretrained_cfg
         ]
         if not initializers:
@@ -172,12 +162,12 @@ class HierarchicalBackbone(BaseModule):
         self.attn_impl = attn_impl
 
     @property
-    def strides(self) -> Tuple[int, ...]:
+    def strides(self) -> tuple[int, ...]:
         """Output stride in input pixels, one per entry of out_indices."""
         return tuple(self.all_strides[i] for i in self.out_indices)
 
     @classmethod
-    def resolve_arch(cls, arch: Union[str, dict]) -> dict:
+    def resolve_arch(cls, arch: str | dict) -> dict:
         """Settings of a variant by name, or a checked dict of settings."""
         name = cls.__name__
         if isinstance(arch, str):
@@ -201,14 +191,14 @@ class HierarchicalBackbone(BaseModule):
         return deepcopy(dict(arch))
 
     @abstractmethod
-    def stage_modules(self, stage: int) -> List[nn.Module]:
+    def stage_modules(self, stage: int) -> list[nn.Module]:
         """Modules of the stem (0) or of stage 1..4, those not built left out.
 
         Parameters that belong to a stage but to no module of it are named by
         :meth:`stage_parameters`.
         """
 
-    def stage_parameters(self, stage: int) -> List[nn.Parameter]:
+    def stage_parameters(self, stage: int) -> list[nn.Parameter]:
         """Parameters of a stage that the backbone itself holds."""
         return []
 
@@ -223,7 +213,7 @@ class HierarchicalBackbone(BaseModule):
 
     def get_layer_depth(self,
                         param_name: str,
-                        prefix: str = '') -> Tuple[int, int]:
+                        prefix: str = '') -> tuple[int, int]:
         """Layer-wise depth, as mmpretrain's layer-decay constructor asks.
 
         Args:
@@ -242,8 +232,8 @@ class HierarchicalBackbone(BaseModule):
 
     @classmethod
     @abstractmethod
-    def convert_official(cls, state_dict: Dict[str, Tensor]
-                         ) -> Optional[Dict[str, Tensor]]:
+    def convert_official(cls, state_dict: dict[str, Tensor]
+                         ) -> dict[str, Tensor] | None:
         """Rename an official state dict of this family.
 
         Args:
@@ -255,7 +245,7 @@ class HierarchicalBackbone(BaseModule):
             family never uses; None if the names are not this family's.
         """
 
-    def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> List[str]:
+    def fit_state_dict(self, state_dict: dict[str, Tensor]) -> list[str]:
         """Resize, in place, entries whose size depends on the input size.
 
         Args:
@@ -275,10 +265,10 @@ class HierarchicalBackbone(BaseModule):
             load_backbone_weights(self, cfg.pop('checkpoint'), **cfg)
 
     @abstractmethod
-    def forward_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """What ``forward`` returns, for images that it has checked."""
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of images.
 
         Args:

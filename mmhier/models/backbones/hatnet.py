@@ -12,7 +12,8 @@ Differences from the authors' code:
 - tokens are channels-last throughout, 1x1 convolutions are linear layers over
   them; the weights keep the authors' names and shapes.
 """
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,12 +83,12 @@ class PointwiseConv(nn.Conv2d):
     """1x1 convolution on (..., C), activated before it if asked for."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True,
-                 activation: Optional[str] = None):
+                 activation: str | None = None):
         super().__init__(in_channels, out_channels, 1, bias=bias)
         self.activation = activation
 
     def forward(self, x: Tensor, activated: bool = False,
-                then: Optional[str] = None) -> Tensor:
+                then: str | None = None) -> Tensor:
         weight = self.weight.flatten(1)
         if self.activation is None or activated:
             return linear(x, weight, self.bias, then)
@@ -178,7 +179,7 @@ class HierarchicalAttention(nn.Module):
 
     def _attend_self(self,
                      tokens: Tensor,
-                     key_mask: Optional[Tensor] = None) -> Tensor:
+                     key_mask: Tensor | None = None) -> Tensor:
         """(B', N, C) -> (B', N, C); key_mask (windows, N) as bool."""
         q, k, v = split_heads(self.qkv(tokens), 3, self.num_heads)
         if key_mask is not None:
@@ -325,7 +326,7 @@ class HATNet(HierarchicalBackbone):
     ]
 
     def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
+                 arch: str | dict = 'tiny',
                  drop_path_rate: float = 0.,
                  **kwargs: Any):
         super().__init__(arch, **kwargs)
@@ -375,7 +376,7 @@ class HATNet(HierarchicalBackbone):
                 outs.append(x.permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
-    def stage_modules(self, stage: int) -> List[nn.Module]:
+    def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:
             return [self.patch_embed]
         if stage > len(self.blocks):
@@ -398,8 +399,8 @@ class HATNet(HierarchicalBackbone):
         return sum(len(self.blocks[i]) for i in range(stage)) + block + 1
 
     @classmethod
-    def convert_official(cls, state_dict: Dict[str, Tensor]
-                         ) -> Optional[Dict[str, Tensor]]:
+    def convert_official(cls, state_dict: dict[str, Tensor]
+                         ) -> dict[str, Tensor] | None:
         if 'blocks.0.0.attn.grid_norm.weight' not in state_dict:
             return None
         converted = {}

@@ -17,7 +17,8 @@ Differences from the authors' code:
   have: tokens at four depths are normalised, put back on the grid of patches
   and rescaled, as BEiT and XCiT do.
 """
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -372,13 +373,13 @@ class HVT(HierarchicalBackbone):
     new_parameters = ('norm_', 'pyramid.')
 
     def __init__(self,
-                 arch: Union[str, dict] = 's-1',
+                 arch: str | dict = 's-1',
                  drop_path_rate: float = 0.1,
                  pool_mode: str = '1d',
-                 tap_indices: Optional[Sequence[int]] = None,
+                 tap_indices: Sequence[int] | None = None,
                  norm_cfg: dict = dict(type='BN'),
                  out_type: str = 'featmap',
-                 out_indices: Optional[Sequence[int]] = None,
+                 out_indices: Sequence[int] | None = None,
                  **kwargs: Any):
         if out_indices is None:
             out_indices = (3, ) if out_type == 'avg_featmap' else range(4)
@@ -491,7 +492,7 @@ class HVT(HierarchicalBackbone):
                                             width)
             for i, stride in zip(self.out_indices, self.strides))
 
-    def stage_modules(self, stage: int) -> List[nn.Module]:
+    def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:
             return [self.patch_embed]
         first = self.tap_indices[stage - 2] + 1 if stage > 1 else 0
@@ -500,7 +501,7 @@ class HVT(HierarchicalBackbone):
             return [*self.blocks[first:], self.norm]
         return list(self.blocks[first:end])
 
-    def stage_parameters(self, stage: int) -> List[nn.Parameter]:
+    def stage_parameters(self, stage: int) -> list[nn.Parameter]:
         return [self.pos_embed] if stage == 0 else []
 
     @property
@@ -516,8 +517,8 @@ class HVT(HierarchicalBackbone):
         return self.num_blocks + 1
 
     @classmethod
-    def convert_official(cls, state_dict: Dict[str, Tensor]
-                         ) -> Optional[Dict[str, Tensor]]:
+    def convert_official(cls, state_dict: dict[str, Tensor]
+                         ) -> dict[str, Tensor] | None:
         names = {
             'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight'
         }

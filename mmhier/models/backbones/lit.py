@@ -17,8 +17,9 @@ Differences from the authors' code:
 - `frozen_stages=k` freezes k stages, not k - 1.
 """
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ class Attention(SelfAttention):
     """
 
     def __init__(self, embed_dims: int, num_heads: int,
-                 bias_size: Optional[int], attn_impl: str):
+                 bias_size: int | None, attn_impl: str):
         super().__init__(embed_dims, num_heads, attn_impl)
         self.bias_size = bias_size
         if bias_size is not None:
@@ -143,7 +144,7 @@ class Attention(SelfAttention):
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
         # In inference what the last table was resized for, it, and the result.
-        self._resized: Optional[Tuple[tuple, Tensor, Tensor]] = None
+        self._resized: tuple[tuple, Tensor, Tensor] | None = None
 
     def _resized_table(self, height: int, width: int) -> Tensor:
         """The table for a grid, resized once for as long as the size and the
@@ -174,9 +175,9 @@ class Attention(SelfAttention):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, strict: bool,
-                              missing_keys: List[str],
-                              unexpected_keys: List[str],
-                              error_msgs: List[str]) -> None:
+                              missing_keys: list[str],
+                              unexpected_keys: list[str],
+                              error_msgs: list[str]) -> None:
         table = state_dict.get(prefix + BIAS_TABLE)
         if (self.bias_size is not None and table is not None
                 and len(table) != len(self.relative_position_bias_table)):
@@ -202,7 +203,7 @@ class Block(nn.Module):
     """
 
     def __init__(self, embed_dims: int, hidden_dims: int, norm_eps: float,
-                 drop_path_rate: float, attn: Optional[Attention]):
+                 drop_path_rate: float, attn: Attention | None):
         super().__init__()
         self.attn = attn
         if attn is not None:
@@ -231,9 +232,9 @@ class Stage(nn.Module):
     """
 
     def __init__(self,
-                 blocks: List[Block],
-                 downsample: Optional[DeformableMerging],
-                 pos_embed: Optional[Tensor],
+                 blocks: list[Block],
+                 downsample: DeformableMerging | None,
+                 pos_embed: Tensor | None,
                  cls_token: bool = False):
         super().__init__()
         self.pos_embed = self.cls_token = None
@@ -373,12 +374,12 @@ class LIT(HierarchicalBackbone):
     ]
 
     def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
+                 arch: str | dict = 'tiny',
                  drop_path_rate: float = 0.,
-                 out_indices: Optional[Sequence[int]] = None,
+                 out_indices: Sequence[int] | None = None,
                  out_type: str = 'featmap',
-                 out_norms: Optional[Sequence[int]] = None,
-                 bias_size: Union[int, Tuple[int, int], None] = None,
+                 out_norms: Sequence[int] | None = None,
+                 bias_size: int | tuple[int, int] | None = None,
                  norm_cfg: dict = dict(type='BN'),
                  **kwargs: Any):
         if out_type not in self.out_types:
@@ -448,8 +449,8 @@ class LIT(HierarchicalBackbone):
                     f'{settings["embed_dims"]}')
 
     def _resolve_bias_size(
-            self, bias_size: Union[int, Tuple[int, int], None]
-    ) -> Tuple[Optional[int], ...]:
+            self, bias_size: int | tuple[int, int] | None
+    ) -> tuple[int | None, ...]:
         """Sides of the grids of the bias tables, per stage; None without."""
         if self.settings['position'] == 'absolute':
             if bias_size is not None:
@@ -473,7 +474,7 @@ class LIT(HierarchicalBackbone):
         return (None, None, *sides)
 
     def _resolve_out_norms(self,
-                           out_norms: Optional[Sequence[int]]) -> List[int]:
+                           out_norms: Sequence[int] | None) -> list[int]:
         """Levels that are returned with a norm."""
         if out_norms is None:
             absolute = self.settings['position'] == 'absolute'
@@ -483,7 +484,7 @@ class LIT(HierarchicalBackbone):
                              'numbers from 0 to 3')
         return [i for i in self.out_indices if i in out_norms]
 
-    def _attention(self, stage: int) -> Optional[Attention]:
+    def _attention(self, stage: int) -> Attention | None:
         if stage < 2:
             return None
         return Attention(self.settings['embed_dims'][stage],
@@ -514,7 +515,7 @@ class LIT(HierarchicalBackbone):
                 x = stage.downsample(x)
         return tuple(outs)
 
-    def stage_modules(self, stage: int) -> List[nn.Module]:
+    def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:
             return [self.patch_embed]
         if stage > len(self.layers):
@@ -542,7 +543,7 @@ class LIT(HierarchicalBackbone):
         before = sum(len(self.layers[i].blocks) for i in range(stage))
         return before + block + 1
 
-    def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> List[str]:
+    def fit_state_dict(self, state_dict: dict[str, Tensor]) -> list[str]:
         """Resize bias tables to ``bias_size``, bicubic as the authors do."""
         resized = []
         own = dict(self.named_parameters())
@@ -557,8 +558,8 @@ class LIT(HierarchicalBackbone):
         return resized
 
     @classmethod
-    def convert_official(cls, state_dict: Dict[str, Tensor]
-                         ) -> Optional[Dict[str, Tensor]]:
+    def convert_official(cls, state_dict: dict[str, Tensor]
+                         ) -> dict[str, Tensor] | None:
         """Rename weights of a released classifier or backbone."""
         if 'pos_embed4' in state_dict and 'block1.0.norm2.bias' in state_dict:
             state_dict = _rename_tiny(state_dict)
@@ -575,7 +576,7 @@ class LIT(HierarchicalBackbone):
         return converted
 
 
-def _rename_tiny(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _rename_tiny(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of the authors' LIT-Ti -> names of their LIT-S/M/B.
 
     The 50th slot of pos_embed4, the first, is that of the class token, which

@@ -4,7 +4,7 @@ The gradient of a layer's weights needs the activated map, that of the
 activation the map before it. Only the latter is kept: activating it once more
 in the backward pass costs next to nothing.
 """
-from typing import Callable, Dict, Optional
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from .linear import ACTIVATIONS, linear, over_pixels, takes_convolution
 from .tracing import is_traced
 
 aten = torch.ops.aten
-GRADIENTS: Dict[str, Callable] = dict(
+GRADIENTS: dict[str, Callable] = dict(
     silu=aten.silu_backward.default, gelu=aten.gelu_backward.default)
 
 
@@ -58,7 +58,7 @@ def activated_conv(x: Tensor, conv: nn.Conv2d, activation: str) -> Tensor:
 
 def activated_linear(x: Tensor,
                      weight: Tensor,
-                     bias: Optional[Tensor],
+                     bias: Tensor | None,
                      activation: str) -> Tensor:
     """activation(x) @ weight.T + bias.
 
@@ -81,7 +81,7 @@ def activated_linear(x: Tensor,
                                        activation, (0, 0), 1), x)
 
 
-def _in_dtype_of(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> tuple:
+def _in_dtype_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple:
     """What autocast would do, of which autograd functions know nothing."""
     if weight.dtype != x.dtype and torch.is_autocast_enabled(x.device.type):
         weight = weight.to(x.dtype)

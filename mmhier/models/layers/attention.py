@@ -1,6 +1,5 @@
 """Multi-head attention with optional position bias and key mask."""
 from itertools import product
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,8 @@ LOGITS_BYTES = 2**21
 def attend(q: Tensor,
            k: Tensor,
            v: Tensor,
-           bias: Optional[Tensor] = None,
-           key_mask: Optional[Tensor] = None,
+           bias: Tensor | None = None,
+           key_mask: Tensor | None = None,
            attn_impl: str = 'auto') -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the keys that are not masked.
 

@@ -6,9 +6,9 @@ arithmetic, and memory fresh from the system longer still. So the widest parts
 of a block are computed a band of rows after the other; in training nothing
 but their input is kept, and each band is computed again in the backward pass.
 """
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def uses_whole_maps() -> bool:
     return _whole_maps.get()
 
 
-def row_bands(x: Tensor, width: int, multiple: int = 1) -> List[slice]:
+def row_bands(x: Tensor, width: int, multiple: int = 1) -> list[slice]:
     """Bands of rows in which work on a map is done best.
 
     Args:
@@ -102,9 +102,9 @@ def apply_in_bands(function: Callable[..., Tensor],
                                   len(tensors), x, *tensors, *parameters)
 
 
-def _run_in_bands(function: Callable[..., Tensor], bands: List[slice],
+def _run_in_bands(function: Callable[..., Tensor], bands: list[slice],
                   halo: int, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    out: Optional[Tensor] = None
+    out: Tensor | None = None
     for band in bands:
         read, kept = _with_halo(band, halo, x.shape[1])
         part = function(x[:, read], *tensors)[:, kept]
@@ -115,7 +115,7 @@ def _run_in_bands(function: Callable[..., Tensor], bands: List[slice],
     return out
 
 
-def _with_halo(band: slice, halo: int, num_rows: int) -> Tuple[slice, slice]:
+def _with_halo(band: slice, halo: int, num_rows: int) -> tuple[slice, slice]:
     """The rows that a band depends on, and where among them it lies."""
     first = max(band.start - halo, 0)
     return (slice(first, min(band.stop + halo, num_rows)),

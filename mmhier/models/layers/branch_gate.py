@@ -1,5 +1,5 @@
 """Weighted sum of parallel branches whose weights depend on the input."""
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class BranchGate(nn.Conv2d):
     def forward(self,
                 x: Tensor,
                 branches: Sequence[Tensor],
-                scales: Optional[Sequence[Tensor]] = None) -> Tensor:
+                scales: Sequence[Tensor] | None = None) -> Tensor:
         """Gated sum of maps.
 
         Args:
@@ -41,7 +41,7 @@ class BranchGate(nn.Conv2d):
         shape = (self.in_channels, len(branches))
         weight = self.weight.view(shape).t()[:, None, None].contiguous()
         bias = self.bias.view(shape).t()[:, None, None].contiguous()
-        factors: Optional[Tensor] = None
+        factors: Tensor | None = None
         if scales is not None:
             factors = torch.stack(list(scales)).flatten(2, 3)
         if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
@@ -69,7 +69,7 @@ class _GatedSum(torch.autograd.Function):
     CHUNK_ELEMENTS = 2**16
 
     @staticmethod
-    def chunks(x: Tensor) -> List[slice]:
+    def chunks(x: Tensor) -> list[slice]:
         """Slices of N that together cover x."""
         batch, length, channels = x.shape
         size = length

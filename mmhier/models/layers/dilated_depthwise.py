@@ -1,7 +1,6 @@
 """Depthwise convolution with dilation, fast in both directions on a CPU."""
 from itertools import product
 from math import gcd
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ class DilatedDepthwiseConv(nn.Conv2d):
             groups=channels, bias=False)
 
     def _conv_forward(self, x: Tensor, weight: Tensor,
-                      bias: Optional[Tensor]) -> Tensor:
+                      bias: Tensor | None) -> Tensor:
         if (self.dilation[0] == 1 or bias is not None
                 or x.device.type != 'cpu' or torch.compiler.is_compiling()
                 or not torch.is_grad_enabled()):

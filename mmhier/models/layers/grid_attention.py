@@ -6,7 +6,6 @@ keys in reverse order the bias of query (y, x) is the window of the table that
 starts at (y, x), so that it is copied by rows of the table, without indices,
 and its gradient is what `fold` sums.
 """
-from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,7 @@ def _bias_windows(table: Tensor) -> Tensor:
     return table.unfold(1, height, 1).unfold(2, width, 1)
 
 
-def _row_chunks(height: int, row_size: int, size: int) -> List[slice]:
+def _row_chunks(height: int, row_size: int, size: int) -> list[slice]:
     """Slices of the rows of queries whose logits, row_size numbers per row,
     fit into `size` numbers; of one row at least."""
     rows = max(1, size // row_size)

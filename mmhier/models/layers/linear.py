@@ -1,6 +1,7 @@
 """Linear layers and convolutions, fast on every CPU."""
+from collections.abc import Callable
 from math import prod
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,10 @@ SMALLEST_CONVOLUTION = 20480
 # Positions up to which oneDNN's linear layer, which lays out its weights at a
 # lower cost, is faster than its convolution.
 MOST_LINEAR_ROWS = 1024
-ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = dict(
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = dict(
     silu=F.silu, gelu=F.gelu)
 # What oneDNN calls them, and the way to compute them.
-ONEDNN_ACTIVATIONS: Dict[Optional[str], Tuple[str, str]] = {
+ONEDNN_ACTIVATIONS: dict[str | None, tuple[str, str]] = {
     None: ('none', ''),
     'silu': ('swish', ''),
     'gelu': ('gelu', 'none')
@@ -64,8 +65,8 @@ def fuses_activations(x: Tensor) -> bool:
 
 def linear(x: Tensor,
            weight: Tensor,
-           bias: Optional[Tensor] = None,
-           activation: Optional[str] = None) -> Tensor:
+           bias: Tensor | None = None,
+           activation: str | None = None) -> Tensor:
     """activation(x @ weight.T + bias).
 
     Args:
@@ -96,22 +97,22 @@ def linear(x: Tensor,
 
 
 @torch.library.custom_op('mmhier::linear', mutates_args=())
-def _linear_of_graph(x: Tensor, weight: Tensor, bias: Optional[Tensor],
-                     activation: Optional[str]) -> Tensor:
+def _linear_of_graph(x: Tensor, weight: Tensor, bias: Tensor | None,
+                     activation: str | None) -> Tensor:
     """:func:`linear` in a compiled graph, which would take MKL."""
     return linear(x, weight, bias, activation).contiguous()
 
 
 @_linear_of_graph.register_fake
-def _(x: Tensor, weight: Tensor, bias: Optional[Tensor],
-      activation: Optional[str]) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None,
+      activation: str | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def convolve(x: Tensor,
              weight: Tensor,
-             bias: Optional[Tensor] = None,
-             activation: Optional[str] = None,
+             bias: Tensor | None = None,
+             activation: str | None = None,
              padding: int = 0,
              groups: int = 1) -> Tensor:
     """activation(conv(x)) in one pass.
@@ -135,13 +136,13 @@ def convolve(x: Tensor,
         algorithm)
 
 
-def _count_convolution(x_shape: List[int], weight_shape: List[int],
-                       *args: Any, out_shape: List[int],
+def _count_convolution(x_shape: list[int], weight_shape: list[int],
+                       *args: Any, out_shape: list[int],
                        **kwargs: Any) -> int:
     return conv_flop_count(x_shape, weight_shape, out_shape)
 
 
-def _count_linear(x_shape: List[int], weight_shape: List[int], *args: Any,
+def _count_linear(x_shape: list[int], weight_shape: list[int], *args: Any,
                   **kwargs: Any) -> int:
     return 2 * prod(x_shape) * weight_shape[0]
 
@@ -172,7 +173,7 @@ def over_pixels(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """:class:`torch.nn.Linear` computed by :func:`linear`."""
 
-    def forward(self, x: Tensor, then: Optional[str] = None) -> Tensor:
+    def forward(self, x: Tensor, then: str | None = None) -> Tensor:
         """(..., in_features) -> (..., out_features), activated if asked
         for."""
         return linear(x, self.weight, self.bias, then)

@@ -5,7 +5,6 @@ into its d * d residue classes (p, q), each the subsampled map x[p::d, q::d],
 and each class into windows: token (i, j) of window (a, b) of class (p, q) is
 pixel (d * (size * a + i) + p, d * (size * b + j) + q).
 """
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +77,8 @@ def window_key_mask(height: int,
                     width: int,
                     size: int,
                     dilation: int = 1,
-                    device: Optional[torch.device] = None
-                    ) -> Optional[Tensor]:
+                    device: torch.device | None = None
+                    ) -> Tensor | None:
     """Which tokens of each window are real.
 
     Args:
