@@ -23,7 +23,9 @@ class BuildWithMim(build_py):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(
-                    source, target / name, dirs_exist_ok=True,
+                    source,
+                    target / name,
+                    dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns('__pycache__'))
             elif source.is_file():
                 target.mkdir(parents=True, exist_ok=True)

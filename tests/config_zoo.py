@@ -24,9 +24,8 @@ CONFIGS = sorted(
 # All but the demos, those that overfit a few photos, and the one that is there
 # for how it trains.
 ZOO = [
-    name for name in CONFIGS
-    if 'demo' not in Path(name).parts and 'overfit' not in name
-    and 'fsdp' not in name
+    name for name in CONFIGS if 'demo' not in Path(name).parts
+    and 'overfit' not in name and 'fsdp' not in name
 ]
 VARIANTS = [
     f'{family}-{arch}' for family, archs in dict(

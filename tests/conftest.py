@@ -20,11 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 def run_module(*arguments):
     """python -m with these arguments, in the root of the repository."""
-    return subprocess.run(
-        [sys.executable, '-m', *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True)
+    return subprocess.run([sys.executable, '-m', *arguments],
+                          cwd=ROOT,
+                          capture_output=True,
+                          text=True)
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +38,7 @@ def datasets_without_garbage_collection():
     """Each dataset of mmengine calls gc.collect(), which takes half a second
     where it looks at all that the imports have made."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_dataset, 'gc',
-                      SimpleNamespace(collect=lambda: None))
+        patch.setattr(base_dataset, 'gc', SimpleNamespace(collect=lambda: None))
         yield
 
 
@@ -50,8 +48,11 @@ def configs_written_without_layout():
     nothing else."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (yapf_api, mmengine.config.config):
-            patch.setattr(module, 'FormatCode',
-                          lambda text, **kwargs: (text, True), raising=False)
+            patch.setattr(
+                module,
+                'FormatCode',
+                lambda text, **kwargs: (text, True),
+                raising=False)
         yield
 
 

@@ -55,20 +55,38 @@ accvit-small    62886494   81800270   72464466   93947530   65899508  114728540
 accvit-base    103576028  122489804  113154000  134637064  106589042
 '''
 PARAMETERS = {
-    row.split()[0]: dict(zip(HEADS, map(int, row.split()[1:])))
+    row.split()[0]: dict(zip(HEADS, map(int,
+                                        row.split()[1:])))
     for row in PARAMETERS.strip().splitlines()
 }
 PUBLISHED_MILLIONS = {
-    'lit-tiny': {'retinanet': 30, 'mask-rcnn': 40, 'semantic-fpn': 24},
-    'lit-small': {'retinanet': 39, 'mask-rcnn': 48, 'semantic-fpn': 32},
+    'lit-tiny': {
+        'retinanet': 30,
+        'mask-rcnn': 40,
+        'semantic-fpn': 24
+    },
+    'lit-small': {
+        'retinanet': 39,
+        'mask-rcnn': 48,
+        'semantic-fpn': 32
+    },
 }
 # Of the last block, by the family's sources.
 DROP_PATH = {
-    'hatnet-tiny': 0.1, 'hatnet-small': 0.1, 'hatnet-medium': 0.3,
-    'hatnet-large': 0.3, 'lit-tiny': 0.1, 'lit-small': 0.2,
-    'lit-medium': 0.3, 'lit-base': 0.5, 'accvit-femto': 0.1,
-    'accvit-pico': 0.1, 'accvit-nano': 0.1, 'accvit-tiny': 0.2,
-    'accvit-small': 0.3, 'accvit-base': 0.4
+    'hatnet-tiny': 0.1,
+    'hatnet-small': 0.1,
+    'hatnet-medium': 0.3,
+    'hatnet-large': 0.3,
+    'lit-tiny': 0.1,
+    'lit-small': 0.2,
+    'lit-medium': 0.3,
+    'lit-base': 0.5,
+    'accvit-femto': 0.1,
+    'accvit-pico': 0.1,
+    'accvit-nano': 0.1,
+    'accvit-tiny': 0.2,
+    'accvit-small': 0.3,
+    'accvit-base': 0.4
 }
 OVERFIT = 'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py'
 COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
@@ -124,8 +142,7 @@ def test_loads_and_reads_back_as_the_same(name, tmp_path):
 def test_types_no_channels_or_classes(name):
     """They follow from the backbone, neck.out_channels and the dataset."""
     cfg = read(name)
-    typed = re.findall(r"'(in_channels|num_classes)'",
-                       str(cfg.model.to_dict()))
+    typed = re.findall(r"'(in_channels|num_classes)'", str(cfg.model.to_dict()))
     assert typed == ['num_classes']
     assert cfg.model.num_classes == cfg.num_classes
     assert cfg.model.type.startswith('mmhier.')
@@ -189,8 +206,8 @@ def check_channels(model: nn.Module, cfg: Config) -> None:
     roi_head = model.roi_head
     for kind, extractor in (('bbox_head', 'bbox_roi_extractor'),
                             ('mask_head', 'mask_roi_extractor')):
-        heads, extractors = getattr(roi_head, kind), getattr(
-            roi_head, extractor)
+        heads, extractors = getattr(roi_head,
+                                    kind), getattr(roi_head, extractor)
         if not isinstance(heads, nn.ModuleList):
             heads, extractors = [heads], [extractors]
         for head in heads:
@@ -349,8 +366,8 @@ def test_layer_wise_decay_by_mmpretrains_constructor(name):
     for group in wrapper.optimizer.param_groups:
         depths[group['param_name']] = group['layer_id']
         last = model.backbone.num_blocks + 1
-        assert group['lr'] == pytest.approx(
-            lr * rate**(last - group['layer_id']))
+        assert group['lr'] == pytest.approx(lr *
+                                            rate**(last - group['layer_id']))
     assert depths.keys() == dict(model.named_parameters()).keys()
     assert set(depths.values()) == set(range(last + 1))
     assert all(d == last for n, d in depths.items()
@@ -376,12 +393,14 @@ def test_pipelines_run(name, tmp_path):
     init_default_scope(cfg.default_scope)
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / 'a.png'), rng.integers(0, 255, (60, 80, 3)))
-    cv2.imwrite(str(tmp_path / 'm.png'),
-                rng.integers(0, 151, (60, 80), dtype=np.uint8))
+    cv2.imwrite(
+        str(tmp_path / 'm.png'), rng.integers(0, 151, (60, 80), dtype=np.uint8))
     for loader in ('train_dataloader', 'test_dataloader'):
         # What the three kinds of datasets hand on.
         box = dict(
-            bbox=[8, 8, 40, 40], bbox_label=3, ignore_flag=0,
+            bbox=[8, 8, 40, 40],
+            bbox_label=3,
+            ignore_flag=0,
             mask=[[8, 8, 40, 8, 40, 40]])
         packed = Compose(cfg[loader].dataset.pipeline)(
             dict(
@@ -416,8 +435,8 @@ def test_pipelines_run(name, tmp_path):
 @pytest.mark.parametrize('name, metric, loads', [
     ('coco_detection', 'bbox', dict(with_bbox=True)),
     ('coco_instance', ['bbox', 'segm'], dict(with_bbox=True, with_mask=True)),
-    ('coco_instance_ms', ['bbox', 'segm'],
-     dict(with_bbox=True, with_mask=True)),
+    ('coco_instance_ms', ['bbox', 'segm'], dict(with_bbox=True,
+                                                with_mask=True)),
 ])
 def test_coco_datasets(name, metric, loads):
     cfg = read(f'configs/_base_/datasets/{name}.py')
@@ -441,8 +460,10 @@ def test_overfit_config_trains_and_tests_on_the_same_listed_photos(tmp_path):
         str(ROOT / OVERFIT), work_dir=str(tmp_path), data_root=str(COCO_MINI))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = DATASETS.build(cfg[loader].dataset)
-        ids = [info['img_id'] for info in map(dataset.get_data_info,
-                                              range(len(dataset)))]
+        ids = [
+            info['img_id']
+            for info in map(dataset.get_data_info, range(len(dataset)))
+        ]
         assert ids == sorted(cfg.img_ids) and len(ids) == 8
     # Its 100 photos would count as missed.
     assert METRICS.build(cfg.test_evaluator)._coco_api is None

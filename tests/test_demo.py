@@ -76,8 +76,8 @@ def resume_and_finish(folder):
     assert set(metrics) == {'bbox', 'segm'}
     table = result.stdout[result.stdout.index('    AP    AP50'):]
     for kind, values in metrics.items():
-        assert f'{kind}  ' + ''.join(
-            f'{value:8.3f}' for value in values.values()) in table
+        assert f'{kind}  ' + ''.join(f'{value:8.3f}'
+                                     for value in values.values()) in table
     pictures = sorted((work_dir / 'pictures').iterdir())
     assert [path.name for path in pictures
             ] == [f'{17 + i:012d}.png' for i in range(NUM_VAL)]
@@ -146,9 +146,8 @@ class TestVerdict:
         assert demo.find_shortfalls(self.metrics(0.55, 0.5)) == []
 
     def test_names_what_is_too_low(self, demo):
-        assert demo.find_shortfalls(self.metrics(0.9, 0.4994)) == [
-            'segm AP 0.499 is lower than 0.50'
-        ]
+        assert demo.find_shortfalls(self.metrics(
+            0.9, 0.4994)) == ['segm AP 0.499 is lower than 0.50']
         assert len(demo.find_shortfalls(self.metrics(0.1, 0.1))) == 2
 
 
@@ -160,8 +159,7 @@ class TestDrawInstances:
         demo.generate_shapes(tmp_path / 'set', 1, 1)
         coco = demo.COCO(
             str(tmp_path / 'set/annotations/instances_train2017.json'))
-        image = cv2.imread(
-            str(tmp_path / 'set/train2017/000000000001.jpg'))
+        image = cv2.imread(str(tmp_path / 'set/train2017/000000000001.jpg'))
 
         def draw(instances):
             return demo.draw_instances(image, 'caption', coco, instances)
@@ -185,6 +183,9 @@ class TestDrawInstances:
         monkeypatch.setattr(demo, 'write_label',
                             lambda canvas, label, *_: labels.append(label))
         annotation = dict(coco.imgToAnns[1][0], category_id=3)
-        draw([annotation, dict(annotation, score=0.987),
-              dict(annotation, iscrowd=1)])
+        draw([
+            annotation,
+            dict(annotation, score=0.987),
+            dict(annotation, iscrowd=1)
+        ])
         assert labels == ['ring', 'ring 0.99', 'crowd: ring', 'caption']

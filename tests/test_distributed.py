@@ -39,7 +39,9 @@ def loss_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 def run_process(rank: int, folder: str, work) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank,
+        'gloo',
+        init_method=f'file://{folder}/store',
+        rank=rank,
         world_size=NUM_PROCESSES)
     result = work(images()[rank::NUM_PROCESSES])
     if rank == 0:
@@ -61,18 +63,21 @@ def distributed_gradients(batch: torch.Tensor) -> dict:
             build(name), find_unused_parameters=False)
         loss_of(model, batch).backward()
         gradients[name] = {
-            n: p.grad for n, p in model.module.named_parameters()
+            n: p.grad
+            for n, p in model.module.named_parameters()
         }
     return gradients
 
 
 def sharded_step(batch: torch.Tensor) -> dict:
     model = FullyShardedDataParallel(
-        build('HATNet'), device_id=torch.device('cpu'), use_orig_params=True,
+        build('HATNet'),
+        device_id=torch.device('cpu'),
+        use_orig_params=True,
         auto_wrap_policy=partial(
             size_based_auto_wrap_policy, min_num_params=1_000_000))
-    assert sum(isinstance(m, FullyShardedDataParallel)
-               for m in model.modules()) > 1
+    assert sum(
+        isinstance(m, FullyShardedDataParallel) for m in model.modules()) > 1
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss_of(model, batch).backward()
     optimizer.step()
@@ -90,7 +95,10 @@ def test_gradients_are_those_of_one_process(tmp_path):
         loss_of(model, images()).backward()
         for key, parameter in model.named_parameters():
             torch.testing.assert_close(
-                together[name][key], parameter.grad, rtol=1e-9, atol=1e-12,
+                together[name][key],
+                parameter.grad,
+                rtol=1e-9,
+                atol=1e-12,
                 msg=lambda text, key=key: f'{name}.{key}: {text}')
 
 

@@ -33,8 +33,7 @@ def anchors(path: Path) -> set:
 
 @pytest.mark.parametrize('page', PAGES)
 def test_links_lead_somewhere(page):
-    text = re.sub(r'```.*?```', '', (ROOT / page).read_text(),
-                  flags=re.DOTALL)
+    text = re.sub(r'```.*?```', '', (ROOT / page).read_text(), flags=re.DOTALL)
     links = re.findall(r'\]\(([^)\s]+)\)', text)
     for link in links:
         if re.match(r'https?://', link):
@@ -48,8 +47,9 @@ def test_links_lead_somewhere(page):
 def test_pages_that_are_named_exist():
     """Paths of this repository in the text, such as `tools/train.py`."""
     for page in PAGES:
-        for path in re.findall(r'`((?:tools|docs|mmhier|requirements|configs)/'
-                               r'[\w./-]+)`', (ROOT / page).read_text()):
+        for path in re.findall(
+                r'`((?:tools|docs|mmhier|requirements|configs)/'
+                r'[\w./-]+)`', (ROOT / page).read_text()):
             if 'mixnet' in path or 'plug_in' in page:
                 continue  # files that the reader writes
             assert (ROOT / path).exists(), (page, path)
@@ -68,8 +68,8 @@ def test_index_names_every_page():
 
 def test_commands_of_every_page_are_run():
     """Each page with commands is read by a test, which runs them all."""
-    tests = ''.join(
-        path.read_text() for path in (ROOT / 'tests').rglob('test_*.py'))
+    tests = ''.join(path.read_text()
+                    for path in (ROOT / 'tests').rglob('test_*.py'))
     for page in PAGES:
         if commands(page) or blocks(page, 'python'):
             folder, _, name = page.rpartition('/')
@@ -106,16 +106,18 @@ def test_public_names_are_documented(package, name):
                                       re.MULTILINE)
     for argument in arguments:
         if argument.kind is not argument.VAR_KEYWORD:
-            assert re.search(
-                rf'^ +\*?{argument.name} \(|``{argument.name}``', text,
-                re.MULTILINE), argument.name
+            assert re.search(rf'^ +\*?{argument.name} \(|``{argument.name}``',
+                             text, re.MULTILINE), argument.name
 
 
 def test_site_is_built_without_a_warning(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-m', 'sphinx', '--quiet', '--fail-on-warning',
-         '--keep-going', '-c', 'docs', '.', tmp_path],
-        cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([
+        sys.executable, '-m', 'sphinx', '--quiet', '--fail-on-warning',
+        '--keep-going', '-c', 'docs', '.', tmp_path
+    ],
+                          cwd=ROOT,
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     start = (tmp_path / 'index.html').read_text()
     page = tmp_path / re.search('url=(.+?)"', start)[1]

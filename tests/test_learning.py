@@ -71,8 +71,7 @@ def test_does_not_pass_unlearned(name, shapes_root, tmp_path):
 def test_constant_answers_do_not_pass(shapes_root):
     """The most frequent class, everywhere or of every picture."""
     files = sorted((shapes_root / 'annotations/validation').iterdir())
-    labels = np.stack(
-        [cv2.imread(str(f), cv2.IMREAD_UNCHANGED) for f in files])
+    labels = np.stack([cv2.imread(str(f), cv2.IMREAD_UNCHANGED) for f in files])
     num_classes = labels.max() + 1
     assert num_classes == 7
     best = 100 * np.bincount(labels.ravel()).max() / labels.size / num_classes

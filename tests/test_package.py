@@ -23,7 +23,9 @@ for name in ('HATNet', 'LIT', 'HVT', 'ACCViT'):
 
 def run(code):
     return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code],
-                            cwd='/', text=True, stdout=subprocess.PIPE,
+                            cwd='/',
+                            text=True,
+                            stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT)
 
 
@@ -55,14 +57,17 @@ def wheel(tmp_path_factory):
     source = folder / 'source'
     source.mkdir()
     for name in ('mmhier', 'configs', 'tools'):
-        shutil.copytree(ROOT / name, source / name,
-                        ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+        shutil.copytree(
+            ROOT / name,
+            source / name,
+            ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, source)
-    subprocess.run(
-        [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
-         '--no-build-isolation', '--wheel-dir', folder, source],
-        check=True)
+    subprocess.run([
+        sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
+        '--no-build-isolation', '--wheel-dir', folder, source
+    ],
+                   check=True)
     path, = folder.glob('*.whl')
     return zipfile.ZipFile(path)
 
@@ -82,8 +87,10 @@ def test_wheel_metadata(wheel):
     name, = (n for n in wheel.namelist() if n.endswith('METADATA'))
     metadata = wheel.read(name).decode()
     assert f'Version: {mmhier.__version__}\n' in metadata
-    core = [line for line in metadata.splitlines()
-            if line.startswith('Requires-Dist') and 'extra ==' not in line]
+    core = [
+        line for line in metadata.splitlines()
+        if line.startswith('Requires-Dist') and 'extra ==' not in line
+    ]
     packages = {line.split()[1].split('>')[0].split('<')[0] for line in core}
     assert packages == {'torch', 'torchvision', 'numpy', 'pycocotools'}
     for package in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation',

@@ -31,8 +31,14 @@ def recipe(name: str) -> dict:
 
 def test_mask_rcnn_and_retinanet_1x_recipes():
     common = dict(
-        warm_up=(500, pytest.approx(1e-7)), end=[8, 11], length=12, clip=None,
-        batch=(2, 16), sampler='DefaultSampler', lr=1e-4, wd=1e-4)
+        warm_up=(500, pytest.approx(1e-7)),
+        end=[8, 11],
+        length=12,
+        clip=None,
+        batch=(2, 16),
+        sampler='DefaultSampler',
+        lr=1e-4,
+        wd=1e-4)
     for variant in VARIANTS:
         family = variant.split('-')[0]
         for head in ('mask-rcnn', 'retinanet'):
@@ -41,8 +47,8 @@ def test_mask_rcnn_and_retinanet_1x_recipes():
                 wanted['wd'] = 0.05
             if family == 'lit' and head == 'mask-rcnn':
                 wanted.update(lr=2e-4, warm_up=(500, pytest.approx(2e-7)))
-            assert recipe(f'configs/{family}/{head}_{variant}_fpn_1x_coco.py'
-                          ) == wanted
+            assert recipe(
+                f'configs/{family}/{head}_{variant}_fpn_1x_coco.py') == wanted
 
 
 def test_3x_recipe():
@@ -51,8 +57,13 @@ def test_3x_recipe():
         for head in ('mask-rcnn', 'cascade-mask-rcnn'):
             name = f'configs/{family}/{head}_{variant}_fpn_ms-3x_coco.py'
             assert recipe(name) == dict(
-                lr=1e-4, wd=0.05, warm_up=(1000, pytest.approx(1e-7)),
-                end=[27, 33], length=36, clip=None, batch=(2, 16),
+                lr=1e-4,
+                wd=0.05,
+                warm_up=(1000, pytest.approx(1e-7)),
+                end=[27, 33],
+                length=36,
+                clip=None,
+                batch=(2, 16),
                 sampler='DefaultSampler')
             resize = read(name).train_dataloader.dataset.pipeline[2]
             assert resize.scales[0] == (1333, 480)
@@ -66,21 +77,37 @@ def test_segmentation_recipes():
         assert recipe(
             f'configs/{family}/upernet_{variant}_160k_ade20k-512x512.py'
         ) == dict(
-            lr=6e-5, wd=0.01, warm_up=(1500, pytest.approx(6e-11)), end=0.,
-            length=160000, clip=None, batch=(2, 16),
+            lr=6e-5,
+            wd=0.01,
+            warm_up=(1500, pytest.approx(6e-11)),
+            end=0.,
+            length=160000,
+            clip=None,
+            batch=(2, 16),
             sampler='InfiniteSampler')
         assert recipe(
             f'configs/{family}/semantic-fpn_{variant}_80k_ade20k-512x512.py'
         ) == dict(
-            lr=1e-4, wd=1e-4, warm_up=(None, None),
-            end=1e-6 if family == 'lit' else 0., length=80000, clip=None,
-            batch=(2, 16), sampler='InfiniteSampler')
+            lr=1e-4,
+            wd=1e-4,
+            warm_up=(None, None),
+            end=1e-6 if family == 'lit' else 0.,
+            length=80000,
+            clip=None,
+            batch=(2, 16),
+            sampler='InfiniteSampler')
 
 
 def test_imagenet_recipes():
     deit = dict(
-        lr=1e-3, wd=0.05, warm_up=(5, pytest.approx(1e-6)), end=1e-5,
-        length=300, clip=None, batch=(128, 1024), sampler='RepeatAugSampler')
+        lr=1e-3,
+        wd=0.05,
+        warm_up=(5, pytest.approx(1e-6)),
+        end=1e-5,
+        length=300,
+        clip=None,
+        batch=(128, 1024),
+        sampler='RepeatAugSampler')
     for variant in VARIANTS:
         family = variant.split('-')[0]
         wanted = dict(deit)
@@ -88,14 +115,19 @@ def test_imagenet_recipes():
             wanted['clip'] = 1.0
         elif variant in LIT_LARGER:
             wanted.update(
-                warm_up=(20, pytest.approx(1e-6)), clip=5.0,
+                warm_up=(20, pytest.approx(1e-6)),
+                clip=5.0,
                 sampler='DefaultSampler')
         elif family == 'hvt':
             wanted['wd'] = 0.025
         elif family == 'accvit':
             wanted.update(
-                lr=3e-3, warm_up=(32, pytest.approx(3e-5)), length=400,
-                clip=1.0, batch=(128, 4096), sampler='DefaultSampler')
+                lr=3e-3,
+                warm_up=(32, pytest.approx(3e-5)),
+                length=400,
+                clip=1.0,
+                batch=(128, 4096),
+                sampler='DefaultSampler')
         gpus = '32' if family == 'accvit' else '8'
         name = f'configs/{family}/{variant}_{gpus}xb128_in1k.py'
         assert recipe(name) == wanted
@@ -103,8 +135,9 @@ def test_imagenet_recipes():
         hooks = [hook.type for hook in cfg.get('custom_hooks', [])]
         assert hooks == (['EMAHook'] if family == 'accvit' else [])
         augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
-        assert augments == (dict(Mixup=0.8) if family == 'accvit' else dict(
-            Mixup=0.8, CutMix=1.0))
+        assert augments == (
+            dict(Mixup=0.8) if family == 'accvit' else dict(
+                Mixup=0.8, CutMix=1.0))
 
 
 def test_lit_dense_settings():

@@ -61,8 +61,7 @@ from mmhier.files import write_text
 from mmhier.leaderboard.run_facts import describe_environment
 
 MIB = 2**20
-BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)',
-                   re.DOTALL)
+BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -70,54 +69,77 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'model', nargs='?',
+        'model',
+        nargs='?',
         help='backbone such as hatnet-tiny or accvit-base, or a config file')
     parser.add_argument(
-        '--forms', nargs='+', default=['eager', 'auto'], metavar='FORM',
+        '--forms',
+        nargs='+',
+        default=['eager', 'auto'],
+        metavar='FORM',
         help='what to compare, the first with each other one; defaults to '
         'eager auto')
     parser.add_argument(
-        '--sizes', nargs='+', type=parse_size, default=[(224, 224)],
-        metavar='HxW', help='of the images, in pixels; defaults to 224')
+        '--sizes',
+        nargs='+',
+        type=parse_size,
+        default=[(224, 224)],
+        metavar='HxW',
+        help='of the images, in pixels; defaults to 224')
     parser.add_argument(
-        '--mode', nargs='+', choices=MODES, default=['inference'],
+        '--mode',
+        nargs='+',
+        choices=MODES,
+        default=['inference'],
         help='training is forward and backward; defaults to inference')
     parser.add_argument(
-        '--dtypes', nargs='+', choices=list(DTYPES), default=['float32'],
+        '--dtypes',
+        nargs='+',
+        choices=list(DTYPES),
+        default=['float32'],
         help='others than float32 by autocast; defaults to float32')
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
-        '--rounds', type=int, default=7,
+        '--rounds',
+        type=int,
+        default=7,
         help='times that each form is timed, 0 for memory alone; defaults to '
         '7')
     parser.add_argument('--device', default='cpu', help='defaults to cpu')
     parser.add_argument(
-        '--threads', type=int, default=torch.get_num_threads(),
+        '--threads',
+        type=int,
+        default=torch.get_num_threads(),
         help='of torch on the CPU')
     parser.add_argument(
-        '--memory', action='store_true',
+        '--memory',
+        action='store_true',
         help='measure the peak of a pass, on a CPU in a fresh process each, '
         'and in training what is saved for the backward pass')
     parser.add_argument(
-        '--keep-memory', action='store_true',
+        '--keep-memory',
+        action='store_true',
         help='keep freed memory in the process, as jemalloc does, instead of '
         'giving it back to the system (glibc)')
     parser.add_argument(
         '--macs', action='store_true', help='count multiply-adds')
     parser.add_argument(
-        '--profile', action='store_true',
+        '--profile',
+        action='store_true',
         help='tell which operators the time of the last form goes to')
     parser.add_argument(
-        '--rates', action='store_true',
+        '--rates',
+        action='store_true',
         help='measure what the machine reaches, instead of a model')
     parser.add_argument('--csv', metavar='FILE', help='write a row per result')
     parser.add_argument('--markdown', metavar='FILE', help='write the table')
     parser.add_argument(
-        '--page', metavar='FILE',
+        '--page',
+        metavar='FILE',
         help='run every "<!-- benchmark: ARGUMENTS -->" of a page and put the '
         'tables between it and "<!-- end -->"')
-    parser.add_argument('--only-peak', action='store_true',
-                        help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--only-peak', action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -148,8 +170,9 @@ def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
     for case in cases_of(arguments):
         with mistakes_as_user_errors():
             forms = {
-                form: build_variant(target, form, case.mode == 'training',
-                                    case.device)
+                form:
+                build_variant(target, form, case.mode == 'training',
+                              case.device)
                 for form in arguments.forms
             }
         found = measure(forms, case, arguments.rounds)
@@ -198,11 +221,13 @@ def limits(cost: Complexity, case: Case) -> str:
     """What the multiply-adds of a pass take at the rates of the machine."""
     rates = machine_rates(case.device)
     times = {}
-    for part, macs, forward, backward in (
-        ('convolutions and linear layers', cost.macs - cost.attention_macs,
-         '1x1 convolution', 'gradients of a 1x1 convolution'),
-        ('attention', cost.attention_macs, 'attention',
-         'gradients of attention')):
+    for part, macs, forward, backward in (('convolutions and linear layers',
+                                           cost.macs - cost.attention_macs,
+                                           '1x1 convolution',
+                                           'gradients of a 1x1 convolution'),
+                                          ('attention', cost.attention_macs,
+                                           'attention',
+                                           'gradients of attention')):
         times[part] = macs / 1e6 / rates[f'{forward}, GMACs/s']
         if case.mode == 'training':
             times[part] += 2 * macs / 1e6 / rates[f'{backward}, GMACs/s']
@@ -238,7 +263,8 @@ def add_memory(result: Measurement, arguments: argparse.Namespace,
         result.peak_bytes = peak_bytes_of_process([
             __file__, arguments.model, '--forms', result.variant, '--sizes',
             f'{case.height}x{case.width}', '--mode', case.mode, '--dtypes',
-            case.dtype, '--batch-size', str(case.batch_size), '--threads',
+            case.dtype, '--batch-size',
+            str(case.batch_size), '--threads',
             str(arguments.threads), '--only-peak'
         ])
     else:
@@ -256,19 +282,20 @@ def table_rows(results: Sequence[Measurement]) -> list[tuple[str, ...]]:
     rows = []
     for result in results:
         case = result.case
-        rows.append((
-            result.variant, case.mode, case.dtype,
-            f'{case.height}x{case.width}', str(case.batch_size),
-            _number(result.seconds, '.1f', 1e3), _number(
-                result.speed_up, '.2f'), ' to '.join(
-                    filter(None, (_number(result.lowest, '.2f'),
-                                  _number(result.highest, '.2f')))),
-            _number(result.difference, '.1e'),
-            _number(result.peak_bytes, '.0f', 1 / MIB),
-            _number(result.saved_bytes, '.0f', 1 / MIB),
-            _number(result.macs, '.2f', 1e-9),
-            _number(result.macs and result.seconds
-                    and result.macs / result.seconds, '.1f', 1e-9)))
+        rows.append((result.variant, case.mode, case.dtype,
+                     f'{case.height}x{case.width}', str(case.batch_size),
+                     _number(result.seconds, '.1f',
+                             1e3), _number(result.speed_up, '.2f'), ' to '.join(
+                                 filter(None,
+                                        (_number(result.lowest, '.2f'),
+                                         _number(result.highest, '.2f')))),
+                     _number(result.difference,
+                             '.1e'), _number(result.peak_bytes, '.0f', 1 / MIB),
+                     _number(result.saved_bytes, '.0f',
+                             1 / MIB), _number(result.macs, '.2f', 1e-9),
+                     _number(
+                         result.macs and result.seconds
+                         and result.macs / result.seconds, '.1f', 1e-9)))
     return rows
 
 
@@ -282,18 +309,20 @@ def markdown_table(results: Sequence[Measurement]) -> str:
     rows = [ROW, *table_rows(results)]
     columns = [
         column for column in zip(*rows)
-        if any(column[1:]) and not (column[0] in ('mode', 'dtype', 'batch')
-                                    and len(set(column[1:])) == 1)
+        if any(column[1:]) and not (column[0] in (
+            'mode', 'dtype', 'batch') and len(set(column[1:])) == 1)
     ]
     lines = ['| ' + ' | '.join(row) + ' |' for row in zip(*columns)]
     lines.insert(1, '|' + '---|' * len(columns))
     case = results[0].case
-    lines += ['', f'{case.mode}, {case.dtype}, batch size {case.batch_size}'
-              if len({(r.case.mode, r.case.dtype) for r in results}) == 1 else
-              f'batch size {case.batch_size}']
+    lines += [
+        '', f'{case.mode}, {case.dtype}, batch size {case.batch_size}'
+        if len({(r.case.mode, r.case.dtype)
+                for r in results}) == 1 else f'batch size {case.batch_size}'
+    ]
     for form in dict.fromkeys(result.variant for result in results):
-        points = [(r.case.height * r.case.width, r.peak_bytes)
-                  for r in results if r.variant == form and r.peak_bytes]
+        points = [(r.case.height * r.case.width, r.peak_bytes) for r in results
+                  if r.variant == form and r.peak_bytes]
         if len({pixels for pixels, _ in points}) >= 4:
             deviation, power = fit_line(points)
             lines.append(
@@ -345,7 +374,7 @@ def update_page(path: str) -> None:
     page = Path(path).read_text()
     if not BLOCK.search(page):
         raise MMHierError(f'--page {path}: no "<!-- benchmark: ARGUMENTS -->" '
-                        'followed by "<!-- end -->" in it')
+                          'followed by "<!-- end -->" in it')
     for block in BLOCK.finditer(page):
         text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
                 f'{report_of_process(shlex.split(block[2]))}\n{block[3]}')
@@ -372,13 +401,13 @@ def main() -> None:
         return
     if arguments.model is None and not arguments.rates:
         raise MMHierError('expected a backbone such as hatnet-tiny, a config '
-                        'file, --rates or --page')
+                          'file, --rates or --page')
     for path in (arguments.csv, arguments.markdown):
         if path and os.path.exists(path):
             raise MMHierError(f'{path} exists: remove it or name another file')
     if arguments.device != 'cpu' and not torch.cuda.is_available():
         raise MMHierError(f'--device {arguments.device}: no such device here, '
-                        'expected cpu')
+                          'expected cpu')
     torch.set_num_threads(arguments.threads)
     if arguments.keep_memory:
         keep_freed_memory()
@@ -393,8 +422,7 @@ def main() -> None:
     conditions = machine(arguments.device)
     print(f'\n{table}\n{conditions}')
     if arguments.markdown:
-        write_text(arguments.markdown,
-                   f'{table}\nMeasured on: {conditions}.\n')
+        write_text(arguments.markdown, f'{table}\nMeasured on: {conditions}.\n')
     if arguments.csv and results:
         write_csv(results, arguments.csv)
 

@@ -18,13 +18,17 @@ from mmhier.apis import check_config, parse_tool_args, run_tool, tool_parser
 def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument(
-        '--checkpoint', help='compare this file with the model, as a test '
+        '--checkpoint',
+        help='compare this file with the model, as a test '
         'would')
     parser.add_argument(
-        '--every-file', action='store_true',
+        '--every-file',
+        action='store_true',
         help='decode every image and mask, not only 100 and 200 of each set')
     parser.add_argument(
-        '--num-gpus', type=int, default=1,
+        '--num-gpus',
+        type=int,
+        default=1,
         help='processes of the planned training, for its batch size and '
         'time; defaults to 1')
     arguments = parse_tool_args(parser)

@@ -93,8 +93,7 @@ def draw_data(data_root: str, num_train: int, num_val: int) -> None:
     except (ValueError, OSError) as error:
         raise MMHierError(str(error)) from error
     how = f'drawn in {time.time() - start:.0f} s' if is_new else 'reused'
-    say(
-        1, f'Data: {num_train} + {num_val} pictures in {data_root}, '
+    say(1, f'Data: {num_train} + {num_val} pictures in {data_root}, '
         f'{how}.')
 
 
@@ -138,9 +137,8 @@ class Run:
             return
         last = self.work_dir / 'last_checkpoint'
         say(
-            2, 'Training: resumed from ' + Path(last.read_text()).name +
-            '.' if last.exists() else
-            'Training: started; `eta` is the time left.')
+            2, 'Training: resumed from ' + Path(last.read_text()).name + '.'
+            if last.exists() else 'Training: started; `eta` is the time left.')
         start = time.time()
         # The evaluation that follows is the validation.
         train(
@@ -167,11 +165,13 @@ class Run:
             **self.arguments,
             checkpoint=str(self.checkpoint),
             cfg_options={
-                **self.cfg_options, 'test_evaluator.outfile_prefix':
-                str(prefix)
+                **self.cfg_options, 'test_evaluator.outfile_prefix': str(prefix)
             })
         names = dict(
-            AP='mAP', AP50='mAP_50', AP75='mAP_75', small='mAP_s',
+            AP='mAP',
+            AP50='mAP_50',
+            AP75='mAP_75',
+            small='mAP_s',
             medium='mAP_m')
         metrics = {
             kind: {

@@ -93,15 +93,18 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
-        '--fix', action='store_true',
+        '--fix',
+        action='store_true',
         help='run the commands that mend what was found, then check again')
     action.add_argument(
-        '--unfix', action='store_true',
+        '--unfix',
+        action='store_true',
         help='remove the mmcv/_ext.py that --fix wrote; compiled operators '
         'are never touched')
     action.add_argument('--run', nargs='+', help=argparse.SUPPRESS)
     parser.add_argument(
-        '--checkpoint', metavar='FILE',
+        '--checkpoint',
+        metavar='FILE',
         help='also read this file as the tools do, without executing anything '
         'in it, and tell what it holds')
     args = parser.parse_args()
@@ -125,8 +128,10 @@ def main() -> int:
         for command in fixes:
             print(f'\n$ {command}', flush=True)
             if subprocess.call(shlex.split(command)) != 0:
-                print(f'error: this command failed, nothing after it was run: '
-                      f'{command}', file=sys.stderr)
+                print(
+                    f'error: this command failed, nothing after it was run: '
+                    f'{command}',
+                    file=sys.stderr)
                 return 1
         print()
         findings = look()
@@ -139,8 +144,13 @@ def examine() -> list[Finding]:
     Returns:
         list[Finding]: In the order in which they should be mended.
     """
-    findings = [_check_python(), _check_line(), _check_torch_pair(),
-                _check_numpy(), _check_setuptools()]
+    findings = [
+        _check_python(),
+        _check_line(),
+        _check_torch_pair(),
+        _check_numpy(),
+        _check_setuptools()
+    ]
     findings += _run_checks([f'import {module}' for module in MODULES])
     if all(f.state != 'FAIL' for f in findings):
         return findings + _run_checks(list(RUNS))
@@ -200,16 +210,17 @@ def _check_line() -> Finding:
         found['original'].append('mmcv')
     if found['maintained'] and found['original']:
         return Finding(
-            'OpenMMLab', 'FAIL',
-            'two lines over each other: ' + ', '.join(
-                found['maintained'] + found['original']),
-            [f'{UNINSTALL} ' + ' '.join(found['original']),
-             f'{PIP} --force-reinstall --no-deps ' + ' '.join(
-                 f'{d}=={v}' for d, v in MAINTAINED.values())])
+            'OpenMMLab', 'FAIL', 'two lines over each other: ' +
+            ', '.join(found['maintained'] + found['original']), [
+                f'{UNINSTALL} ' + ' '.join(found['original']),
+                f'{PIP} --force-reinstall --no-deps ' +
+                ' '.join(f'{d}=={v}' for d, v in MAINTAINED.values())
+            ])
     line = next((name for name in found if found[name]), None)
     if line is None:
-        return Finding('OpenMMLab', 'FAIL', 'not installed', [
-            f'{PIP} ' + ' '.join(f'{d}=={v}' for d, v in MAINTAINED.values())])
+        return Finding(
+            'OpenMMLab', 'FAIL', 'not installed',
+            [f'{PIP} ' + ' '.join(f'{d}=={v}' for d, v in MAINTAINED.values())])
     versions = ', '.join(f'{d} {_installed(d)}' for d in found[line])
     return Finding('OpenMMLab', 'ok', f'{line} line: {versions}')
 
@@ -218,7 +229,8 @@ def _check_torch_pair() -> Finding:
     """torchvision 0.(n + 15) belongs to torch 2.n."""
     torch, torchvision = _installed('torch'), _installed('torchvision')
     name, fix = 'torch pair', [
-        f'{PIP} ' + ' '.join(f'{d}=={v}' for d, v in TORCH.items())]
+        f'{PIP} ' + ' '.join(f'{d}=={v}' for d, v in TORCH.items())
+    ]
     if torch is None or torchvision is None:
         missing = 'torch' if torch is None else 'torchvision'
         return Finding(name, 'FAIL', f'{missing} is not installed', fix)
@@ -232,8 +244,7 @@ def _check_torch_pair() -> Finding:
     if major == 2 and not torchvision.startswith(expected):
         return Finding(
             name, 'FAIL', f'torchvision {torchvision} was built for another '
-            f'torch than {torch}',
-            [f'{PIP} {index}"torchvision=={expected}*"'])
+            f'torch than {torch}', [f'{PIP} {index}"torchvision=={expected}*"'])
     return Finding(name, 'ok', f'torch {torch}, torchvision {torchvision}')
 
 
@@ -242,9 +253,10 @@ def _check_setuptools() -> Finding:
     found = _installed('setuptools')
     if _line() is ORIGINAL and (found is None
                                 or int(found.split('.')[0]) >= 82):
-        return Finding('setuptools', 'FAIL', f'{found or "missing"}: the '
-                       'original OpenMMLab line needs pkg_resources',
-                       [f'{PIP} "setuptools<81"'])
+        return Finding(
+            'setuptools', 'FAIL', f'{found or "missing"}: the '
+            'original OpenMMLab line needs pkg_resources',
+            [f'{PIP} "setuptools<81"'])
     return Finding('setuptools', 'ok', found or 'none, and none is needed')
 
 
@@ -282,9 +294,9 @@ def _numpy_wanted() -> list[tuple[str, Any]]:
     for name in (*TORCH, *NUMPY_2, *(d for d, _ in _line().values())):
         for text in _requirements(name):
             requirement = Requirement(text)
-            if requirement.name == 'numpy' and (
-                    requirement.marker is None
-                    or requirement.marker.evaluate({'extra': ''})):
+            if requirement.name == 'numpy' and (requirement.marker is None
+                                                or requirement.marker.evaluate(
+                                                    {'extra': ''})):
                 wanted.append((name, requirement.specifier))
     return wanted
 
@@ -313,8 +325,8 @@ def _torch_fix(build: str | None = None) -> str:
         index, label = f' {_index(build)}', f'+{build}'
     # With what torch needs, of which a newer numpy would not suit OpenCV.
     return f'{PIP} --force-reinstall --no-cache-dir{index} ' + ' '.join(
-        [f'{d}=={v}{label}' for d, v in TORCH.items()]
-        + [f'numpy=={ARRAYS["numpy"]}'])
+        [f'{d}=={v}{label}'
+         for d, v in TORCH.items()] + [f'numpy=={ARRAYS["numpy"]}'])
 
 
 def _array_fixes() -> list[str]:
@@ -323,8 +335,10 @@ def _array_fixes() -> list[str]:
     if _installed('opencv-python'):
         packages.append(f'opencv-python=={OPENCV}')
     # Over the files of opencv-python, which needs a graphical system.
-    return [f'{REINSTALL} ' + ' '.join(packages),
-            f'{REINSTALL} opencv-python-headless=={OPENCV}']
+    return [
+        f'{REINSTALL} ' + ' '.join(packages),
+        f'{REINSTALL} opencv-python-headless=={OPENCV}'
+    ]
 
 
 def _package_fixes(package: str) -> list[str]:
@@ -394,24 +408,24 @@ def _import_fixes(package: str, error: str) -> list[str]:
 def _operator_fixes() -> list[str]:
     """Commands for operators that do not work: mmcv's own, if it has any."""
     spec = importlib.util.find_spec('mmcv')
-    names = os.listdir(os.path.dirname(spec.origin)) if (
-        spec and spec.origin) else []
-    compiled = any(name.startswith('_ext') and not name.endswith('.py')
-                   for name in names)
+    names = os.listdir(os.path.dirname(
+        spec.origin)) if (spec and spec.origin) else []
+    compiled = any(
+        name.startswith('_ext') and not name.endswith('.py') for name in names)
     return _mmcv_fixes() if compiled else [_torch_fix()]
 
 
 def _run_fixes(name: str, error: BaseException) -> list[str]:
     """Commands for a check that ended with an exception."""
-    text = ''.join(traceback.format_exception(
-        type(error), error, error.__traceback__))
+    text = ''.join(
+        traceback.format_exception(type(error), error, error.__traceback__))
     if name.startswith('import '):
         return _import_fixes(name.split()[-1].split('.')[0], text)
     if isinstance(error, ImportError) or 'torchvision::' in text:
         return _import_fixes('', text)
-    wrong = isinstance(error, AssertionError) or (
-        name in COMPUTING and isinstance(error, RuntimeError)
-        and 'memory' not in text)
+    wrong = isinstance(error,
+                       AssertionError) or (name in COMPUTING and isinstance(
+                           error, RuntimeError) and 'memory' not in text)
     return MENDS[name]() if wrong and name in MENDS else []
 
 
@@ -424,8 +438,11 @@ def _run_checks(names: Sequence[str]) -> list[Finding]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 done = subprocess.run(
-                    [sys.executable, os.path.abspath(__file__), '--run', *rest],
-                    capture_output=True, text=True, cwd=folder,
+                    [sys.executable,
+                     os.path.abspath(__file__), '--run', *rest],
+                    capture_output=True,
+                    text=True,
+                    cwd=folder,
                     timeout=CHILD_SECONDS)
                 output, code = done.stdout, done.returncode
                 end = f'crashed, code {code}'
@@ -444,8 +461,8 @@ def _run_checks(names: Sequence[str]) -> list[Finding]:
             fixes = []
             if code in CRASHES:
                 fixes = (
-                    MENDS[name]() if name in MENDS else _package_fixes(
-                        name.split()[-1].split('.')[0])
+                    MENDS[name]() if name in MENDS else
+                    _package_fixes(name.split()[-1].split('.')[0])
                     if name.startswith('import ') else [])
             findings.append(Finding(name, 'FAIL', end, fixes))
     return findings
@@ -454,14 +471,16 @@ def _run_checks(names: Sequence[str]) -> list[Finding]:
 def _report_checks(names: Sequence[str]) -> None:
     """Run checks one after another and print a line of json for each."""
     for name in names:
-        check = CHECKS.get(name) or partial(
-            _run_checkpoint, name[len(CHECKPOINT):])
+        check = CHECKS.get(name) or partial(_run_checkpoint,
+                                            name[len(CHECKPOINT):])
         try:
             result = check()
         except Exception as error:  # anything can be broken here
             text = f'{type(error).__name__}: {error}'
-            result = dict(state='FAIL', detail=text.splitlines()[0],
-                          fixes=_run_fixes(name, error))
+            result = dict(
+                state='FAIL',
+                detail=text.splitlines()[0],
+                fixes=_run_fixes(name, error))
         print(MARK + json.dumps(dict(result, name=name)), flush=True)
 
 
@@ -526,8 +545,10 @@ def _run_training_step() -> dict:
     from mmhier.models import HATNet
     model = HATNet(arch='tiny').train()
     sum(m.square().mean() for m in model(torch.randn(2, 3, 64, 64))).backward()
-    dead = [n for n, p in model.named_parameters()
-            if p.grad is None or not p.grad.isfinite().all()]
+    dead = [
+        n for n, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not dead, f'{len(dead)} parameters without gradient: {dead[:3]}'
     return dict(state='ok', detail='HATNet tiny, forward and backward')
 
@@ -551,16 +572,21 @@ def _run_resume() -> dict:
 
     def run(max_iters: int, resume: bool) -> Runner:
         runner = Runner(
-            Line(), work_dir='resume', resume=resume, log_level='ERROR',
+            Line(),
+            work_dir='resume',
+            resume=resume,
+            log_level='ERROR',
             experiment_name=f'doctor-{max_iters}',
             train_dataloader=dict(
-                dataset=[dict(inputs=torch.ones(1))] * 8, batch_size=2,
+                dataset=[dict(inputs=torch.ones(1))] * 8,
+                batch_size=2,
                 collate_fn=dict(type='default_collate'),
                 sampler=dict(type='InfiniteSampler')),
             train_cfg=dict(by_epoch=False, max_iters=max_iters),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
-            default_hooks=dict(checkpoint=dict(
-                type='CheckpointHook', by_epoch=False, interval=2)))
+            default_hooks=dict(
+                checkpoint=dict(
+                    type='CheckpointHook', by_epoch=False, interval=2)))
         with safe_checkpoints():
             runner.train()
         return runner
@@ -594,8 +620,11 @@ def _average_gradients(rank: int) -> None:
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
-    dist.init_process_group('gloo', init_method=f'file://{os.getcwd()}/gloo',
-                            rank=rank, world_size=2)
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{os.getcwd()}/gloo',
+        rank=rank,
+        world_size=2)
     linear = DistributedDataParallel(torch.nn.Linear(1, 1))
     linear(torch.full((1, 1), 1. + 2 * rank)).sum().backward()
     gradient = linear.module.weight.grad.item()
@@ -625,16 +654,16 @@ def _run_compile() -> dict:
         compiled = torch.compile(lambda v: v.sin() + 1)(x)
     except Exception as error:  # the backends raise what they like
         line = str(error).strip().splitlines()[0]
-        packages = {'No working C++ compiler': 'g++',
-                    'Python.h': 'python3-dev'}
+        packages = {'No working C++ compiler': 'g++', 'Python.h': 'python3-dev'}
         lacking = [p for text, p in packages.items() if text in str(error)]
         fixes = []
         if lacking and shutil.which('apt-get'):
             sudo = 'sudo ' if os.geteuid() else ''
-            fixes = [f'{sudo}apt-get update',
-                     f'{sudo}apt-get install -y {lacking[0]}']
-        return dict(state='note', detail=f'torch.compile: {line}',
-                    fixes=fixes)
+            fixes = [
+                f'{sudo}apt-get update',
+                f'{sudo}apt-get install -y {lacking[0]}'
+            ]
+        return dict(state='note', detail=f'torch.compile: {line}', fixes=fixes)
     wrong = (compiled - x.sin() - 1).abs().max().item()
     assert wrong < 1e-5, f'compiled code is wrong by {wrong:g}'
     return dict(state='ok', detail='torch.compile works')
@@ -656,8 +685,10 @@ def _run_cuda() -> dict:
                 build = _cuda_build(_driver_cuda(),
                                     torch.cuda.get_device_capability(i))
                 return dict(
-                    state='FAIL', detail=f'this torch has no code for '
-                    f'{names[i]}', fixes=[_torch_fix(build)])
+                    state='FAIL',
+                    detail=f'this torch has no code for '
+                    f'{names[i]}',
+                    fixes=[_torch_fix(build)])
             assert total == 512, f'{names[i]} computes {total}, not 512'
         return dict(state='ok', detail=', '.join(names))
     if os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'):
@@ -666,14 +697,18 @@ def _run_cuda() -> dict:
         return dict(state='ok', detail='no NVIDIA driver: runs on the CPU')
     driver = _driver_cuda()
     if driver is None:
-        return dict(state='FAIL', detail='nvidia-smi does not reach the '
-                    'driver: install it again, or restart the machine')
+        return dict(
+            state='FAIL',
+            detail='nvidia-smi does not reach the '
+            'driver: install it again, or restart the machine')
     takes = 'a driver is there, for CUDA {}.{}'.format(*driver)
     built, build = torch.version.cuda, _cuda_build(driver)
     if built is None:
         if build == 'cpu':
-            return dict(state='note', detail=f'{takes}, too old for torch '
-                        f'{TORCH["torch"]}: runs on the CPU')
+            return dict(
+                state='note',
+                detail=f'{takes}, too old for torch '
+                f'{TORCH["torch"]}: runs on the CPU')
         detail = f'{takes}, but this torch is built without CUDA'
     elif _numbers(built)[0] <= driver[0]:
         # Any driver runs what is built for an older CUDA, or one of its own
@@ -684,7 +719,8 @@ def _run_cuda() -> dict:
         except (AssertionError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
         return dict(
-            state='FAIL', detail=f'{takes}, which takes that of torch, '
+            state='FAIL',
+            detail=f'{takes}, which takes that of torch, '
             f'{built}, but finds no GPU ({reason}): look at nvidia-smi; a '
             'container needs --gpus all')
     else:
@@ -696,7 +732,9 @@ def _run_cuda() -> dict:
 def _driver_cuda() -> tuple[int, ...] | None:
     """Newest CUDA of the driver, None if it does not answer."""
     try:
-        done = subprocess.run(['nvidia-smi'], capture_output=True, text=True,
+        done = subprocess.run(['nvidia-smi'],
+                              capture_output=True,
+                              text=True,
                               timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -704,8 +742,9 @@ def _driver_cuda() -> tuple[int, ...] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _cuda_build(driver: tuple[int, ...] | None,
-                capability: tuple[int, int] = (7, 5)) -> str:
+def _cuda_build(
+    driver: tuple[int, ...] | None, capability: tuple[int,
+                                                      int] = (7, 5)) -> str:
     """Build of torch for a driver, and for a GPU; 'cpu' if there is none."""
     fitting = [b for b, cuda in BUILDS.items() if driver and cuda <= driver]
     if capability < (7, 5):
@@ -718,9 +757,11 @@ def _run_checkpoint(path: str) -> dict:
     content = read_checkpoint(path)
     weights = unwrap_state_dict(content)
     count = sum(value.numel() for value in weights.values()) / 1e6
-    return dict(state='ok', detail=f'read without executing anything: '
-                f'{len(weights)} tensors of weights, {count:.2f} M values; '
-                f'its keys are {", ".join(map(str, list(content)[:8]))}')
+    return dict(
+        state='ok',
+        detail=f'read without executing anything: '
+        f'{len(weights)} tensors of weights, {count:.2f} M values; '
+        f'its keys are {", ".join(map(str, list(content)[:8]))}')
 
 
 RUNS: dict[str, Callable[[], dict]] = {
@@ -735,7 +776,10 @@ RUNS: dict[str, Callable[[], dict]] = {
     'CUDA': _run_cuda,
 }
 CHECKS = {
-    **{f'import {module}': partial(_run_import, module) for module in MODULES},
+    **{
+        f'import {module}': partial(_run_import, module)
+        for module in MODULES
+    },
     **RUNS
 }
 CHECKPOINT = 'checkpoint '
@@ -751,9 +795,11 @@ MENDS: dict[str, Callable[[], list[str]]] = {
 }
 # Those that need nothing but memory of the machine.
 COMPUTING = ('arrays', 'operators', 'training step', 'bfloat16')
-CRASHES = [-getattr(signal, name) for name in (
-    'SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV')
-           if hasattr(signal, name)]
+CRASHES = [
+    -getattr(signal, name)
+    for name in ('SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV')
+    if hasattr(signal, name)
+]
 
 if __name__ == '__main__':
     sys.exit(main())

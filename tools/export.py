@@ -33,10 +33,12 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'config', help='config file, or name of a model such as '
+        'config',
+        help='config file, or name of a model such as '
         'mask-rcnn_hatnet-tiny_fpn_1x_coco')
     parser.add_argument(
-        'checkpoint', nargs='?',
+        'checkpoint',
+        nargs='?',
         help='checkpoint file; defaults to initial weights')
     parser.add_argument('--out', metavar='FILE', help='file to write')
     parser.add_argument(
@@ -66,8 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         '--sizes',
         nargs='+',
         metavar='HxW',
-        help='sizes of the images of --check; defaults to '
-        + ' '.join(f'{h}x{w}' for h, w in CHECK_SIZES))
+        help='sizes of the images of --check; defaults to ' +
+        ' '.join(f'{h}x{w}' for h, w in CHECK_SIZES))
     parser.add_argument(
         '--overwrite', action='store_true', help='replace existing files')
     parser.add_argument(
@@ -91,7 +93,7 @@ def parse_sizes(texts) -> list:
         match = re.fullmatch(r'(\d+)x(\d+)', text)
         if match is None:
             raise MMHierError(f'--sizes {text}: expected HEIGHTxWIDTH in '
-                            'pixels, such as 800x1216')
+                              'pixels, such as 800x1216')
         sizes.append((int(match[1]), int(match[2])))
     return sizes
 
@@ -100,8 +102,8 @@ def check(arguments: argparse.Namespace, sizes: list) -> bool:
     """Print how far each output is off; whether all are near enough."""
     model, _ = load_model(arguments.config, arguments.checkpoint,
                           arguments.cfg_options)
-    differences = check_export(
-        model, arguments.out or arguments.check, arguments.part, sizes)
+    differences = check_export(model, arguments.out or arguments.check,
+                               arguments.part, sizes)
     print('max. |exported - eager| / std(eager):')
     width = max(len(d.file) + len(d.output) for d in differences) + 2
     for d in differences:

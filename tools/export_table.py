@@ -91,8 +91,9 @@ def measure(config: str, part: str) -> Iterator[tuple[str, ...]]:
             seconds = tracing + time.perf_counter() - start
             size = sum(path.stat().st_size for path in paths)
             sizes = [
-                size for size in CHECK_SIZES if format == 'onnx' or min(size)
-                >= max(graph.min_program_size for graph in graphs)
+                size for size in CHECK_SIZES
+                if format == 'onnx' or min(size) >= max(graph.min_program_size
+                                                        for graph in graphs)
             ]
             differences = check_export(model, str(out), part, sizes)
         yield (format, f'{count / 1e6:.1f}', f'{size / 1e6:.0f}',
@@ -115,7 +116,7 @@ def read_rows(text: str) -> dict[Key, Key]:
     table, end, _ = rest.partition(END)
     if not start or not end:
         raise MMHierError(f'{PAGE} lacks the marks of the table: '
-                        f'{START.strip()} and {END.strip()}')
+                          f'{START.strip()} and {END.strip()}')
     rows = {}
     for line in table.splitlines():
         cells = tuple(line.strip('| ').split(' | '))
@@ -128,12 +129,10 @@ def with_rows(text: str, rows: Sequence[Key]) -> str:
     """Text of the page with another table."""
     before, rest = text.split(START)
     after = rest.split(END)[1]
-    lines = [
-        '| ' + ' | '.join(row) + ' |' for row in (HEADER, *rows)
-    ]
+    lines = ['| ' + ' | '.join(row) + ' |' for row in (HEADER, *rows)]
     lines.insert(1, '|' + '---|' * len(HEADER))
-    return (f'{before}{START}\n{describe_conditions()}\n'
-            + '\n'.join(lines) + f'\n\n{END}{after}')
+    return (f'{before}{START}\n{describe_conditions()}\n' + '\n'.join(lines) +
+            f'\n\n{END}{after}')
 
 
 def write_row(row: Key, exports: dict[str, tuple[str, str]]) -> None:
@@ -143,8 +142,8 @@ def write_row(row: Key, exports: dict[str, tuple[str, str]]) -> None:
     rows[row[:3]] = row
     order = [(name, part, format) for name, (_, part) in exports.items()
              for format in SUFFIXES]
-    write_text(
-        PAGE, with_rows(text, [rows[key] for key in order if key in rows]))
+    write_text(PAGE, with_rows(text,
+                               [rows[key] for key in order if key in rows]))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,7 +151,9 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'names', nargs='*', metavar='NAME',
+        'names',
+        nargs='*',
+        metavar='NAME',
         help='rows to measure, see --list; defaults to all')
     parser.add_argument(
         '--list', action='store_true', help='print the names of all rows')
@@ -164,12 +165,13 @@ def main(argv: list[str] | None = None) -> None:
     unknown = [name for name in arguments.names if name not in exports]
     if unknown:
         raise MMHierError(f'{unknown[0]} is no row of the table: --list prints '
-                        'their names')
+                          'their names')
     text = PAGE.read_text()
     if arguments.names and read_rows(
             text) and describe_conditions() not in text:
-        raise MMHierError(f'{PAGE} was measured under other conditions: measure '
-                        'all rows, without names')
+        raise MMHierError(
+            f'{PAGE} was measured under other conditions: measure '
+            'all rows, without names')
     failed = []
     for name in arguments.names or exports:
         config, part = exports[name]

@@ -27,7 +27,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'config', help='config file, or name of a model such as '
+        'config',
+        help='config file, or name of a model such as '
         'mask-rcnn_hatnet-tiny_fpn_1x_coco')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(

@@ -68,11 +68,11 @@ def _table(title: str, metrics: tuple, models: list) -> str:
         for result in model.get('Results', ()):
             published.update(result['Metrics'], Source=result['Source'])
         name = Path(model['Config']).name
-        rows.append((
-            f'[{Path(name).stem}]({name})', f'{data["Parameters"] / 1e6:.1f}',
-            f'{data["FLOPs"] / 1e9:.{1 if data["FLOPs"] > 1e10 else 2}f}',
-            *(str(published.get(metric, '')) for metric in metrics),
-            published.get('Source', ''), data.get('Official Weights', '')))
+        rows.append(
+            (f'[{Path(name).stem}]({name})', f'{data["Parameters"] / 1e6:.1f}',
+             f'{data["FLOPs"] / 1e9:.{1 if data["FLOPs"] > 1e10 else 2}f}',
+             *(str(published.get(metric, '')) for metric in metrics),
+             published.get('Source', ''), data.get('Official Weights', '')))
     sizes = {tuple(model['Metadata']['Input Size']) for model in models}
     (height, width), = sizes
     lines = [f'## {title}\n\nFLOPs are multiply-adds at {height}x{width}.\n']
@@ -86,7 +86,7 @@ def with_tables(readme: str, tables: str, path: Path) -> str:
     _, end, after = rest.partition(END)
     if not start or not end:
         raise MMHierError(f'{path} lacks the marks of the tables: '
-                        f'{START.strip()} and {END.strip()}')
+                          f'{START.strip()} and {END.strip()}')
     return f'{before}{START}\n{tables}\n{END}{after}'
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     names = ', '.join(str(path.relative_to(ROOT)) for path in stale)
     if arguments.check and stale:
         raise MMHierError(f'out of step: {names}; run tools/model_tables.py' +
-                        ' --measure' * arguments.measure)
+                          ' --measure' * arguments.measure)
     print(f'wrote {names}' if stale else 'all tables are in step')
 
 

@@ -158,8 +158,10 @@ def _check_coco(arguments: dict[str, Any]) -> PackageSummary:
     if image_list is None and arguments['data_root'] is not None:
         # The second part of a name is the test set.
         testset = osp.basename(arguments['check']).split('_')[1:2]
-        names = [f'annotations/{kind}_{name}.json' for name in testset
-                 for kind in ('image_info', 'instances')]
+        names = [
+            f'annotations/{kind}_{name}.json' for name in testset
+            for kind in ('image_info', 'instances')
+        ]
         image_list = _find(arguments['data_root'], *names, TEST_DEV_LIST,
                            'annotations/instances_val2017.json')
     images = None if image_list is None else read_image_list(image_list)
@@ -170,7 +172,7 @@ def _check_coco(arguments: dict[str, Any]) -> PackageSummary:
         num_allowed = int(allowed)
     else:
         raise MMHierError('--allow-empty-images: expected a number or "all", '
-                        f'got {allowed}')
+                          f'got {allowed}')
     return check_coco_package(arguments['check'], images, num_allowed)
 
 

@@ -147,8 +147,11 @@ def parse_args() -> dict:
         help='defaults to train')
     samples.add_argument(
         '--num', type=int, help='number of samples; defaults to all')
-    samples.add_argument('--data-root', metavar='DIR', help='use the data in '
-                         'DIR, laid out as in data_root of the config')
+    samples.add_argument(
+        '--data-root',
+        metavar='DIR',
+        help='use the data in '
+        'DIR, laid out as in data_root of the config')
     samples.add_argument(
         '--overwrite',
         action='store_true',
@@ -175,13 +178,14 @@ def main() -> None:
         print(f'{count} samples drawn to {arguments["out_dir"]}')
         if skipped:
             raise MMHierError(f'{len(skipped)} samples cannot be loaded, such '
-                            f'as {skipped[0]}')
+                              f'as {skipped[0]}')
         return
     out = arguments.pop('out')
     check_picture_path(out, arguments.pop('overwrite'))
     draw = arguments.pop('draw')
-    subjects = load_subjects(*(arguments.pop(key) for key in (
-        'configs', 'checkpoints', 'device', 'classes', 'cfg_options')))
+    subjects = load_subjects(*(arguments.pop(key)
+                               for key in ('configs', 'checkpoints', 'device',
+                                           'classes', 'cfg_options')))
     write_picture(out, draw(subjects, arguments.pop('image'), **arguments))
     print(f'drawn to {out}')
 

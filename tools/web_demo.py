@@ -29,7 +29,8 @@ def build_page(gradio: Any, predictor: Predictor, title: str) -> Any:
     return gradio.Interface(
         predict,
         gradio.Image(type='numpy', image_mode='RGB', label='photo'),
-        [gradio.Image(label=predictor.task), gradio.JSON(label='prediction')],
+        [gradio.Image(label=predictor.task),
+         gradio.JSON(label='prediction')],
         title=title,
         flagging_mode='never',
         # It would tell gradio's makers of every start.
@@ -41,7 +42,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        'config', help='config file, or name of a model such as '
+        'config',
+        help='config file, or name of a model such as '
         'mask-rcnn_hatnet-tiny_fpn_1x_coco')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -79,7 +81,7 @@ def main() -> None:
         import gradio
     except ImportError as error:
         raise MMHierError('the web page needs gradio, which is not installed: '
-                        'run pip install "mmhier[web]"') from error
+                          'run pip install "mmhier[web]"') from error
     host, port = arguments.pop('host'), arguments.pop('port')
     predictor = Predictor(**arguments)
     page = build_page(gradio, predictor, arguments['config'])
@@ -87,7 +89,7 @@ def main() -> None:
         page.launch(server_name=host, server_port=port)
     except OSError as error:
         raise MMHierError(f'cannot listen on {host}:{port} ({error}): choose '
-                        'another port with --port') from error
+                          'another port with --port') from error
 
 
 if __name__ == '__main__':

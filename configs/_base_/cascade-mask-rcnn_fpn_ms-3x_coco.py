@@ -1,9 +1,7 @@
 # Cascade Mask R-CNN, multi-scale 3x schedule, COCO.
 _base_ = [
-    './models/cascade-mask-rcnn_fpn.py',
-    './datasets/coco_instance_ms.py',
-    './schedules/schedule_3x.py',
-    './default_runtime.py'
+    './models/cascade-mask-rcnn_fpn.py', './datasets/coco_instance_ms.py',
+    './schedules/schedule_3x.py', './default_runtime.py'
 ]
 
 model = dict(num_classes=_base_.num_classes)

@@ -1,9 +1,7 @@
 # Mask R-CNN, 1x schedule, COCO.
 _base_ = [
-    './models/mask-rcnn_fpn.py',
-    './datasets/coco_instance.py',
-    './schedules/schedule_1x.py',
-    './default_runtime.py'
+    './models/mask-rcnn_fpn.py', './datasets/coco_instance.py',
+    './schedules/schedule_1x.py', './default_runtime.py'
 ]
 
 model = dict(num_classes=_base_.num_classes)

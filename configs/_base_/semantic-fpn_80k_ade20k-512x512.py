@@ -1,9 +1,7 @@
 # Semantic FPN, 80k iterations, ADE20K.
 _base_ = [
-    './models/semantic-fpn.py',
-    './datasets/ade20k_512x512.py',
-    './schedules/schedule_80k.py',
-    './seg_runtime.py'
+    './models/semantic-fpn.py', './datasets/ade20k_512x512.py',
+    './schedules/schedule_80k.py', './seg_runtime.py'
 ]
 
 model = dict(

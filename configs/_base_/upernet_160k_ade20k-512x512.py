@@ -1,9 +1,7 @@
 # UperNet, 160k iterations, ADE20K.
 _base_ = [
-    './models/upernet.py',
-    './datasets/ade20k_512x512.py',
-    './schedules/schedule_160k.py',
-    './seg_runtime.py'
+    './models/upernet.py', './datasets/ade20k_512x512.py',
+    './schedules/schedule_160k.py', './seg_runtime.py'
 ]
 
 model = dict(

@@ -16,12 +16,10 @@ model = dict(
         to_rgb=True),
     backbone=dict(
         type='mmhier.HVT',
-        arch=dict(
-            embed_dims=96, num_heads=3, depth=6, pool_block_width=6),
+        arch=dict(embed_dims=96, num_heads=3, depth=6, pool_block_width=6),
         drop_path_rate=0.,
         out_type='avg_featmap'),
-    head=dict(
-        type='LinearClsHead', topk=1, loss=dict(type='CrossEntropyLoss')))
+    head=dict(type='LinearClsHead', topk=1, loss=dict(type='CrossEntropyLoss')))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

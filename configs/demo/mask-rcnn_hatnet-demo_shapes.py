@@ -2,8 +2,7 @@
 # generated shapes (tools/dataset_tools/generate_shapes.py), from random
 # weights, in minutes on two CPU cores. tools/demo.py runs it.
 _base_ = [
-    '../_base_/models/mask-rcnn_fpn.py',
-    '../_base_/datasets/coco_instance.py',
+    '../_base_/models/mask-rcnn_fpn.py', '../_base_/datasets/coco_instance.py',
     '../_base_/default_runtime.py'
 ]
 
@@ -48,9 +47,7 @@ model = dict(
             fc_out_channels=256),
         mask_roi_extractor=roi_extractor,
         mask_head=dict(num_convs=2, conv_out_channels=channels)),
-    train_cfg=dict(
-        rpn_proposal=proposals,
-        rcnn=dict(sampler=dict(num=64))),
+    train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
 
 train_pipeline = [
@@ -86,8 +83,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(
-    ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 max_iters = 800

@@ -3,10 +3,8 @@
 # a CPU core. A detector that finds every shape but cannot tell the six classes
 # apart stays far below `lowest_metrics`.
 _base_ = [
-    '../_base_/models/retinanet_fpn.py',
-    '../_base_/datasets/coco_detection.py',
-    './_base_/schedule.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/retinanet_fpn.py', '../_base_/datasets/coco_detection.py',
+    './_base_/schedule.py', '../_base_/default_runtime.py'
 ]
 
 classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
@@ -75,8 +73,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(
-    ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 # 6 passes over 800 pictures.

@@ -42,10 +42,7 @@ train_dataloader = dict(
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
     dataset=dataset)
 val_dataloader = dict(
-    batch_size=20,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dataset)
+    batch_size=20, num_workers=0, persistent_workers=False, dataset=dataset)
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator

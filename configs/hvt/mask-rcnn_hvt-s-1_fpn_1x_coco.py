@@ -12,5 +12,4 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(weight_decay=0.05),
     paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys={'pos_embed': dict(decay_mult=0.)}))
+        norm_decay_mult=0., custom_keys={'pos_embed': dict(decay_mult=0.)}))

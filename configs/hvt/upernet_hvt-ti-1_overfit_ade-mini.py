@@ -59,7 +59,6 @@ param_scheduler = [
         end=max_iters,
         by_epoch=False)
 ]
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 
 default_hooks = dict(logger=dict(interval=10))

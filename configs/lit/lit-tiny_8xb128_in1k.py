@@ -13,8 +13,7 @@ model = dict(
 
 train_dataloader = dict(sampler=dict(type='RepeatAugSampler'))
 optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys={
-            'cls_token': dict(decay_mult=0.),
-            'conv_offset.weight': dict(lr_mult=0.01)
-        }))
+    paramwise_cfg=dict(custom_keys={
+        'cls_token': dict(decay_mult=0.),
+        'conv_offset.weight': dict(lr_mult=0.01)
+    }))

@@ -71,8 +71,7 @@ param_scheduler = [
         begin=20,
         end=max_epochs)
 ]
-optim_wrapper = dict(
-    optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=5.0))
 
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=max_epochs))

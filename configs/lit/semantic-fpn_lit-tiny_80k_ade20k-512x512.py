@@ -1,8 +1,7 @@
 # The authors' recipe: decay to 1e-6, weight decay on every parameter.
 _base_ = '../_base_/semantic-fpn_80k_ade20k-512x512.py'
 
-model = dict(
-    backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
+model = dict(backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
 
 param_scheduler = [
     dict(

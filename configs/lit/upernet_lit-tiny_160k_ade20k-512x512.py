@@ -2,5 +2,4 @@
 # the authors' drop path rate.
 _base_ = '../_base_/upernet_160k_ade20k-512x512.py'
 
-model = dict(
-    backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
+model = dict(backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import (
-    Any,
-)
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -152,8 +150,8 @@ def measure(variants: dict[str, Callable[[Tensor], Any]],
     for (name, times), difference in zip(seconds.items(), differences):
         ratios = [a / b for a, b in zip(base, times)]
         results.append(
-            Measurement(name, case, median(times), median(ratios),
-                        min(ratios), max(ratios), difference))
+            Measurement(name, case, median(times), median(ratios), min(ratios),
+                        max(ratios), difference))
     return results
 
 
@@ -164,7 +162,8 @@ def _difference(expected: Sequence[Tensor],
     if [x.shape for x in expected] != [x.shape for x in outs]:
         return None
     return max((((a.float() - b.float()).abs().max() / a.float().std()).item()
-                for a, b in zip(expected, outs) if a.numel()), default=0.)
+                for a, b in zip(expected, outs) if a.numel()),
+               default=0.)
 
 
 def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
@@ -173,13 +172,12 @@ def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
     Storages count once, those of parameters and of the images not at all.
     """
     images = case.images()
-    parameters = list(model.parameters()) if isinstance(
-        model, nn.Module) else []
+    parameters = list(model.parameters()) if isinstance(model,
+                                                        nn.Module) else []
     with collect_saved_bytes([images, *parameters]) as saved:
         with torch.autocast(
-                case.device,
-                DTYPES[case.dtype],
-                enabled=case.dtype != 'float32'):
+                case.device, DTYPES[case.dtype], enabled=case.dtype
+                != 'float32'):
             model(images)
     return sum(saved.values())
 
@@ -273,10 +271,11 @@ def profile_pass(model: Callable[[Tensor], Any],
     with torch.profiler.profile(activities=activities) as profiler:
         run_pass(model, case, images)
         _wait(case.device)
-    found = [(event.key, event.count,
-              (event.self_device_time_total
-               if cuda else event.self_cpu_time_total) / 1e6)
-             for event in profiler.key_averages()]
+    found = [
+        (event.key, event.count,
+         (event.self_device_time_total if cuda else event.self_cpu_time_total) /
+         1e6) for event in profiler.key_averages()
+    ]
     return sorted(found, key=lambda row: -row[2])
 
 
@@ -291,16 +290,17 @@ def machine_rates(device: str) -> dict[str, float]:
         system.
     """
     matrix = torch.randn(2048, 2048, device=device)
-    image = torch.randn(1, 384, 64, 64, device=device).contiguous(
-        memory_format=torch.channels_last)
+    image = torch.randn(
+        1, 384, 64, 64,
+        device=device).contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(1536, 384, 1, 1, device=device)
     tokens = torch.randn(3, 1, 8, 1024, 48, device=device)
     small = torch.empty(2**24, device=device)
     # Billions of multiply-adds of the convolution and of the attention.
     convolved, attended = image.numel() * 1536 / 1e9, 2 * 8 * 1024**2 * 48 / 1e9
 
-    def gradient_rate(function: Callable[..., Tensor], macs: float,
-                      *inputs: Tensor) -> float:
+    def gradient_rate(function: Callable[..., Tensor], macs: float, *inputs:
+                      Tensor) -> float:
         leaves = [x.detach().requires_grad_() for x in inputs]
         out = function(*leaves)
         grad = torch.randn_like(out)
@@ -309,19 +309,22 @@ def machine_rates(device: str) -> dict[str, float]:
             device)
 
     return {
-        'linear layer, GMACs/s': 2048**3 / 1e9 /
-        _shortest_time(lambda: matrix @ matrix, device),
-        '1x1 convolution, GMACs/s': convolved /
-        _shortest_time(lambda: F.conv2d(image, kernel), device),
+        'linear layer, GMACs/s':
+        2048**3 / 1e9 / _shortest_time(lambda: matrix @ matrix, device),
+        '1x1 convolution, GMACs/s':
+        convolved / _shortest_time(lambda: F.conv2d(image, kernel), device),
         'gradients of a 1x1 convolution, GMACs/s':
         gradient_rate(F.conv2d, convolved, image, kernel),
-        'attention, GMACs/s': attended / _shortest_time(
-            lambda: F.scaled_dot_product_attention(*tokens), device),
+        'attention, GMACs/s':
+        attended /
+        _shortest_time(lambda: F.scaled_dot_product_attention(*tokens), device),
         'gradients of attention, GMACs/s':
         gradient_rate(F.scaled_dot_product_attention, attended, *tokens),
-        'memory used before, GB/s': 4 * small.numel() / 1e9 /
+        'memory used before, GB/s':
+        4 * small.numel() / 1e9 /
         _shortest_time(lambda: small.fill_(1.), device),
-        'fresh memory, GB/s': fresh_memory_rate(device),
+        'fresh memory, GB/s':
+        fresh_memory_rate(device),
     }
 
 

@@ -36,8 +36,7 @@ class Complexity:
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int],
-                     value: Sequence[int], *args: Any,
-                     **kwargs: Any) -> int:
+                     value: Sequence[int], *args: Any, **kwargs: Any) -> int:
     *batch, num_queries, head_dim = query
     num_keys, value_dim = value[-2:]
     return 2 * prod(batch) * num_queries * num_keys * (head_dim + value_dim)
@@ -93,8 +92,7 @@ def count_complexity(model: nn.Module,
     }
     attention = sum(
         flops for operator, flops in counts['Global'].items()
-        if 'attention' in str(operator) or operator in (aten.bmm,
-                                                        aten.baddbmm))
+        if 'attention' in str(operator) or operator in (aten.bmm, aten.baddbmm))
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,

@@ -44,16 +44,15 @@ def draw_class_bars(values: dict[str, float], counts: dict[str, int],
     left_out = len(values) - len(names)
     figure.suptitle(
         f'{measure} by class, mean {mean:.3f}\nin brackets the number of '
-        f'{unit}' + f'; {left_out} classes without ground truth left out' *
-        bool(left_out), fontsize=10)
-    for i, axes in enumerate(
-            figure.subplots(1, num_columns, squeeze=False)[0]):
+        f'{unit}' +
+        f'; {left_out} classes without ground truth left out' * bool(left_out),
+        fontsize=10)
+    for i, axes in enumerate(figure.subplots(1, num_columns, squeeze=False)[0]):
         shown = names[i * num_rows:(i + 1) * num_rows]
         heights = [values[name] for name in shown]
         axes.barh(range(len(shown)), heights, color=_COLOURS[0])
         axes.set_yticks(
-            range(len(shown)),
-            [f'{name} ({counts[name]})' for name in shown],
+            range(len(shown)), [f'{name} ({counts[name]})' for name in shown],
             fontsize=8)
         for row, height in enumerate(heights):
             axes.text(
@@ -92,8 +91,13 @@ def draw_confusion_matrix(matrix: np.ndarray, row_names: Sequence[str],
     # Cells are 0.2 inches at least: room for two digits and a half.
     for i, j in zip(*np.nonzero(percent >= 0.5)):
         axes.text(
-            j, i, f'{percent[i, j]:.0f}', ha='center', va='center',
-            fontsize=6, color='white' if percent[i, j] > 50 else 'black')
+            j,
+            i,
+            f'{percent[i, j]:.0f}',
+            ha='center',
+            va='center',
+            fontsize=6,
+            color='white' if percent[i, j] > 50 else 'black')
     save_figure(figure, path)
 
 
@@ -206,8 +210,7 @@ def draw_outlines(image: np.ndarray, outlines: Sequence[list[np.ndarray]],
     return canvas
 
 
-def draw_classes(image: np.ndarray, labels: np.ndarray,
-                 names: Sequence[str],
+def draw_classes(image: np.ndarray, labels: np.ndarray, names: Sequence[str],
                  palette: Sequence[Colour]) -> np.ndarray:
     """Image with its pixels coloured and labelled by class.
 
@@ -229,8 +232,7 @@ def draw_classes(image: np.ndarray, labels: np.ndarray,
         mask = labels == label
         canvas[mask] = 0.4 * image[mask] + 0.6 * np.array(palette[label])
         # The largest connected part of the class.
-        _, _, stats, _ = cv2.connectedComponentsWithStats(
-            mask.astype(np.uint8))
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
         part = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
         regions.append((stats[part, cv2.CC_STAT_AREA], label, stats[part]))
     writer = Labels(canvas)
@@ -262,7 +264,12 @@ def draw_sheet(pictures: list[tuple[np.ndarray, str]],
         rows.append(
             np.hstack([
                 cv2.copyMakeBorder(
-                    cell, 0, height - len(cell), 0, 0, cv2.BORDER_CONSTANT,
+                    cell,
+                    0,
+                    height - len(cell),
+                    0,
+                    0,
+                    cv2.BORDER_CONSTANT,
                     value=(255, ) * 3) for cell in pair
             ]))
     head = np.full((28, rows[0].shape[1], 3), 255, np.uint8)
@@ -279,10 +286,16 @@ def draw_sheet(pictures: list[tuple[np.ndarray, str]],
 def _captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:
     """Image of a given width on white, below a line of text."""
     image = cv2.copyMakeBorder(
-        image, 28, 12, 6, width - image.shape[1] + 6, cv2.BORDER_CONSTANT,
+        image,
+        28,
+        12,
+        6,
+        width - image.shape[1] + 6,
+        cv2.BORDER_CONSTANT,
         value=(255, ) * 3)
-    scale = min(0.5, 0.5 * width / cv2.getTextSize(
-        caption, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0])
+    scale = min(
+        0.5, 0.5 * width /
+        cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0])
     cv2.putText(image, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, scale,
                 (0, 0, 0), 1, cv2.LINE_AA)
     return image

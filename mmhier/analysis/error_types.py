@@ -44,8 +44,8 @@ class ImageDetections:
     ious: np.ndarray
 
     def __post_init__(self) -> None:
-        self.ious = np.asarray(
-            self.ious, float).reshape(len(self.labels), len(self.true_labels))
+        self.ious = np.asarray(self.ious, float).reshape(
+            len(self.labels), len(self.true_labels))
         self.order = np.argsort(-self.scores, kind='stable')[:_MAX_DETECTIONS]
         for name in ('labels', 'scores', 'areas', 'ious'):
             setattr(self, name, getattr(self, name)[self.order])
@@ -111,8 +111,7 @@ def assign_errors(image: ImageDetections,
         if targets[i] >= 0:
             kinds.append('right')
             continue
-        in_crowd = image.crowd_ious[i] * (image.crowd_labels == image.labels[i]
-                                          )
+        in_crowd = image.crowd_ious[i] * (image.crowd_labels == image.labels[i])
         if (in_crowd >= foreground_iou).any():
             kinds.append('ignored')
             continue
@@ -135,8 +134,8 @@ def assign_errors(image: ImageDetections,
         else:
             kinds.append('both')
             targets[i] = other.argmax()
-    return ImageErrors(kinds, targets,
-                       _object_kinds(kinds, targets, num_objects))
+    return ImageErrors(kinds, targets, _object_kinds(kinds, targets,
+                                                     num_objects))
 
 
 def errors_above(image: ImageDetections, errors: ImageErrors,
@@ -260,8 +259,7 @@ def average_precision_gains(images: Sequence[ImageDetections],
     gains = {}
     for kind in ERROR_TYPES:
         if kind == 'missed':
-            fixed = mean_ap(labels, right, everything,
-                            num_objects - num_missed)
+            fixed = mean_ap(labels, right, everything, num_objects - num_missed)
         else:
             wrong = kinds == kind
             corrected = wrong & (true_labels >= 0)
@@ -317,8 +315,8 @@ def count_pixel_confusions(truth: np.ndarray,
         np.ndarray: (num_classes, num_classes) pixels, rows by true class.
     """
     labelled = truth != ignore_index
-    pairs = truth[labelled].astype(np.int64) * num_classes + prediction[
-        labelled]
+    pairs = truth[labelled].astype(
+        np.int64) * num_classes + prediction[labelled]
     return np.bincount(
         pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -331,7 +329,8 @@ def class_ious(confusions: np.ndarray) -> np.ndarray:
         return right / union
 
 
-def largest_confusions(matrix: np.ndarray, names: Sequence[str],
+def largest_confusions(matrix: np.ndarray,
+                       names: Sequence[str],
                        number: int = 20) -> list[dict]:
     """Largest entries off the diagonal.
 

@@ -17,7 +17,9 @@ from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
 Maps = tuple[Tensor, ...]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor,
+def attention(q: Tensor,
+              k: Tensor,
+              v: Tensor,
               bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the last two dimensions."""
     logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
@@ -37,7 +39,8 @@ def mlp(layers: nn.Module, x: Tensor) -> Tensor:
     return project(layers.fc2, F.gelu(project(layers.fc1, x)))
 
 
-def self_attention(attn: nn.Module, x: Tensor,
+def self_attention(attn: nn.Module,
+                   x: Tensor,
                    bias: Tensor | None = None) -> Tensor:
     """(B, N, C) -> (B, N, C)."""
     batch, count, channels = x.shape
@@ -61,8 +64,8 @@ def pair_bias(table: Tensor, height: int, width: int) -> Tensor:
 def to_windows(x: Tensor, size: int, num_heads: int) -> Tensor:
     """(B, C, H, W) -> (B * heads * windows, size * size, C / heads)."""
     batch, channels, height, width = x.shape
-    x = x.reshape(batch, num_heads, channels // num_heads, height // size,
-                  size, width // size, size)
+    x = x.reshape(batch, num_heads, channels // num_heads, height // size, size,
+                  width // size, size)
     return x.permute(0, 1, 3, 5, 4, 6, 2).reshape(-1, size * size,
                                                   channels // num_heads)
 
@@ -127,8 +130,8 @@ def plain_lit(model: LIT, images: Tensor) -> Maps:
     """LIT, for images that are a multiple of 32."""
 
     def norm(layer, x):
-        return F.layer_norm(x, layer.normalized_shape, layer.weight,
-                            layer.bias, layer.eps)
+        return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias,
+                            layer.eps)
 
     def resized(grid, size, mode):
         return F.interpolate(grid, size, mode=mode, align_corners=False)
@@ -138,8 +141,9 @@ def plain_lit(model: LIT, images: Tensor) -> Maps:
             return None
         table = attn.relative_position_bias_table.t()
         side = 2 * attn.bias_size - 1
-        table = resized(table.reshape(1, -1, side, side),
-                        (2 * height - 1, 2 * width - 1), 'bicubic')
+        table = resized(
+            table.reshape(1, -1, side, side), (2 * height - 1, 2 * width - 1),
+            'bicubic')
         return pair_bias(table.flatten(2)[0].t(), height, width)
 
     x = model.patch_embed.proj(images)
@@ -219,8 +223,7 @@ def plain_accvit(model: ACCViT, images: Tensor) -> Maps:
         shortcut = x
         if layers.stride > 1:
             pool, conv = layers.shortcut
-            shortcut = project(
-                conv, F.avg_pool2d(x, 3, layers.stride, 1))
+            shortcut = project(conv, F.avg_pool2d(x, 3, layers.stride, 1))
         x = F.gelu(conv_norm(layers.expand[0], layers.pre_norm(x)))
         branches = [
             squeeze_excite(se, F.gelu(conv_norm(branch[0], x)))
@@ -235,14 +238,15 @@ def plain_accvit(model: ACCViT, images: Tensor) -> Maps:
         batch, channels, height, width = x.shape
         x = x.reshape(batch, channels, height // step, step, width // step,
                       step)
-        return x.permute(0, 3, 5, 1, 2, 4).reshape(
-            batch * step**2, channels, height // step, width // step)
+        return x.permute(0, 3, 5, 1, 2,
+                         4).reshape(batch * step**2, channels, height // step,
+                                    width // step)
 
     def undilated(x, step, batch):
         _, channels, rows, columns = x.shape
         x = x.reshape(batch, step, step, channels, rows, columns)
-        return x.permute(0, 3, 4, 1, 5, 2).reshape(
-            batch, channels, rows * step, columns * step)
+        return x.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels, rows * step,
+                                                   columns * step)
 
     def window_attention(branch, x):
         batch, channels, height, width = x.shape
@@ -252,13 +256,13 @@ def plain_accvit(model: ACCViT, images: Tensor) -> Maps:
         right, bottom = -width % (size * step), -height % (size * step)
         qkv = dilated(F.pad(qkv, (0, right, 0, bottom)), step)
         q, k, v = (
-            to_windows(part, size, heads).unflatten(
-                0, (qkv.shape[0], heads, -1)) for part in qkv.chunk(3, 1))
+            to_windows(part, size, heads).unflatten(0,
+                                                    (qkv.shape[0], heads, -1))
+            for part in qkv.chunk(3, 1))
         bias = pair_bias(branch.relative_position_bias_table, size, size)
         bias = bias[None, :, None]
         if right or bottom:
-            real = F.pad(x.new_ones(1, 1, height, width),
-                         (0, right, 0, bottom))
+            real = F.pad(x.new_ones(1, 1, height, width), (0, right, 0, bottom))
             real = to_windows(dilated(real, step), size, 1).squeeze(-1) > 0
             real |= ~real.any(-1, keepdim=True)
             real = real.unflatten(0, (step**2, -1)).repeat(batch, 1, 1)

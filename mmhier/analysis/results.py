@@ -93,10 +93,10 @@ def analyze_results(cfg: Config,
     scope = cfg.get('default_scope')
     if scope not in ('mmdet', 'mmseg'):
         raise MMHierError('predictions of detectors (mmdet) and segmentors '
-                         f'(mmseg) can be analyzed, not those of {scope}')
+                          f'(mmseg) can be analyzed, not those of {scope}')
     if (out_dir / RESULT_NAME).exists() and not overwrite:
         raise MMHierError(f'{out_dir} holds an analysis: choose another '
-                         'folder, or replace it with --overwrite')
+                          'folder, or replace it with --overwrite')
     samples = read_predictions(predictions)
     init_default_scope(scope)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -139,8 +139,8 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
                         score_threshold: float,
                         num_worst: int) -> dict[str, Any]:
     classes = list(metainfo['classes'])
-    if iou_type == 'segm' and any(
-            'masks' not in sample['pred_instances'] for sample in samples):
+    if iou_type == 'segm' and any('masks' not in sample['pred_instances']
+                                  for sample in samples):
         raise PredictionsError('there are no masks in the predictions: '
                                "analyze the boxes with iou_type='bbox'")
     images = [
@@ -154,14 +154,14 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
         for name in classes
     }
     metrics = {
-        key: value for key, value in metrics.items()
-        if not key.endswith('_precision')
+        key: value
+        for key, value in metrics.items() if not key.endswith('_precision')
     }
     numbers = np.bincount(
         np.concatenate([image.true_labels for image in images]).astype(int),
         minlength=len(classes)).tolist()
-    draw_class_bars(precisions, dict(zip(classes, numbers)),
-                    f'{iou_type} AP', 'objects', out_dir / 'class_ap.png')
+    draw_class_bars(precisions, dict(zip(classes, numbers)), f'{iou_type} AP',
+                    'objects', out_dir / 'class_ap.png')
 
     matrix = count_confusions(images, len(classes), score_threshold)
     names = [*classes, 'background']
@@ -170,9 +170,7 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
 
     counts = count_errors(images, errors)
     gains = average_precision_gains(images, errors, len(classes))
-    by_size = {
-        size: metrics[f'{iou_type}_mAP_{size[0]}'] for size in SIZES
-    }
+    by_size = {size: metrics[f'{iou_type}_mAP_{size[0]}'] for size in SIZES}
     draw_errors(counts, gains, by_size, out_dir / 'errors.png')
 
     seen = [
@@ -212,7 +210,8 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
         },
         AP50=gains['AP50'],
         errors={
-            kind: dict(
+            kind:
+            dict(
                 AP50_lost=gains[kind],
                 count=sum(counts[kind].values()),
                 **counts[kind])
@@ -319,8 +318,8 @@ def _draw_detections(info: dict, sample: dict, image: ImageDetections,
         text = f'{classes[int(found["labels"][index])]} ' \
                f'{float(found["scores"][index]):.2f}'
         mask = found['masks'][index] if iou_type == 'segm' else None
-        detections.append((_COLOURS[kind], text,
-                           np.asarray(found['bboxes'][index]), mask))
+        detections.append(
+            (_COLOURS[kind], text, np.asarray(found['bboxes'][index]), mask))
     sides = []
     for regions in (truth, detections):
         # What is wrong is drawn above what is right.
@@ -408,7 +407,8 @@ def _draw_segmentation(info: dict, sample: dict, metainfo: dict,
         draw_classes(
             image,
             cv2.resize(
-                labels.astype(np.uint8), image.shape[1::-1],
+                labels.astype(np.uint8),
+                image.shape[1::-1],
                 interpolation=cv2.INTER_NEAREST), metainfo['classes'],
             [tuple(colour) for colour in palette]) for labels in (truth, found)
     ])

@@ -17,17 +17,19 @@ from .plain_forms import PLAIN_FORMS
 FAMILIES = {name.lower(): name for name in backbones.__all__}
 # Published backbones of like cost, and the channels of their four maps.
 PEERS: dict[str, tuple[dict, list[int]]] = {
-    'resnet50': (dict(type='mmdet.ResNet', depth=50),
-                 [256, 512, 1024, 2048]),
+    'resnet50': (dict(type='mmdet.ResNet', depth=50), [256, 512, 1024, 2048]),
     'swin-t': (dict(
-        type='mmdet.SwinTransformer', depths=(2, 2, 6, 2),
+        type='mmdet.SwinTransformer',
+        depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24)), [96, 192, 384, 768]),
     'pvtv2-b2': (dict(
         type='mmdet.PyramidVisionTransformerV2',
         embed_dims=64,
         num_layers=[3, 4, 6, 3]), [64, 128, 320, 512]),
     'convnext-t': (dict(
-        type='mmpretrain.ConvNeXt', arch='tiny', out_indices=(0, 1, 2, 3),
+        type='mmpretrain.ConvNeXt',
+        arch='tiny',
+        out_indices=(0, 1, 2, 3),
         gap_before_final_norm=False), [96, 192, 384, 768]),
 }
 FORMS = ('auto', 'sdpa', 'eager', 'plain', 'channels_last', 'compiled')
@@ -149,7 +151,7 @@ def variant_config(target: Config, form: str) -> Config | None:
     if form in PEERS:
         if target.get('default_scope') == 'mmpretrain':
             raise MMHierError(f'{form}: takes the place of the backbone of '
-                             'detectors and segmentors only')
+                              'detectors and segmentors only')
         peer, channels = deepcopy(PEERS[form])
         if backbone is cfg.model:
             cfg.model = peer
@@ -160,8 +162,8 @@ def variant_config(target: Config, form: str) -> Config | None:
         ours = str(backbone.get('type')).startswith('mmhier.')
         if form in ('sdpa', 'eager', 'plain') and not ours:
             raise MMHierError(f'{form}: {backbone.get("type")} is no backbone '
-                             'of mmhier, expected compiled, channels_last, a '
-                             'peer or a callable')
+                              'of mmhier, expected compiled, channels_last, a '
+                              'peer or a callable')
         if form in ('sdpa', 'eager'):
             backbone['attn_impl'] = form
         return cfg
@@ -187,8 +189,8 @@ def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
         if head:
             index = head['in_index']
             head['in_channels'] = (
-                channels[index] if isinstance(index, int) else
-                [channels[i] for i in index])
+                channels[index]
+                if isinstance(index, int) else [channels[i] for i in index])
     return wired
 
 
@@ -258,7 +260,7 @@ def _users_model(form: str, target: Config) -> nn.Module:
     model = getattr(module, name)()
     if not isinstance(model, nn.Module):
         raise MMHierError(f'{form}: returned {type(model).__name__}, expected '
-                         'a torch.nn.Module')
+                          'a torch.nn.Module')
     ours = _seeded(target)
     if isinstance(ours, HierarchicalBackbone):
         _copy_weights(ours, model)

@@ -81,7 +81,6 @@ def count_config_complexity(cfg: Config,
     # RoI heads, get what their children take.
     for name in reversed(params):
         if name not in macs:
-            macs[name] = sum(
-                macs[child] for child in params
-                if child.rpartition('.')[0] == name)
+            macs[name] = sum(macs[child] for child in params
+                             if child.rpartition('.')[0] == name)
     return Complexity(cost.params, cost.macs, cost.attention_macs, macs, params)

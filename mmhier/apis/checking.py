@@ -56,13 +56,13 @@ class Finding:
 
 
 def check_config(config: str,
-            *,
-            data_root: str | None = None,
-            classes: list[str] | None = None,
-            checkpoint: str | None = None,
-            every_file: bool = False,
-            num_gpus: int = 1,
-            cfg_options: dict[str, Any] | None = None) -> list[Finding]:
+                 *,
+                 data_root: str | None = None,
+                 classes: list[str] | None = None,
+                 checkpoint: str | None = None,
+                 every_file: bool = False,
+                 num_gpus: int = 1,
+                 cfg_options: dict[str, Any] | None = None) -> list[Finding]:
     """Try everything that a training needs, without training.
 
     Nothing is written but to a temporary folder. A part that fails ends as a
@@ -108,8 +108,7 @@ class _DryRun:
         self.findings: list[Finding] = []
 
     def add(self, level: str, subject: str, message: str) -> None:
-        self.findings.append(
-            Finding(level, subject, ' '.join(message.split())))
+        self.findings.append(Finding(level, subject, ' '.join(message.split())))
 
     @contextmanager
     def part(self, subject: str) -> Iterator[None]:
@@ -127,8 +126,8 @@ class _DryRun:
                 'error', subject, f'{type(error).__name__}: {message} (raised '
                 f'in {frame.filename}, line {frame.lineno})')
 
-    def check_all(self, cfg: Config, checkpoint: str | None,
-                  every_file: bool, num_gpus: int) -> None:
+    def check_all(self, cfg: Config, checkpoint: str | None, every_file: bool,
+                  num_gpus: int) -> None:
         """Check data, model, optimizer and one step of each kind."""
         for phase in _PHASES:
             if cfg.get(f'{phase}_dataloader') is not None:
@@ -139,10 +138,11 @@ class _DryRun:
             model.init_weights()
             model.to(get_device()).train()
             count = sum(p.numel() for p in model.parameters())
-            trained = sum(
-                p.numel() for p in model.parameters() if p.requires_grad)
-            self.add('note', 'model', f'{count / 1e6:.2f} M parameters, '
-                     f'{trained / 1e6:.2f} M of them trained')
+            trained = sum(p.numel() for p in model.parameters()
+                          if p.requires_grad)
+            self.add(
+                'note', 'model', f'{count / 1e6:.2f} M parameters, '
+                f'{trained / 1e6:.2f} M of them trained')
         if model is None:
             return
         for name in (checkpoint, cfg.get('load_from')):
@@ -157,8 +157,8 @@ class _DryRun:
         with self.part('training step'), named_loading_errors():
             self.check_steps(cfg, model, num_gpus)
         with self.part('prediction'), named_loading_errors():
-            loader = Runner.build_dataloader(_single_process(
-                cfg.val_dataloader or cfg.test_dataloader))
+            loader = Runner.build_dataloader(
+                _single_process(cfg.val_dataloader or cfg.test_dataloader))
             with torch.no_grad():
                 results = model.eval().val_step(next(iter(loader)))
             self.add('note', 'prediction', f'{len(results)} images predicted')
@@ -182,9 +182,11 @@ class _DryRun:
         """Count images, classes and empty images, and decode files."""
         if len(dataset) == 0:
             raise MMHierError(f'{name} is empty: no image is left of '
-                            f'{dataset.ann_file or dataset.data_root}')
-        decoded = set(spread_evenly(
-            range(len(dataset)), len(dataset) if every_file else _MAX_DECODED))
+                              f'{dataset.ann_file or dataset.data_root}')
+        decoded = set(
+            spread_evenly(
+                range(len(dataset)),
+                len(dataset) if every_file else _MAX_DECODED))
         sizes, broken, misplaced, num_empty = [], [], [], 0
         pipeline = getattr(dataset, 'pipeline', None)
         as_stored = any(
@@ -225,12 +227,14 @@ class _DryRun:
                 f'{median(widths):.0f}x{median(heights):.0f} pixels')
         self.add('note', subject, message)
         if broken:
-            self.add('error', subject, f'{name}: {len(broken)} images cannot '
-                     f'be read, such as {broken[0]}')
+            self.add(
+                'error', subject, f'{name}: {len(broken)} images cannot '
+                f'be read, such as {broken[0]}')
         if misplaced:
-            self.add('error', subject, f'{name}: {len(misplaced)} images are '
-                     'of another size than their annotations, such as '
-                     f'{misplaced[0]}')
+            self.add(
+                'error', subject, f'{name}: {len(misplaced)} images are '
+                'of another size than their annotations, such as '
+                f'{misplaced[0]}')
 
     def check_optimizer(self, cfg: Config, model: nn.Module,
                         num_gpus: int) -> None:
@@ -240,21 +244,22 @@ class _DryRun:
         members = [id(p) for group in groups for p in group['params']]
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         if len(members) != len(set(members)):
-            self.add('error', 'optimizer', 'some parameters are in the groups '
-                     'more than once: look at optim_wrapper.paramwise_cfg')
+            self.add(
+                'error', 'optimizer', 'some parameters are in the groups '
+                'more than once: look at optim_wrapper.paramwise_cfg')
         lacking = len(trained - set(members))
         if lacking:
-            self.add('error', 'optimizer', f'{lacking} trained tensors are in '
-                     'no group, so they would never change')
+            self.add(
+                'error', 'optimizer', f'{lacking} trained tensors are in '
+                'no group, so they would never change')
         exempt = sum(
             len(group['params']) for group in groups
             if not group.get('weight_decay'))
         rates = sorted({group['lr'] for group in groups})
         self.add(
-            'note', 'optimizer', f'{type(wrapper.optimizer).__name__}, lr '
-            + ' to '.join(f'{rate:g}' for rate in sorted(
-                {rates[0], rates[-1]}))
-            + f', {exempt} of {len(members)} tensors without weight decay')
+            'note', 'optimizer', f'{type(wrapper.optimizer).__name__}, lr ' +
+            ' to '.join(f'{rate:g}' for rate in sorted({rates[0], rates[-1]})) +
+            f', {exempt} of {len(members)} tensors without weight decay')
         scaling = cfg.get('auto_scale_lr', {})
         base = scaling.get('base_batch_size')
         accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
@@ -266,15 +271,14 @@ class _DryRun:
             wanted = f'{rate * batch / base:g}'
             self.add(
                 'warning', 'learning rate', f'{rate:g} is meant for batches '
-                f'of {base}, yours hold {batch}: ' + (
-                    f'train with --auto-scale-lr, which makes it {wanted}'
-                    if accumulated == 1 else
-                    f'set optim_wrapper.optimizer.lr={wanted} and train '
-                    'without --auto-scale-lr, which leaves out '
-                    f'accumulative_counts={accumulated}'))
+                f'of {base}, yours hold {batch}: ' +
+                (f'train with --auto-scale-lr, which makes it {wanted}'
+                 if accumulated == 1 else
+                 f'set optim_wrapper.optimizer.lr={wanted} and train '
+                 'without --auto-scale-lr, which leaves out '
+                 f'accumulative_counts={accumulated}'))
 
-    def check_steps(self, cfg: Config, model: nn.Module,
-                    num_gpus: int) -> None:
+    def check_steps(self, cfg: Config, model: nn.Module, num_gpus: int) -> None:
         """Take a training step in each precision of the device."""
         torch.manual_seed(0)
         loader = Runner.build_dataloader(_single_process(cfg.train_dataloader))
@@ -282,8 +286,10 @@ class _DryRun:
         batch = next(iter(loader))
         loading = time.perf_counter() - start
         # On the CPU, not to count as memory of a GPU.
-        before = copy.deepcopy(
-            {k: v.cpu() for k, v in model.state_dict().items()})
+        before = copy.deepcopy({
+            k: v.cpu()
+            for k, v in model.state_dict().items()
+        })
         for name in _precisions(cfg):
             wrapper = _build_wrapper(cfg, model, name)
             seconds = self.check_step(name, cfg, model, wrapper, batch)
@@ -307,13 +313,15 @@ class _DryRun:
                 [*model.parameters(), *model.buffers()]) as kept:
                 data = model.data_preprocessor(batch, True)
                 losses = (
-                    model(**data, mode='loss') if isinstance(data, dict) else
-                    model(*data, mode='loss'))
+                    model(**data, mode='loss')
+                    if isinstance(data, dict) else model(*data, mode='loss'))
             loss, logged = model.parse_losses(losses)
             wrapper.backward(loss)
             bad = [k for k, v in logged.items() if not v.isfinite().all()]
-            broken = [n for n, p in model.named_parameters()
-                      if p.grad is not None and not p.grad.isfinite().all()]
+            broken = [
+                n for n, p in model.named_parameters()
+                if p.grad is not None and not p.grad.isfinite().all()
+            ]
             if first_loss is None:
                 first_loss = loss.item()
                 if name == 'float32':
@@ -330,9 +338,10 @@ class _DryRun:
         if bad:
             self.add('error', f'{name} step', f'not finite: {", ".join(bad)}')
         elif broken:
-            self.add('error', f'{name} step', f'the loss is finite, but not '
-                     f'the gradients of {len(broken)} tensors, such as '
-                     f'{broken[0]}')
+            self.add(
+                'error', f'{name} step', f'the loss is finite, but not '
+                f'the gradients of {len(broken)} tensors, such as '
+                f'{broken[0]}')
         else:
             self.add('note', f'{name} step', f'loss {first_loss:.4g}, '
                      f'{seconds:.2f} s')
@@ -345,8 +354,9 @@ class _DryRun:
         trained = [(n, p) for n, p in model.named_parameters()
                    if p.requires_grad]
         unused = [n for n, p in trained if p.grad is None]
-        dead = [n for n, p in trained
-                if p.grad is not None and not p.grad.any()]
+        dead = [
+            n for n, p in trained if p.grad is not None and not p.grad.any()
+        ]
         if unused:
             hidden = cfg.get('find_unused_parameters', False)
             self.add(
@@ -355,9 +365,10 @@ class _DryRun:
                 'distributed training would stop at them; leave the layers '
                 'out, or set find_unused_parameters=True')
         if dead:
-            self.add('warning', 'dead parameters', f'{len(dead)} tensors had '
-                     f'only zeros as gradient in this batch, such as '
-                     f'{dead[0]}')
+            self.add(
+                'warning', 'dead parameters', f'{len(dead)} tensors had '
+                f'only zeros as gradient in this batch, such as '
+                f'{dead[0]}')
 
     def estimate_memory(self, cfg: Config, model: nn.Module,
                         wrapper: OptimWrapper, kept: int) -> None:
@@ -378,8 +389,9 @@ class _DryRun:
             kept = torch.cuda.max_memory_allocated() - sum(parts.values())
             how = 'measured'
         parts['activations'] = kept
-        if any(str(hook.get('type')).endswith('EMAHook')
-               for hook in cfg.get('custom_hooks') or ()):
+        if any(
+                str(hook.get('type')).endswith('EMAHook')
+                for hook in cfg.get('custom_hooks') or ()):
             parts['moving averages'] = parts['weights']
         self.add(
             'note', 'memory', f'{_size(sum(parts.values()))} at the peak of a '
@@ -399,8 +411,8 @@ class _DryRun:
         """
         loader = cfg.train_dataloader
         batches = math.ceil(num_images / num_gpus) / loader.batch_size
-        num_steps = max(1, (math.floor if loader.get('drop_last') else
-                            math.ceil)(batches))
+        num_steps = max(
+            1, (math.floor if loader.get('drop_last') else math.ceil)(batches))
         schedule = cfg.train_cfg
         total = schedule.get('max_iters') or num_steps * schedule.get(
             'max_epochs', 1)
@@ -410,10 +422,10 @@ class _DryRun:
         self.add(
             'note', 'time', f'about {_duration(num_steps * slower)} an epoch '
             f'of {num_images} images, {_duration(total * slower)} for all '
-            f'{total} iterations, on '
-            + (f'one {device}' if num_gpus == 1 else
-               f'{num_gpus} of this {device}, which wait for nothing')
-            + ', without validation')
+            f'{total} iterations, on ' +
+            (f'one {device}' if num_gpus == 1 else
+             f'{num_gpus} of this {device}, which wait for nothing') +
+            ', without validation')
         if loading / workers > seconds:
             self.add(
                 'warning', 'time', f'loading a batch takes {loading:.2f} s, '

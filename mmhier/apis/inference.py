@@ -89,10 +89,11 @@ def infer(config: str,
             are skipped and listed instead.
     """
     if (inputs is None) == (camera is None):
-        raise MMHierError('expected either an INPUT (an image, a folder, a glob '
-                        'pattern or a video) or --camera')
-    for name, value in (('--batch-size', batch_size),
-                        ('--max-frames', max_frames)):
+        raise MMHierError(
+            'expected either an INPUT (an image, a folder, a glob '
+            'pattern or a video) or --camera')
+    for name, value in (('--batch-size', batch_size), ('--max-frames',
+                                                       max_frames)):
         if value is not None and value < 1:
             raise MMHierError(f'{name} {value}: expected at least 1')
     with mistakes_as_user_errors():
@@ -150,12 +151,13 @@ def list_images(inputs: str) -> list[str]:
         ]
         if not files:
             raise MMHierError(f'folder {shown(inputs)} holds no images '
-                            f'({", ".join(IMAGE_SUFFIXES)})')
+                              f'({", ".join(IMAGE_SUFFIXES)})')
         return files
     files = sorted(filter(osp.isfile, glob(inputs, recursive=True)))
     if not files:
-        raise MMHierError(f'{shown(inputs)} is not a file or a folder, and as a '
-                        'glob pattern it matches no file')
+        raise MMHierError(
+            f'{shown(inputs)} is not a file or a folder, and as a '
+            'glob pattern it matches no file')
     return files
 
 
@@ -186,8 +188,7 @@ def read_image(path: str) -> np.ndarray:
     if not content:
         raise UnreadableImage('is empty (0 bytes)')
     try:
-        image = cv2.imdecode(
-            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise UnreadableImage(f'cannot be decoded: {error.err}') from error
     if image is None:
@@ -223,8 +224,7 @@ class Video:
     is_camera: bool
 
     @classmethod
-    def open(cls, source: str | int,
-             max_frames: int | None) -> 'Video':
+    def open(cls, source: str | int, max_frames: int | None) -> 'Video':
         """Open a file or, by its number, a camera."""
         is_camera = isinstance(source, int)
         if isinstance(source, int):
@@ -235,17 +235,15 @@ class Video:
                 raise MMHierError(f'video {name} does not exist')
         capture = cv2.VideoCapture(source)
         if not capture.isOpened():
-            raise MMHierError(
-                f'{name} cannot be opened: ' +
-                ('is it connected, and not in use by another program?'
-                 if is_camera else 'is it a video that OpenCV can decode?'))
+            raise MMHierError(f'{name} cannot be opened: ' + (
+                'is it connected, and not in use by another program?'
+                if is_camera else 'is it a video that OpenCV can decode?'))
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         length = None if is_camera or frames <= 0 else frames
         if max_frames is not None:
             length = min(max_frames, length or max_frames)
         rate = capture.get(cv2.CAP_PROP_FPS)
-        return cls(name, capture, rate if rate > 0 else 25., length,
-                   is_camera)
+        return cls(name, capture, rate if rate > 0 else 25., length, is_camera)
 
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8, BGR, until the end, `length` or Ctrl-C."""
@@ -278,7 +276,7 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
         Path(out_dir, 'predictions.json').unlink(missing_ok=True)
     except OSError as error:
         raise MMHierError(f'--out-dir {shown(out_dir)} cannot be written to: '
-                        f'{error.strerror}') from error
+                          f'{error.strerror}') from error
 
 
 def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
@@ -327,9 +325,9 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
         for frame, prediction in zip(batch, predictor.predict(batch)):
             height, width = frame.shape[:2]
             if writer is None:
-                writer = cv2.VideoWriter(
-                    unfinished, cv2.VideoWriter.fourcc(*'mp4v'), video.rate,
-                    (width, height))
+                writer = cv2.VideoWriter(unfinished,
+                                         cv2.VideoWriter.fourcc(*'mp4v'),
+                                         video.rate, (width, height))
             if isinstance(prediction, str):
                 skipped.append(dict(frame=number, reason=prediction))
                 picture = frame
@@ -405,10 +403,11 @@ def check_picture_path(path: str, overwrite: bool) -> None:
     """
     if not path.lower().endswith(PICTURE_SUFFIXES):
         raise MMHierError(f'--out {shown(path)} must end with '
-                        f'{" or ".join(PICTURE_SUFFIXES)}')
+                          f'{" or ".join(PICTURE_SUFFIXES)}')
     if osp.exists(path) and not overwrite:
-        raise MMHierError(f'--out {shown(path)} exists: choose another name, or '
-                        'replace it with --overwrite')
+        raise MMHierError(
+            f'--out {shown(path)} exists: choose another name, or '
+            'replace it with --overwrite')
 
 
 def write_picture(path: str, picture: np.ndarray) -> None:

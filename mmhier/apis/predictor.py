@@ -42,10 +42,9 @@ class Prediction:
     labels: np.ndarray | None = None
 
 
-def load_model_config(
-        config: str,
-        classes: str | Sequence[str] | None = None,
-        cfg_options: dict[str, Any] | None = None) -> Config:
+def load_model_config(config: str,
+                      classes: str | Sequence[str] | None = None,
+                      cfg_options: dict[str, Any] | None = None) -> Config:
     """Read the config of a model that will not be trained.
 
     Args:
@@ -69,9 +68,8 @@ def load_model_config(
             cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
-        raise MMHierError(
-            f'{config}: expected a model of one of the packages '
-            f'{", ".join(TASKS)} (default_scope), not of {scope}')
+        raise MMHierError(f'{config}: expected a model of one of the packages '
+                          f'{", ".join(TASKS)} (default_scope), not of {scope}')
     init_default_scope(scope)
     return cfg
 
@@ -142,13 +140,12 @@ class Predictor:
         cfg = load_model_config(config, classes, cfg_options)
         if top_k < 1:
             raise MMHierError(f'--top-k {top_k}: expected at least 1')
-        datasets = iter_datasets(cfg.get('test_dataloader'),
-                                 'test_dataloader')
+        datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
         dataset: dict = next((d for _, d in datasets), {})
         if 'pipeline' not in dataset:
             raise MMHierError(f'{config} has no test_dataloader with a dataset '
-                            'and its pipeline, which says how images are '
-                            'prepared')
+                              'and its pipeline, which says how images are '
+                              'prepared')
         cfg.test_dataloader.dataset = dataset
         self.scope = cfg.default_scope
         self.task = TASKS[self.scope]
@@ -170,7 +167,7 @@ class Predictor:
         visualizer = self.inferencer.visualizer
         if visualizer is None:
             raise MMHierError('the config has no visualizer, such as dict(type='
-                            "'DetLocalVisualizer')")
+                              "'DetLocalVisualizer')")
         palette = metainfo.get('palette')
         if self.scope == 'mmseg':
             head = self.inferencer.model.decode_head
@@ -193,9 +190,7 @@ class Predictor:
             return self.classes[label]
         return f'class {label}'
 
-    def predict(
-            self,
-            images: Sequence[np.ndarray]) -> list[Prediction | str]:
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction | str]:
         """Predictions for a batch of images.
 
         Args:
@@ -212,16 +207,18 @@ class Predictor:
         except (cv2.error, ValueError, MemoryError) as error:
             if len(images) == 1:
                 height, width = images[0].shape[:2]
-                reason = (getattr(error, 'err', None) or str(error)
-                          or type(error).__name__)
-                return [f'has {width}x{height} pixels, which the test '
-                        'pipeline or the model of the config cannot take '
-                        f'({" ".join(reason.split())})']
+                reason = (
+                    getattr(error, 'err', None) or str(error)
+                    or type(error).__name__)
+                return [
+                    f'has {width}x{height} pixels, which the test '
+                    'pipeline or the model of the config cannot take '
+                    f'({" ".join(reason.split())})'
+                ]
             return [self.predict([image])[0] for image in images]
 
     def _predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        data, = self.inferencer.preprocess(
-            list(images), batch_size=len(images))
+        data, = self.inferencer.preprocess(list(images), batch_size=len(images))
         if self.scope == 'mmdet':
             # The images that it was made from come first.
             data = data[1]
@@ -232,8 +229,7 @@ class Predictor:
             for image, sample in zip(images, samples)
         ]
 
-    def _report_detection(self, image: np.ndarray,
-                          sample: Any) -> Prediction:
+    def _report_detection(self, image: np.ndarray, sample: Any) -> Prediction:
         instances = sample.pred_instances
         instances = instances[instances.scores >= self.score_thr]
         instances = instances[instances.scores.argsort(descending=True)]
@@ -257,8 +253,7 @@ class Predictor:
         # Already filtered.
         self.visualizer.add_datasample(
             '', image, sample, draw_gt=False, pred_score_thr=-1.)
-        return Prediction(
-            dict(instances=records), self.visualizer.get_image())
+        return Prediction(dict(instances=records), self.visualizer.get_image())
 
     def _report_segmentation(self, image: np.ndarray,
                              sample: Any) -> Prediction:
@@ -302,7 +297,7 @@ def check_device(device: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise MMHierError(f'--device {device} cannot be used: {reason}; leave '
-                        'it out, or take cpu or cuda:0') from error
+                          'it out, or take cpu or cuda:0') from error
     return device
 
 

@@ -85,14 +85,14 @@ def test(config: str,
 
 
 def run_test(
-        cfg: Config,
-        config: str,
-        checkpoint: str,
-        *,
-        out: str | None = None,
-        tta: bool = False,
-        arguments: dict[str, Any]
-) -> tuple[dict[str, float], EvaluationRecord | None]:
+    cfg: Config,
+    config: str,
+    checkpoint: str,
+    *,
+    out: str | None = None,
+    tta: bool = False,
+    arguments: dict[str,
+                    Any]) -> tuple[dict[str, float], EvaluationRecord | None]:
     """Evaluate a checkpoint with a config that was read, and record it.
 
     Args:
@@ -149,12 +149,13 @@ def _check_out(out: str, overwrite: bool) -> None:
     if not out.endswith(('.pkl', '.pickle')):
         raise MMHierError(f'--out {out} must end with .pkl or .pickle')
     if osp.exists(out) and not overwrite:
-        raise MMHierError(f'--out {out} exists: choose another name, or replace '
-                        'it with --overwrite')
+        raise MMHierError(
+            f'--out {out} exists: choose another name, or replace '
+            'it with --overwrite')
     folder = osp.dirname(osp.abspath(out))
     if not os.access(folder, os.W_OK):
         raise MMHierError(f'--out {out}: {folder} is not a folder that can be '
-                        'written to')
+                          'written to')
 
 
 def _dump_metric(scope: str | None, path: str) -> DumpResults:
@@ -175,8 +176,8 @@ def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise MMHierError('--show and --show-dir need default_hooks.visualiza'
-                        'tion in the config, such as mmdet\'s '
-                        "dict(type='DetVisualizationHook')")
+                          'tion in the config, such as mmdet\'s '
+                          "dict(type='DetVisualizationHook')")
     hook.show = show
     hook.wait_time = wait_time
     scope = cfg.get('default_scope')

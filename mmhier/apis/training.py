@@ -97,12 +97,12 @@ def train(config: str,
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MMHierError('--auto-scale-lr needs auto_scale_lr='
-                            f'dict(base_batch_size=...) in {config}')
+                              f'dict(base_batch_size=...) in {config}')
         cfg.auto_scale_lr.enable = True
     if no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-        cfg.get('default_hooks', {}).get('checkpoint', {}).pop(
-            'save_best', None)
+        cfg.get('default_hooks', {}).get('checkpoint',
+                                         {}).pop('save_best', None)
     if seed is not None or deterministic:
         cfg.randomness = dict(
             cfg.get('randomness') or {}, deterministic=deterministic)

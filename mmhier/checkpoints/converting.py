@@ -5,8 +5,7 @@ from torch import Tensor
 
 
 def convert_model_state_dict(state_dict: dict[str, Tensor],
-                             backbone_cls: Any
-                             ) -> dict[str, Tensor] | None:
+                             backbone_cls: Any) -> dict[str, Tensor] | None:
     """Rename the state dict of a released classifier, detector or segmentor.
 
     The part under 'backbone.' goes through the family's

@@ -21,8 +21,7 @@ from .reading import read_checkpoint, unwrap_state_dict
 def convert_checkpoint_file(source: str | Path,
                             target: str | Path,
                             min_matched: float = 0.95,
-                            overwrite: bool = False
-                            ) -> tuple[Path, LoadReport]:
+                            overwrite: bool = False) -> tuple[Path, LoadReport]:
     """Convert an official classifier, detector or segmentor checkpoint.
 
     Family and variant are found by the names and shapes of the weights. The
@@ -182,6 +181,7 @@ def _find_arch(family: type[Any], state_dict: dict,
         reports[arch], _ = match_backbone_weights(backbone, state_dict,
                                                   source.name)
     # Variants without some parts match as well, but leave weights unused.
-    best = max(reports, key=lambda arch:
-               (reports[arch].fraction, -len(reports[arch].unused)))
+    best = max(
+        reports,
+        key=lambda arch: (reports[arch].fraction, -len(reports[arch].unused)))
     return best, reports[best]

@@ -38,10 +38,12 @@ class LoadReport:
     fraction: float = 0.
 
     def __str__(self) -> str:
-        lines = [f'weights from {self.source}: {len(self.matched)} tensors '
-                 f'matched, {100 * self.fraction:.1f} % of the parameters']
-        for kind in ('converted', 'resized', 'mismatched', 'unused',
-                     'missing', 'new'):
+        lines = [
+            f'weights from {self.source}: {len(self.matched)} tensors '
+            f'matched, {100 * self.fraction:.1f} % of the parameters'
+        ]
+        for kind in ('converted', 'resized', 'mismatched', 'unused', 'missing',
+                     'new'):
             names = getattr(self, kind)
             if names:
                 shown = ', '.join(names[:8])
@@ -50,11 +52,11 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-def match_backbone_weights(backbone: nn.Module,
-                           state_dict: dict[str, Tensor],
-                           source: str = 'a state dict',
-                           prefix: str | None = None
-                           ) -> tuple[LoadReport, dict[str, Tensor]]:
+def match_backbone_weights(
+        backbone: nn.Module,
+        state_dict: dict[str, Tensor],
+        source: str = 'a state dict',
+        prefix: str | None = None) -> tuple[LoadReport, dict[str, Tensor]]:
     """Find what of a state dict fits a backbone, without loading it.
 
     Args:
@@ -99,8 +101,10 @@ def match_backbone_weights(backbone: nn.Module,
     for names in (report.matched, report.unused, report.missing, report.new):
         names.sort()
 
-    sizes = {k: p.numel() for k, p in backbone.named_parameters()
-             if k not in report.new}
+    sizes = {
+        k: p.numel()
+        for k, p in backbone.named_parameters() if k not in report.new
+    }
     found = sum(sizes.get(key, 0) for key in report.matched)
     report.fraction = found / sum(sizes.values())
     return report, {key: state_dict[key] for key in report.matched}
@@ -135,8 +139,7 @@ def load_backbone_weights(backbone: nn.Module,
     else:
         content = read_checkpoint(source, map_location)
         state_dict, name = unwrap_state_dict(content), str(source)
-    report, fitting = match_backbone_weights(backbone, state_dict, name,
-                                             prefix)
+    report, fitting = match_backbone_weights(backbone, state_dict, name, prefix)
     if report.fraction < min_matched:
         raise CheckpointError(
             f'{name} does not fit {type(backbone).__name__}: '

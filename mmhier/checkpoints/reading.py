@@ -33,11 +33,17 @@ _numpy_core = np._core if hasattr(np, '_core') else np.core
 SAFE_TYPES = [
     # What Swin-style trainers keep; torch fills no other kind of dict.
     (OrderedDict, 'yacs.config.CfgNode'),
-    argparse.Namespace, HistoryBuffer, _get_method, np.ndarray, np.dtype,
+    argparse.Namespace,
+    HistoryBuffer,
+    _get_method,
+    np.ndarray,
+    np.dtype,
     _numpy_core.multiarray._reconstruct,
     _numpy_core.multiarray.scalar,
-    *{type(np.dtype(t))
-      for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')}
+    *{
+        type(np.dtype(t))
+        for t in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u4', '?')
+    }
 ]
 
 

@@ -2,9 +2,7 @@
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Sequence
-from typing import (
-    Any,
-)
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -80,8 +78,7 @@ def iter_num_classes(model: dict) -> Iterator[tuple[str, int]]:
             yield f'{name}.num_classes', number
 
 
-def classes_of(dataset_class: type,
-               dataset: dict) -> dict[str, Any] | None:
+def classes_of(dataset_class: type, dataset: dict) -> dict[str, Any] | None:
     """Meta information, ``classes`` among it, that a dataset will have.
 
     Args:
@@ -102,12 +99,11 @@ def dataset_class_of(dataset: dict) -> type:
             found = registry.get(dataset['type'])
     if found is None:
         raise MMHierError(f'dataset type {dataset["type"]} is not known: check '
-                        'its spelling, its package and default_scope')
+                          'its spelling, its package and default_scope')
     return found
 
 
-def build_folder_dataset(dataset_class: type[Any],
-                         dataset: dict) -> Any | None:
+def build_folder_dataset(dataset_class: type[Any], dataset: dict) -> Any | None:
     """Mmpretrain's dataset of class folders or a list of labels, not read.
 
     Args:
@@ -123,12 +119,12 @@ def build_folder_dataset(dataset_class: type[Any],
     except ImportError:
         return None
     if (not isinstance(dataset_class, type)
-            or not issubclass(dataset_class, CustomDataset)
-            or dataset_class.load_data_list
-            is not CustomDataset.load_data_list):
+            or not issubclass(dataset_class, CustomDataset) or
+            dataset_class.load_data_list is not CustomDataset.load_data_list):
         return None
     settings = {
-        k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
+        k: v
+        for k, v in dataset.items() if k not in ('type', 'pipeline')
     }
     with mistakes_as_user_errors():
         built = dataset_class(**dict(settings, lazy_init=True))
@@ -141,8 +137,7 @@ def list_class_folders(folder: str) -> list[str]:
     return find_folders(folder)[0] if osp.isdir(folder) else []
 
 
-def _own_names(
-        datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
+def _own_names(datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
     """Class names that the data states, and the file or folder with them."""
     for name, dataset in datasets:
         built = build_folder_dataset(dataset_class_of(dataset), dataset)
@@ -179,7 +174,7 @@ def _refuse_twice(names: list[str], source: str) -> None:
     if twice or not names:
         wrong = f'names {twice[0]} twice' if twice else 'names no class'
         raise MMHierError(f'{source} {wrong}: expected each class once, in the '
-                        'order of the labels')
+                          'order of the labels')
 
 
 def _set_metainfo(name: str, dataset: dict, names: list[str]) -> None:
@@ -218,7 +213,7 @@ def _set_num_classes(cfg: Config, number: int) -> list[str]:
             changed.append(f'{name}.num_classes={number}')
     if not changed:
         raise MMHierError(f'--classes: model {model.get("type")} has no head '
-                        'with num_classes: set the classes in the config')
+                          'with num_classes: set the classes in the config')
     preprocessor = model.get('data_preprocessor') or {}
     if preprocessor.get('num_classes') is not None:
         preprocessor['num_classes'] = number
@@ -226,8 +221,7 @@ def _set_num_classes(cfg: Config, number: int) -> list[str]:
         for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
             topk = metric.get('topk')
             if isinstance(topk, (list, tuple)) and max(topk) > number:
-                metric['topk'] = tuple(
-                    k for k in topk if k <= number) or (1, )
+                metric['topk'] = tuple(k for k in topk if k <= number) or (1, )
                 changed.append(f'{name}.topk={metric["topk"]}')
     return changed
 

@@ -34,8 +34,8 @@ def read_coco(path: str) -> dict[str, Any]:
         raise MMHierError(
             f'annotation file {path} is not readable json: {error}') from error
     for key in ('images', 'categories'):
-        if not isinstance(coco, dict) or not isinstance(
-                coco.get(key), list) or not coco[key]:
+        if not isinstance(coco, dict) or not isinstance(coco.get(key),
+                                                        list) or not coco[key]:
             raise MMHierError(
                 f'annotation file {path} has no {key}: expected COCO '
                 'instances json with "images", "annotations" and "categories"')
@@ -45,8 +45,8 @@ def read_coco(path: str) -> dict[str, Any]:
     _check_keys(path, 'annotations', coco['annotations'], _ANNOTATION_KEYS)
     for image in coco['images']:
         size = [image['width'], image['height']]
-        if not isinstance(image['file_name'], str) or not _are_numbers(
-                size) or min(size) <= 0:
+        if not isinstance(image['file_name'],
+                          str) or not _are_numbers(size) or min(size) <= 0:
             raise MMHierError(
                 f'annotation file {path}: image {image["id"]} has file_name='
                 f'{image["file_name"]!r}, width={size[0]!r} and height='
@@ -63,10 +63,10 @@ def _check_keys(path: str, kind: str, entries: Iterable[dict],
                 expected: set) -> None:
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict) or not expected <= entry.keys():
-            missing = expected - set(entry) if isinstance(
-                entry, dict) else expected
+            missing = expected - set(entry) if isinstance(entry,
+                                                          dict) else expected
             raise MMHierError(f'annotation file {path}: {kind}[{i}] lacks '
-                             f'{", ".join(sorted(missing))}')
+                              f'{", ".join(sorted(missing))}')
 
 
 def check_categories(path: str, classes: Sequence[str],
@@ -147,13 +147,12 @@ def check_annotations(path: str, with_masks: bool = False) -> list[str]:
         box = annotation['bbox']
         if not _are_numbers(box) or len(box) != 4:
             raise MMHierError(f'{where} has bbox={box}: expected four finite '
-                             'numbers, x, y, width and height in pixels')
+                              'numbers, x, y, width and height in pixels')
         if not _are_numbers([annotation['area']]):
             raise MMHierError(f'{where} has area={annotation["area"]}: expected'
-                             ' a finite number of pixels')
+                              ' a finite number of pixels')
         size = sizes.get(annotation['image_id'])
-        kind = ('belong to no image, so they are left out'
-                if size is None else
+        kind = ('belong to no image, so they are left out' if size is None else
                 _describe_box(box, annotation['area'], *size))
         if kind:
             flaws[kind].append(annotation['id'])
@@ -184,13 +183,13 @@ def _check_segmentation(where: str, annotation: dict,
     mask = annotation.get('segmentation')
     if not mask:
         raise MMHierError(f'{where} has no segmentation, which masks are '
-                         'trained with: add polygons or RLE, or take a config '
-                         'without masks, such as RetinaNet\'s')
+                          'trained with: add polygons or RLE, or take a config '
+                          'without masks, such as RetinaNet\'s')
     if not isinstance(mask, list):
         return
     if not all(_are_numbers(polygon) for polygon in mask):
         raise MMHierError(f'{where} has a segmentation that is no list of '
-                         'polygons [x1, y1, x2, y2, ...] of finite numbers')
+                          'polygons [x1, y1, x2, y2, ...] of finite numbers')
     good = [len(p) >= 6 and len(p) % 2 == 0 for p in mask]
     if not any(good):
         flaws['have only polygons of fewer than 3 points, so they are '
@@ -223,7 +222,7 @@ def check_images(path: str, folder: str) -> None:
         ]
     if missing:
         raise MMHierError(f'{len(missing)} of the {len(images)} images in '
-                         f'{path} are not on disk, such as {missing[0]}')
+                          f'{path} are not on disk, such as {missing[0]}')
 
 
 def count_small_images(path: str, min_size: float) -> list[str]:
@@ -277,7 +276,7 @@ def _check_unique(path: str, what: str, values: list[Any]) -> None:
     if len(set(values)) < len(values):
         value, times = Counter(values).most_common(1)[0]
         raise MMHierError(f'annotation file {path}: {what} are not unique, '
-                         f'{value} occurs {times} times')
+                          f'{value} occurs {times} times')
 
 
 def _are_numbers(values: Any) -> bool:

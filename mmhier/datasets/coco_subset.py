@@ -29,7 +29,7 @@ class CocoSubset(CocoDataset):
         unknown = self.img_ids - {info['img_id'] for info in self.data_list}
         if unknown:
             raise MMHierError(f'img_ids of CocoSubset not in {self.ann_file}: '
-                             f'{sorted(unknown)}')
+                              f'{sorted(unknown)}')
         return [
             info for info in super().filter_data()
             if info['img_id'] in self.img_ids

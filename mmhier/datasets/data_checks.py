@@ -105,7 +105,7 @@ class _Checks:
             return
         if root and not osp.isdir(root):
             raise MMHierError(f'{name}.data_root={root} is not a folder: point '
-                            'the config at your data with --data-root DIR')
+                              'the config at your data with --data-root DIR')
         ann_file = dataset.get('ann_file')
         if ann_file:
             if isinstance(ann_file, str):
@@ -118,8 +118,7 @@ class _Checks:
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and _reads_coco(dataset_class):
             self.warn(check_categories(ann_file, classes or (), name))
-            self.warn(
-                check_annotations(ann_file, _loads(dataset, 'with_mask')))
+            self.warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
             check_images(ann_file, folders.get('img', root))
             min_size = (dataset.get('filter_cfg') or {}).get('min_size')
             if min_size and not dataset.get('test_mode'):
@@ -150,7 +149,7 @@ class _Checks:
         names = list_class_folders(folder)
         if not names:
             raise MMHierError(f'{name}: {folder} is not a folder of class '
-                            'folders: check --data-root and data_prefix')
+                              'folders: check --data-root and data_prefix')
         if classes is None:
             classes = names
         hint = 'take the names of the folders with --classes auto'
@@ -177,7 +176,8 @@ class _Checks:
                     classes: Sequence[str] | None) -> None:
         """Check the images and masks of one of mmseg's data sets."""
         settings = {
-            k: v for k, v in dataset.items() if k not in ('type', 'pipeline')
+            k: v
+            for k, v in dataset.items() if k not in ('type', 'pipeline')
         }
         if settings in self.checked:
             return
@@ -188,8 +188,9 @@ class _Checks:
             # Classes or a palette that do not fit, in mmseg's words.
             raise MMHierError(f'{name}: {error}') from error
         if 'seg_map_path' not in built.data_prefix:
-            raise MMHierError(f'{name}.data_prefix has no seg_map_path: expected'
-                            ' the folder of the masks')
+            raise MMHierError(
+                f'{name}.data_prefix has no seg_map_path: expected'
+                ' the folder of the masks')
         if not len(built):
             raise MMHierError(
                 f'{name} finds no image in {built.data_prefix["img_path"]} '
@@ -213,8 +214,9 @@ class _Checks:
         if built.label_map is not None:
             classes = built.METAINFO['classes']
         if not classes:
-            raise MMHierError(f'{name} has no classes: name them with --classes,'
-                            ' or with metainfo=dict(classes=(...))')
+            raise MMHierError(
+                f'{name} has no classes: name them with --classes,'
+                ' or with metainfo=dict(classes=(...))')
         sample = pairs if self.max_masks is None else spread_evenly(
             pairs, self.max_masks)
         head = self.cfg.model.get('decode_head')
@@ -242,7 +244,7 @@ def _image_folders(name: str, dataset: dict) -> dict[str, str]:
                 dataset.get('data_root') or '', prefixes[key])
             if not osp.isdir(folders[key]):
                 raise MMHierError(f'{name}.data_prefix.{key}={folders[key]} is '
-                                'not a folder')
+                                  'not a folder')
     return folders
 
 
@@ -252,7 +254,7 @@ def _check_file(name: str, path: Any) -> None:
         raise MMHierError(f'{name}={path!r} is not the path of a file')
     if path and '://' not in path and not osp.isfile(path):
         raise MMHierError(f'{name}={path} does not exist: check the path, or '
-                        'point the config at your data with --data-root DIR')
+                          'point the config at your data with --data-root DIR')
 
 
 def _check_labels(path: str, classes: Sequence[str] | None) -> None:
@@ -264,7 +266,7 @@ def _check_labels(path: str, classes: Sequence[str] | None) -> None:
                                          and int(label) >= len(classes)):
                 last = f'0 to {len(classes) - 1}' if classes else 'a number'
                 raise MMHierError(f'{path}, line {number}: label {label!r} is '
-                                f'none of the classes, expected {last}')
+                                  f'none of the classes, expected {last}')
 
 
 def _annotation_loaders(dataset: dict) -> list[dict]:

@@ -80,17 +80,15 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             raise MMHierError(
                 f'mask {mask} has {_size(values.shape)} pixels, but its image '
                 f'{image} has {_size(size)}: they have to agree')
-        present = (
-            np.flatnonzero(np.bincount(values.ravel()))
-            if values.dtype == np.uint8 else np.unique(values)).tolist()
-        strange = [v for v in present if v not in labelled and
-                   v not in ignored]
+        present = (np.flatnonzero(np.bincount(values.ravel()))
+                   if values.dtype == np.uint8 else np.unique(values)).tolist()
+        strange = [v for v in present if v not in labelled and v not in ignored]
         if strange:
             raise MMHierError(
                 f'mask {mask} holds {strange[0]}, which is none of the '
                 f'{num_labels} classes: expected {labelled[0]} to '
-                f'{labelled[-1]}' + ' (reduce_zero_label)' * first + ', or '
-                + ' or '.join(map(str, sorted(ignored))) + ' where no class '
+                f'{labelled[-1]}' + ' (reduce_zero_label)' * first + ', or ' +
+                ' or '.join(map(str, sorted(ignored))) + ' where no class '
                 'is known' + _reduce_hint(present, num_labels, first))
         has_zero |= 0 in present
         if ignored.issuperset(present):
@@ -103,8 +101,10 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             'in LoadAnnotations; if it is 1, and every pixel has a class, say '
             'so with --cfg-options allow_no_zero_label=True')
     if empty:
-        return [f'{len(empty)} of {number} masks hold ignored pixels alone, '
-                f'such as {empty[0]}']
+        return [
+            f'{len(empty)} of {number} masks hold ignored pixels alone, '
+            f'such as {empty[0]}'
+        ]
     return []
 
 
@@ -133,7 +133,7 @@ def _read_mask(path: str) -> np.ndarray:
         return values.astype(np.uint8)
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
         raise MMHierError(f'mask {path} holds values of mode {mode}: expected '
-                         'labels of 8 bits')
+                          'labels of 8 bits')
     return values
 
 

@@ -79,13 +79,13 @@ def generate_shapes(out_dir: str | Path,
         ValueError: If an argument is out of range.
         FileExistsError: If ``out_dir`` holds anything else than this set.
     """
-    for name, value, lowest in (('num_train', num_train, 1),
-                                ('num_val', num_val, 1),
+    for name, value, lowest in (('num_train', num_train, 1), ('num_val',
+                                                              num_val, 1),
                                 ('image_size', image_size, 64), ('seed', seed,
                                                                  0)):
         if value < lowest:
             raise MMHierError(f'{name} is {value}, expected an integer of at '
-                             f'least {lowest}.')
+                              f'least {lowest}.')
     parameters = dict(
         version=_VERSION,
         classes=list(SHAPE_CLASSES),
@@ -107,8 +107,7 @@ def generate_shapes(out_dir: str | Path,
         for split, num_images in zip(_SPLITS, (num_train, num_val)):
             first_id = 1 if split == 'train' else num_train + 1
             _write_scenes(root, split, num_images, first_id, image_size, seed)
-            _write_class_folders(root, split, num_images, image_size // 2,
-                                 seed)
+            _write_class_folders(root, split, num_images, image_size // 2, seed)
         manifest = dict(parameters=parameters, sha256=content_hash(root))
         (root / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
         root.rename(out_dir)
@@ -153,8 +152,9 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     enlarged = mask.astype(np.uint8).repeat(3, 0).repeat(3, 1)
     contours, hierarchy = cv2.findContours(enlarged, cv2.RETR_CCOMP,
                                            cv2.CHAIN_APPROX_SIMPLE)
-    for contour, (_, _, _, parent) in zip(
-            contours, [] if hierarchy is None else hierarchy[0]):
+    for contour, (_, _, _,
+                  parent) in zip(contours,
+                                 [] if hierarchy is None else hierarchy[0]):
         if parent >= 0:
             cut = int(contour[:, 0, 0].mean()) // 3
             left, right = mask.copy(), mask.copy()
@@ -199,9 +199,8 @@ def _check_same_set(out_dir: Path, parameters: dict) -> None:
     try:
         manifest = json.loads(manifest_path.read_text())
         found, sha256 = manifest['parameters'], manifest['sha256']
-        differing = sorted(
-            key for key in found.keys() | parameters.keys()
-            if found.get(key) != parameters.get(key))
+        differing = sorted(key for key in found.keys() | parameters.keys()
+                           if found.get(key) != parameters.get(key))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FileExistsError(f'{manifest_path} is not the manifest of a '
                               f'shapes set. {advice}') from None
@@ -249,8 +248,7 @@ def _write_scenes(root: Path, split: str, num_images: int, first_id: int,
                 width=image_size))
         for annotation in scene.annotations():
             annotations.append(
-                dict(
-                    id=len(annotations) + 1, image_id=image_id, **annotation))
+                dict(id=len(annotations) + 1, image_id=image_id, **annotation))
 
     categories = [
         dict(id=number, name=name, supercategory='shape')
@@ -448,8 +446,8 @@ def _texture(rng: np.random.Generator, size: int,
     elif kind == 4:
         cells = int(size / period) + 2
         coarse = rng.uniform(-0.8, 0.8, (cells, cells)).astype(np.float32)
-        pattern = cv2.resize(coarse, (size, size),
-                             interpolation=cv2.INTER_CUBIC)
+        pattern = cv2.resize(
+            coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     else:
         pattern = (rng.random((size, size), np.float32) < 0.15) - 0.15
     change = rng.normal(size=3)
@@ -481,10 +479,9 @@ def _shape_opacity(rng: np.random.Generator, name: str,
     side = int(np.ceil(length)) + 2
     shift = 4
     canvas = np.zeros((side * _SUPERSAMPLING, ) * 2, np.float32)
-    points = [
-        (((contour - (low + high) / 2) * scale + side / 2) * _SUPERSAMPLING -
-         0.5) * 2**shift for contour in contours
-    ]
+    points = [(((contour -
+                 (low + high) / 2) * scale + side / 2) * _SUPERSAMPLING - 0.5) *
+              2**shift for contour in contours]
     # One call for all contours: the inner one of a ring is left out.
     cv2.fillPoly(
         canvas, [point.round().astype(np.int32) for point in points],
@@ -493,8 +490,7 @@ def _shape_opacity(rng: np.random.Generator, name: str,
     return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def _shape_contours(rng: np.random.Generator,
-                    name: str) -> list[np.ndarray]:
+def _shape_contours(rng: np.random.Generator, name: str) -> list[np.ndarray]:
     """Outer and, for a ring, inner contour of a shape about the origin."""
     if name in ('circle', 'ring'):
         outer = _regular_polygon(64)

@@ -46,13 +46,14 @@ def use_amp(cfg: Config, dtype: str | None = None) -> None:
     dtype = dtype or ('bfloat16' if on_cpu else 'float16')
     if on_cpu and dtype == 'float16':
         raise MMHierError('--amp in float16 needs a GPU: use --amp-dtype '
-                        'bfloat16 on CPUs')
+                          'bfloat16 on CPUs')
     wrapper = cfg.optim_wrapper
     kind = wrapper.setdefault('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper',
                     'mmhier.AutocastOptimWrapper'):
-        raise MMHierError(f'--amp cannot replace optim_wrapper.type={kind}: set '
-                        'the precision in the config')
+        raise MMHierError(
+            f'--amp cannot replace optim_wrapper.type={kind}: set '
+            'the precision in the config')
     if dtype == 'bfloat16':
         for key in ('loss_scale', 'dtype'):
             wrapper.pop(key, None)

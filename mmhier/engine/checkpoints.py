@@ -141,10 +141,10 @@ class CheckpointFitHook(Hook):
         unused = weights.keys() - own.keys()
         used = sum(weights[name].numel() for name in matched)
         total = sum(value.numel() for value in weights.values())
-        report = (f'{len(matched)} of {len(own)} keys matched'
-                  + _listed('missing', missing)
-                  + _listed('of another shape', mismatched)
-                  + _listed('not in the model', unused))
+        report = (f'{len(matched)} of {len(own)} keys matched' +
+                  _listed('missing', missing) +
+                  _listed('of another shape', mismatched) +
+                  _listed('not in the model', unused))
         parameters = {name for name, _ in model.named_parameters()}
         lacking = parameters - set(matched)
         min_used = 0.95 if self.complete else _MIN_USED

@@ -16,8 +16,8 @@ from mmhier.errors import MMHierError, require_utf8
 _RENAMED = {
     'data': ('train_dataloader', 'train_dataloader, val_dataloader and '
              'test_dataloader'),
-    'optimizer': ('optim_wrapper',
-                  "optim_wrapper=dict(type='OptimWrapper', optimizer=...)"),
+    'optimizer':
+    ('optim_wrapper', "optim_wrapper=dict(type='OptimWrapper', optimizer=...)"),
     'runner': ('train_cfg', 'train_cfg'),
     'total_epochs': ('train_cfg', 'train_cfg=dict(max_epochs=...)'),
     'total_iters': ('train_cfg', 'train_cfg=dict(max_iters=...)'),
@@ -97,9 +97,10 @@ def load_config(path: str,
         from mmhier.datasets.classes import set_classes
         set_classes(cfg, classes)
     if launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise MMHierError('--launcher pytorch needs the variables that torchrun '
-                        'sets: start with tools/dist_train.sh, '
-                        'tools/dist_test.sh or torchrun')
+        raise MMHierError(
+            '--launcher pytorch needs the variables that torchrun '
+            'sets: start with tools/dist_train.sh, '
+            'tools/dist_test.sh or torchrun')
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -118,7 +119,7 @@ def _read(path: str) -> Config:
         return Config.fromfile(path)
     except SyntaxError as error:
         raise MMHierError(f'cannot read config {path}: {error.msg} in line '
-                        f'{error.lineno}, there or in a _base_') from error
+                          f'{error.lineno}, there or in a _base_') from error
     except (OSError, ConfigParsingError, UnicodeDecodeError) as error:
         # An unknown file type, a missing _base_, a binary file.
         raise MMHierError(f'cannot read config {path}: {error}') from error
@@ -217,8 +218,7 @@ def set_data_root(cfg: Config, data_root: str) -> None:
             roots = [old_root] if old_root else old_roots
             for key, value in dataset.items():
                 if key == 'ann_file' or key.endswith('_prefix'):
-                    dataset[key] = _relocate(value, roots, '',
-                                             f'{name}.{key}')
+                    dataset[key] = _relocate(value, roots, '', f'{name}.{key}')
             dataset.data_root = data_root
             old_roots.append(old_root)
     for evaluator in EVALUATORS:
@@ -237,9 +237,7 @@ def _relocate(value: Any, old_roots: list[str], new_root: str,
     an evaluator's are complete, and must lie in one of the roots.
     """
     if isinstance(value, (list, tuple)):
-        return [
-            _relocate(item, old_roots, new_root, name) for item in value
-        ]
+        return [_relocate(item, old_roots, new_root, name) for item in value]
     if isinstance(value, dict):
         return {
             key: _relocate(item, old_roots, new_root, f'{name}.{key}')

@@ -27,15 +27,12 @@ class ResumableFSDPStrategy(FSDPStrategy):
             'meta', so without values.
     """
 
-    def __init__(self,
-                 *,
-                 model_wrapper: dict | None = None,
-                 **kwargs: Any):
+    def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any):
         super().__init__(model_wrapper=model_wrapper, **kwargs)
         if not is_distributed():
             raise MMHierError(f'{type(self).__name__} spreads the model over '
-                            'processes: start them with tools/dist_train.sh, '
-                            'tools/dist_test.sh or torchrun')
+                              'processes: start them with tools/dist_train.sh, '
+                              'tools/dist_test.sh or torchrun')
         if get_device() == 'cpu':
             # mmengine would give each process a CUDA device.
             self.model_wrapper = dict(model_wrapper or {}, device_id='cpu')

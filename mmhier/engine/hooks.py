@@ -23,8 +23,8 @@ def _seed(seed: int, *place: int) -> None:
     torch.manual_seed(value)
 
 
-def _load_seeded(dataset: Dataset,
-                 batch: list[tuple[tuple[int, ...], int]]) -> list[Any]:
+def _load_seeded(dataset: Dataset, batch: list[tuple[tuple[int, ...],
+                                                     int]]) -> list[Any]:
     """Samples of :class:`_SeededBatches`, in whichever process loads them."""
     samples = []
     for place, index in batch:
@@ -204,7 +204,7 @@ class FiniteLossHook(Hook):
 
 def _image_names(data_batch: Any) -> list[str]:
     """Files of a batch, as far as it names them."""
-    samples = data_batch.get('data_samples') if isinstance(
-        data_batch, dict) else None
+    samples = data_batch.get('data_samples') if isinstance(data_batch,
+                                                           dict) else None
     names = [getattr(sample, 'img_path', None) for sample in samples or ()]
     return [str(name) for name in names if name] or ['not named']

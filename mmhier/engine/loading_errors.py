@@ -50,8 +50,8 @@ def named_loading_errors() -> Iterator[None]:
         paths = {key: data.get(key) for key in _FILE_KEYS}
         try:
             return call(self, data)
-        except (AssertionError, AttributeError, IndexError, OSError,
-                TypeError, ValueError, cv2.error) as error:
+        except (AssertionError, AttributeError, IndexError, OSError, TypeError,
+                ValueError, cv2.error) as error:
             if isinstance(error, MMHierError):
                 raise
             for key, path in paths.items():

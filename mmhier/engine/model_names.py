@@ -47,8 +47,7 @@ def register_model_names() -> None:
         >>> register_model_names()
         >>> DetInferencer('mask-rcnn_hatnet-tiny_fpn_1x_coco', 'weights.pth')
     """
-    BaseInferencer._get_models_from_metafile = staticmethod(
-        _models_of_package)
+    BaseInferencer._get_models_from_metafile = staticmethod(_models_of_package)
     try:
         from mmpretrain.apis.model import ModelHub
     except ImportError:

@@ -77,17 +77,16 @@ def save_whole_checkpoints(runner: Runner) -> None:
         runner (Runner): Before training.
     """
     for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and not (
-                hook.backend_args or hook.file_client_args):
+        if isinstance(hook, CheckpointHook) and not (hook.backend_args
+                                                     or hook.file_client_args):
             hook.backend_args = dict(backend=_BACKEND)
     for path in glob(osp.join(escape(runner.work_dir), '.*.unfinished')):
         os.unlink(path)
-        print_log(f'removed {path}, which an interrupted run left',
-                  logger='current')
+        print_log(
+            f'removed {path}, which an interrupted run left', logger='current')
 
 
-def find_newest_checkpoint(
-        work_dir: str) -> tuple[str | None, list[str]]:
+def find_newest_checkpoint(work_dir: str) -> tuple[str | None, list[str]]:
     """Find the newest checkpoint of a folder that a run can go on from.
 
     That is the one of the last iteration; among those of the same, the file

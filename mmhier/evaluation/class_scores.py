@@ -45,8 +45,7 @@ def _collect_areas(metric: BaseMetric, scores: ClassScores) -> None:
         results = compute(*args, **kwargs)
         for name, values in results.items():
             if np.ndim(values) == 1:
-                scores[name] = _by_class(metric.dataset_meta['classes'],
-                                         values)
+                scores[name] = _by_class(metric.dataset_meta['classes'], values)
         return results
 
     metric.total_area_to_metrics = compute_and_keep

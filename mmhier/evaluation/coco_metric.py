@@ -80,12 +80,12 @@ def coco_eval_class(backend: str = 'auto') -> type:
     """
     if backend not in BACKENDS:
         raise MMHierError(f'backend={backend!r} of mmhier.CocoMetric: expected '
-                         f'one of {", ".join(BACKENDS)}')
+                          f'one of {", ".join(BACKENDS)}')
     installed = find_spec('faster_coco_eval') is not None
     if backend == 'faster' and not installed:
         raise MMHierError("backend='faster' of mmhier.CocoMetric needs "
-                         'faster-coco-eval, which is not installed: run '
-                         'pip install faster-coco-eval')
+                          'faster-coco-eval, which is not installed: run '
+                          'pip install faster-coco-eval')
     if backend == 'pycocotools' or not installed:
         return COCOeval
     return FasterCOCOeval
@@ -135,8 +135,8 @@ class CocoMetric(MMDetCocoMetric):
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
         if len(proposal_nums) != 3 and set(self.metrics) != {'proposal_fast'}:
             raise MMHierError(f'proposal_nums={tuple(proposal_nums)} of '
-                             'mmhier.CocoMetric: expected three numbers, such '
-                             'as (1, 10, 100)')
+                              'mmhier.CocoMetric: expected three numbers, such '
+                              'as (1, 10, 100)')
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics from processed results.
@@ -152,7 +152,7 @@ class CocoMetric(MMDetCocoMetric):
         """
         if 'segm' in self.metrics and 'masks' not in results[0][1]:
             raise MMHierError("metric='segm' of mmhier.CocoMetric needs masks, "
-                             'and the model predicts none: evaluate bbox only')
+                              'and the model predicts none: evaluate bbox only')
         evaluations: list[COCOeval] = []
 
         class Recording(self.eval_class):  # type: ignore[name-defined]
@@ -162,10 +162,12 @@ class CocoMetric(MMDetCocoMetric):
                 evaluations.append(self)
 
         # mmdet's function names the classes that it evaluates with.
-        print_log(f'COCO evaluation by {self.eval_class.__name__}',
-                  logger='current')
+        print_log(
+            f'COCO evaluation by {self.eval_class.__name__}', logger='current')
         with mock.patch.multiple(
-                _MMDET_MODULE, COCO=TolerantCOCO, COCOeval=Recording,
+                _MMDET_MODULE,
+                COCO=TolerantCOCO,
+                COCOeval=Recording,
                 COCOevalMP=Recording):
             rounded = super().compute_metrics(results)
         kinds = [kind for kind in self.metrics if kind != 'proposal_fast']

@@ -17,7 +17,8 @@ class DumpSegResults(DumpResults):
         kept = []
         for sample in predictions:
             sample = {
-                key: value for key, value in sample.items()
+                key: value
+                for key, value in sample.items()
                 if key not in ('seg_logits', 'gt_sem_seg')
             }
             labels = sample['pred_sem_seg']['data']

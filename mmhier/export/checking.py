@@ -34,11 +34,11 @@ class Difference(NamedTuple):
     error: float
 
 
-def check_export(model: torch.nn.Module,
-                 out: str,
-                 part: str = 'model',
-                 sizes: Sequence[tuple[int, int]] = CHECK_SIZES
-                 ) -> list[Difference]:
+def check_export(
+        model: torch.nn.Module,
+        out: str,
+        part: str = 'model',
+        sizes: Sequence[tuple[int, int]] = CHECK_SIZES) -> list[Difference]:
     """Compare exported files with the model in eager mode.
 
     Inputs are random: normal noise for images and maps, boxes of all sizes.
@@ -62,7 +62,7 @@ def check_export(model: torch.nn.Module,
     for size in sizes:
         if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
             raise MMHierError(f'--sizes {size[0]}x{size[1]}: expected heights '
-                            f'and widths from {MIN_SIZE} to {MAX_SIZE}')
+                              f'and widths from {MIN_SIZE} to {MAX_SIZE}')
     graphs = build_graphs(model, part)
     differences = []
     for graph, path in zip(graphs, graph_paths(Path(out), graphs)):
@@ -80,8 +80,11 @@ def check_export(model: torch.nn.Module,
             results = run(inputs)
             errors = _errors(results, graph, inputs)
             if any(TOLERANCE < error < math.inf for error in errors):
-                errors = list(map(min, errors, _errors(
-                    results, deepcopy(graph).double(), _to_float64(inputs))))
+                errors = list(
+                    map(
+                        min, errors,
+                        _errors(results,
+                                deepcopy(graph).double(), _to_float64(inputs))))
             differences += [
                 Difference(path.name, (size[0], size[1]), name, error)
                 for name, error in zip(graph.outputs, errors)
@@ -113,10 +116,9 @@ def _open_program(path: Path, inputs: list[str],
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=['CPUExecutionProvider'])
-    except (Fail, InvalidArgument, InvalidGraph,
-            InvalidProtobuf) as error:
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise MMHierError(f'{path} cannot be opened by onnxruntime: '
-                        f'{str(error).splitlines()[0]}') from error
+                          f'{str(error).splitlines()[0]}') from error
     names = ([value.name for value in session.get_inputs()],
              [value.name for value in session.get_outputs()])
     if names != (inputs, outputs):

@@ -37,7 +37,7 @@ def build_detection_graphs(model: nn.Module) -> list[ExportGraph]:
                 isinstance(layer, RoIAlign) and layer.pool_mode == 'avg'
                 for layer in extractor.roi_layers)):
             raise unsupported(model, f'roi_head.{kind}_roi_extractor',
-                               extractor)
+                              extractor)
     graphs: list[ExportGraph] = [ProposalGraph(model), BoxGraph(roi_head)]
     if roi_head.with_mask:
         graphs.append(MaskGraph(roi_head))
@@ -60,10 +60,9 @@ def decode_anchors(head: nn.Module, scores: Sequence[Tensor],
     """
     batch = scores[0].shape[0]
     anchors = torch.cat(
-        head.prior_generator.grid_priors(
-            [level.shape[2:] for level in scores],
-            dtype=deltas[0].dtype,
-            device=deltas[0].device))
+        head.prior_generator.grid_priors([level.shape[2:] for level in scores],
+                                         dtype=deltas[0].dtype,
+                                         device=deltas[0].device))
     flat_scores = _flatten(scores, head.cls_out_channels)
     flat_deltas = _flatten(deltas, head.bbox_coder.encode_size)
     boxes = head.bbox_coder.decode(
@@ -168,23 +167,21 @@ class RoIGraph(ExportGraph):
         maps = []
         for stride in self.extractor.featmap_strides:
             level = random_images(batch * channels, -(-height // stride),
-                                   -(-width // stride))
+                                  -(-width // stride))
             maps.append(level[:, 0].unflatten(0, (batch, channels)))
         generator = torch.Generator().manual_seed(0)
-        centre, size = torch.rand(
-            2, NUM_EXAMPLE_ROIS, 2, generator=generator)
+        centre, size = torch.rand(2, NUM_EXAMPLE_ROIS, 2, generator=generator)
         size = size**3 * torch.tensor([width, height])
         centre = centre * torch.tensor([width, height])
         index = torch.arange(NUM_EXAMPLE_ROIS).remainder(batch)[:, None]
-        return maps, torch.cat((index, centre - size / 2, centre + size / 2),
-                               1)
+        return maps, torch.cat((index, centre - size / 2, centre + size / 2), 1)
 
     def cut_out(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Regions (K, C, h, w), each from the map of the level of its size."""
         levels = self.extractor.map_roi_levels(rois, len(maps))
         rows, regions = [], []
-        for i, (level, layer) in enumerate(
-                zip(maps, self.extractor.roi_layers)):
+        for i, (level,
+                layer) in enumerate(zip(maps, self.extractor.roi_layers)):
             row, = torch.where(levels == i)
             rows.append(row)
             regions.append(
@@ -251,7 +248,7 @@ def _map_shapes(roi_head: nn.Module) -> dict[str, Shape]:
     """Shapes of the maps that the RoI heads read, by name."""
     extractor = roi_head.bbox_roi_extractor
     return {
-        f'map{i}': ('batch', extractor.out_channels,
-                    f'ceil(height / {stride})', f'ceil(width / {stride})')
+        f'map{i}': ('batch', extractor.out_channels, f'ceil(height / {stride})',
+                    f'ceil(width / {stride})')
         for i, stride in enumerate(extractor.featmap_strides)
     }

@@ -71,14 +71,15 @@ def export_model(config: str,
     out = Path(out)
     require_format(format)
     if out.suffix != SUFFIXES[format]:
-        raise MMHierError(f'--out {out}: expected the suffix {SUFFIXES[format]} '
-                        f'for --format {format}')
+        raise MMHierError(
+            f'--out {out}: expected the suffix {SUFFIXES[format]} '
+            f'for --format {format}')
     if opset not in OPSETS:
         raise MMHierError(f'--opset {opset}: expected a number from '
-                        f'{OPSETS[0]} to {OPSETS[-1]}')
+                          f'{OPSETS[0]} to {OPSETS[-1]}')
     if not os.access(out.absolute().parent, os.W_OK):
         raise MMHierError(f'--out {out}: {out.absolute().parent} is not a '
-                        'folder that can be written to')
+                          'folder that can be written to')
     model, metainfo = load_model(config, checkpoint, cfg_options)
     model = prepare_for_export(model)
     graphs = build_graphs(model, part)
@@ -87,13 +88,13 @@ def export_model(config: str,
     existing = [str(path) for path in (*paths, notes) if path.exists()]
     if existing and not overwrite:
         raise MMHierError(f'{", ".join(existing)} exists: choose another name '
-                        'for --out, or replace it with --overwrite')
+                          'for --out, or replace it with --overwrite')
     content = dict(
         format=format,
         part=part,
         config=config,
-        checkpoint=checkpoint and dict(
-            file=checkpoint, sha256=_sha256(Path(checkpoint))),
+        checkpoint=checkpoint
+        and dict(file=checkpoint, sha256=_sha256(Path(checkpoint))),
         mmhier_version=mmhier.__version__,
         torch_version=torch.__version__,
         preprocessing=preprocessing(model),
@@ -101,8 +102,10 @@ def export_model(config: str,
         graphs=[])
     if format == 'onnx':
         content['opset'] = opset
-    files = {path: path.with_name(f'.{os.getpid()}.{path.name}')
-             for path in (*paths, notes)}
+    files = {
+        path: path.with_name(f'.{os.getpid()}.{path.name}')
+        for path in (*paths, notes)
+    }
     try:
         for graph, path in zip(graphs, paths):
             write_graph(graph, files[path], format, opset)
@@ -124,10 +127,11 @@ def export_model(config: str,
     return paths
 
 
-def load_model(config: str,
-               checkpoint: str | None,
-               cfg_options: dict[str, Any] | None = None
-               ) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(
+    config: str,
+    checkpoint: str | None,
+    cfg_options: dict[str, Any] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config in eval mode.
 
     Args:
@@ -179,7 +183,7 @@ def require_format(format: str) -> None:
     """
     if format not in SUFFIXES:
         raise MMHierError(f'--format {format}: expected one of '
-                        f'{", ".join(SUFFIXES)}')
+                          f'{", ".join(SUFFIXES)}')
     packages = ('onnx', 'onnxscript', 'onnxruntime')
     missing = [name for name in packages if find_spec(name) is None]
     if format == 'onnx' and missing:

@@ -54,8 +54,7 @@ class BackboneGraph(ExportGraph):
         self.outputs = {
             f'stride{stride}': ('batch', channels, f'ceil(height / {stride})',
                                 f'ceil(width / {stride})')
-            for stride, channels in zip(backbone.strides,
-                                        backbone.out_channels)
+            for stride, channels in zip(backbone.strides, backbone.out_channels)
         }
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -85,8 +84,7 @@ class SegmentorGraph(ExportGraph):
         super().__init__()
         self.model = model
         self.outputs = dict(
-            logits=('batch', model.decode_head.out_channels, 'height',
-                    'width'))
+            logits=('batch', model.decode_head.out_channels, 'height', 'width'))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_classes, H, W)."""

@@ -21,9 +21,8 @@ class AdaptiveAvgPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, *size)."""
-        rows, columns = (
-            _cell_weights(length, cells, x)
-            for length, cells in zip(x.shape[2:], self.size))
+        rows, columns = (_cell_weights(length, cells, x)
+                         for length, cells in zip(x.shape[2:], self.size))
         return rows @ x @ columns.t()
 
 

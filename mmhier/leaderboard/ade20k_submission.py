@@ -156,8 +156,7 @@ def check_ade20k_package(path: str | Path,
         str(name or path), 'labels', len(entries), len(entries), notes)
 
 
-def _check_label_map(name: str, content: bytes,
-                     size: tuple[int, int] | None,
+def _check_label_map(name: str, content: bytes, size: tuple[int, int] | None,
                      problems: Problems) -> set[int]:
     """Check one PNG, and return the values in it."""
     if content[:8] != _PNG_SIGNATURE or len(content) < 26:
@@ -197,8 +196,9 @@ def _check_label_map(name: str, content: bytes,
     for value in (0, 255):
         if value in found:
             share = np.mean(labels == value)
-            problems.add(f'label maps with the value {value}, which is no '
-                         'class', f'{name}, {100 * share:.1f} % of it')
+            problems.add(
+                f'label maps with the value {value}, which is no '
+                'class', f'{name}, {100 * share:.1f} % of it')
     beyond = [value for value in found if NUM_CLASSES < value < 255]
     if beyond:
         problems.add(f'label maps with values above {NUM_CLASSES}',

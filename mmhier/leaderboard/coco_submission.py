@@ -31,9 +31,8 @@ from mmhier.leaderboard.packages import (
 from mmhier.leaderboard.run_lengths import decode_run_lengths
 
 # 1 to 90 without the ten categories that were never annotated.
-COCO_CATEGORY_IDS = frozenset(range(1, 91)) - {
-    12, 26, 29, 30, 45, 66, 68, 69, 71, 83
-}
+COCO_CATEGORY_IDS = frozenset(range(
+    1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 MAX_DETECTIONS = 100
 
 _RESULT_KEYS = dict(bbox='bbox', segm='segmentation')
@@ -79,8 +78,8 @@ def read_image_list(path: str | Path) -> ImageList:
             image['id']: (image['height'], image['width'])
             for image in content['images']
         }
-        category_ids = frozenset(
-            category['id'] for category in content.get('categories', ()))
+        category_ids = frozenset(category['id']
+                                 for category in content.get('categories', ()))
     except OSError as error:
         raise PackageError(f'cannot read image list {path}: '
                            f'{error.strerror}') from error
@@ -239,9 +238,10 @@ def check_coco_package(path: str | Path,
     with open_package(path) as archive:
         entries = list_entries(archive, '.json', problems, max_bytes)
         if len(entries) != 1:
-            problems.add('wrong zip layout: expected one .json file, found '
-                         f'{len(entries)} that can be read',
-                         ', '.join(info.filename for info in entries[:3]))
+            problems.add(
+                'wrong zip layout: expected one .json file, found '
+                f'{len(entries)} that can be read',
+                ', '.join(info.filename for info in entries[:3]))
             problems.raise_if_any()
         _check_names(path, Path(entries[0].filename).name, problems)
         content = read_entry(archive, entries[0], problems)
@@ -300,8 +300,7 @@ def _parse(content: bytes, problems: Problems) -> list | None:
 class _Detections:
     """Checks of one detection after the other, then of all together."""
 
-    def __init__(self, task: str, images: ImageList | None,
-                 problems: Problems):
+    def __init__(self, task: str, images: ImageList | None, problems: Problems):
         self.key = _RESULT_KEYS[task]
         self.images = images
         self.problems = problems
@@ -327,8 +326,8 @@ class _Detections:
             at = f'number {index} in image {image_id}'
             self.by_image[image_id] += 1
             if self.images and image_id not in self.images.sizes:
-                self.problems.add(
-                    'image ids that are not in the image list', at)
+                self.problems.add('image ids that are not in the image list',
+                                  at)
         else:
             self.problems.add('image ids that are no integers',
                               f'{at}: {_short(image_id)}')
@@ -380,8 +379,7 @@ class _Detections:
         as_corners = width > x and height > y
         if size:
             image_height, image_width = size
-            right, lower = (image_width + _TOLERANCE,
-                            image_height + _TOLERANCE)
+            right, lower = (image_width + _TOLERANCE, image_height + _TOLERANCE)
             as_corners &= width <= right and height <= lower
             if (min(x, y) < -_TOLERANCE or x + width > right
                     or y + height > lower):
@@ -397,9 +395,8 @@ class _Detections:
     def _check_mask(self, mask: Any, size: tuple[int, int] | None,
                     at: str) -> None:
         if not isinstance(mask, dict) or not {'size', 'counts'} <= set(mask):
-            self.problems.add(
-                'masks that are no RLE with "size" and "counts"',
-                f'{at}: {_short(mask)}')
+            self.problems.add('masks that are no RLE with "size" and "counts"',
+                              f'{at}: {_short(mask)}')
             return
         if not (isinstance(mask['size'], list) and len(mask['size']) == 2
                 and all(_is_integer(v) and v > 0 for v in mask['size'])):
@@ -471,8 +468,7 @@ class _Detections:
         """What a user should know of a package without problems."""
         notes = []
         if self.images:
-            num_empty = sum(
-                i not in self.by_image for i in self.images.sizes)
+            num_empty = sum(i not in self.by_image for i in self.images.sizes)
             if num_empty:
                 notes.append(f'{num_empty} of {len(self.images.sizes)} images '
                              'have no detection')

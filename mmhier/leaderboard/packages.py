@@ -70,8 +70,8 @@ class Problems:
         self._counts[kind] += count
         if example and len(self._examples[kind]) < self._NUM_EXAMPLES:
             # File names of strangers may hold commands for terminals.
-            self._examples[kind].append(''.join(
-                c if c.isprintable() else '?' for c in example))
+            self._examples[kind].append(''.join(c if c.isprintable() else '?'
+                                                for c in example))
 
     def __bool__(self) -> bool:
         return bool(self._counts)
@@ -152,20 +152,20 @@ def list_entries(archive: zipfile.ZipFile,
         if path.is_absolute() or '..' in path.parts or ':' in name:
             problems.add('names that point outside of the package', name)
             continue
-        if '__MACOSX' in path.parts or path.name in ('.DS_Store',
-                                                     'Thumbs.db'):
-            problems.add('files that an operating system added '
-                         '(zip with "zip -X", on a Mac not in the Finder)',
-                         name)
+        if '__MACOSX' in path.parts or path.name in ('.DS_Store', 'Thumbs.db'):
+            problems.add(
+                'files that an operating system added '
+                '(zip with "zip -X", on a Mac not in the Finder)', name)
             continue
         if info.is_dir():
-            problems.add('folders (wrong zip layout: all files belong at the '
-                         'top level)', name)
+            problems.add(
+                'folders (wrong zip layout: all files belong at the '
+                'top level)', name)
             continue
         if len(path.parts) > 1:
-            problems.add('files inside of folders (wrong zip layout: all '
-                         'files belong at the top level, zip with "zip -j")',
-                         name)
+            problems.add(
+                'files inside of folders (wrong zip layout: all '
+                'files belong at the top level, zip with "zip -j")', name)
         if path.suffix != suffix:
             problems.add(f'files that are no {suffix}', name)
             continue
@@ -177,8 +177,7 @@ def list_entries(archive: zipfile.ZipFile,
             problems.add('encrypted files', name)
         elif info.compress_type not in (zipfile.ZIP_STORED,
                                         zipfile.ZIP_DEFLATED):
-            problems.add('files in an unusual compression (use deflate)',
-                         name)
+            problems.add('files in an unusual compression (use deflate)', name)
         elif (info.file_size > 16 * _MEBIBYTE
               and info.file_size > _MAX_RATIO * max(info.compress_size, 1)):
             problems.add(

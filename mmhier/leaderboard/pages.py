@@ -58,14 +58,14 @@ def write_leaderboard(board: Leaderboard,
     present = [str(path) for path in texts if path.exists()]
     if present and not overwrite:
         raise MMHierError(f'{", ".join(present)} exist: choose another folder '
-                         'with --out, or replace them with --overwrite')
+                          'with --out, or replace them with --overwrite')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             write_text(path, text)
     except OSError as error:
         raise MMHierError(f'{folder} cannot be written to: {error.strerror}; '
-                         'choose another folder with --out') from error
+                          'choose another folder with --out') from error
     return list(texts)
 
 
@@ -104,10 +104,13 @@ def _markdown_row(run: Run, names: Sequence[str], table: Table) -> list[str]:
     cells += [
         _published(run),
         _differences(run) if table.comparable else '; '.join(run.reasons),
-        _number(record.model.params / 1e6, 2), _flops(run),
+        _number(record.model.params / 1e6, 2),
+        _flops(run),
         _number(record.cost.images_per_second, 2),
         f'{record.cost.peak_memory / 2**20:.0f} ({record.cost.memory_of})',
-        _hardware(run), _seed(run), _short(record.checkpoint.sha256),
+        _hardware(run),
+        _seed(run),
+        _short(record.checkpoint.sha256),
         '; '.join(f'{data.split} {data.num_images} '
                   f'{_short(data.images_sha256)}' for data in record.data)
     ]
@@ -203,15 +206,14 @@ def as_html(board: Leaderboard) -> str:
     count = sum(len(table.runs) for table in board.tables)
     template = Template(TEMPLATE.read_text(encoding='utf-8'))
     return template.substitute(
-        summary=_count(count, 'run'),
-        sections='\n'.join(sections))
+        summary=_count(count, 'run'), sections='\n'.join(sections))
 
 
 # Columns of a page: title, whether it is hidden on narrow screens, and
 # whether it is a number. Those of the metrics come after the first five.
 _RUN_COLUMNS = (('Config', False, False), ('Family', True, False),
-                ('Variant', True, False), ('Head', True, False),
-                ('Schedule', True, False))
+                ('Variant', True, False), ('Head', True, False), ('Schedule',
+                                                                  True, False))
 _COST_COLUMNS = (('Params', True, True), ('FLOPs', True, True),
                  ('Images/s', True, True), ('Memory', True, True),
                  ('Seed', True, True), ('Checkpoint', True, False))
@@ -225,34 +227,35 @@ def _html_table(table: Table) -> str:
         ('Difference', False, True) if table.comparable else
         (REASONS, False, False), *_COST_COLUMNS
     ]
-    head = '\n'.join(
-        f'<th scope="col"{_classes(hidden, number)}>'
-        f'<button type="button">{_html(title)}</button></th>'
-        for title, hidden, number in columns)
+    head = '\n'.join(f'<th scope="col"{_classes(hidden, number)}>'
+                     f'<button type="button">{_html(title)}</button></th>'
+                     for title, hidden, number in columns)
     body = '\n'.join(
         _html_run(run, names, columns, table) for run in table.runs)
     kind = '' if table.comparable else ' apart'
-    return (f'<div class="scroll{kind}" role="region" tabindex="0" '
-            f'aria-label="{_html(_heading(table))}: {_html(table.title)}">\n'
-            f'<table>\n<caption><div><b>{_heading(table)}</b> '
-            f'{_html(table.title)}</div></caption>\n<thead>\n<tr>\n{head}\n</tr>\n'
-            f'</thead>\n{body}\n</table>\n</div>')
+    return (
+        f'<div class="scroll{kind}" role="region" tabindex="0" '
+        f'aria-label="{_html(_heading(table))}: {_html(table.title)}">\n'
+        f'<table>\n<caption><div><b>{_heading(table)}</b> '
+        f'{_html(table.title)}</div></caption>\n<thead>\n<tr>\n{head}\n</tr>\n'
+        f'</thead>\n{body}\n</table>\n</div>')
 
 
 def _html_run(run: Run, names: Sequence[str],
-              columns: Sequence[tuple[str, bool, bool]],
-              table: Table) -> str:
+              columns: Sequence[tuple[str, bool, bool]], table: Table) -> str:
     record, model = run.record, run.record.model
-    cells: list[tuple[str, str | float | None]] = [
-        (run.family, run.family), (model.variant, model.variant),
-        (model.head, model.head),
-        (model.schedule, _leading_number(model.schedule))
-    ]
+    cells: list[tuple[str,
+                      str | float | None]] = [(run.family, run.family),
+                                              (model.variant, model.variant),
+                                              (model.head, model.head),
+                                              (model.schedule,
+                                               _leading_number(model.schedule))]
     cells += [(_number(run.metrics.get(name)), run.metrics.get(name))
               for name in names]
     published = [value for value, _ in run.published.values()]
-    cells.append((_published(run).replace(' (', '\n(', 1),
-                  published[0] if published else None))
+    cells.append(
+        (_published(run).replace(' (', '\n(',
+                                 1), published[0] if published else None))
     if table.comparable:
         differences = list(run.differences.values())
         cells.append(
@@ -263,10 +266,10 @@ def _html_run(run: Run, names: Sequence[str],
     cells += [
         (f'{model.params / 1e6:.2f} M', model.params),
         (_flops(run).replace(' @ ', ' G\n'), model.macs),
-        (_number(record.cost.images_per_second, 2),
-         record.cost.images_per_second),
-        (f'{record.cost.peak_memory / 2**20:.0f} MiB',
-         record.cost.peak_memory), (_seed(run), run.training_seed),
+        (_number(record.cost.images_per_second,
+                 2), record.cost.images_per_second),
+        (f'{record.cost.peak_memory / 2**20:.0f} MiB', record.cost.peak_memory),
+        (_seed(run), run.training_seed),
         (_short(record.checkpoint.sha256), _short(record.checkpoint.sha256))
     ]
     row = [
@@ -292,9 +295,9 @@ def _html_details(run: Run) -> str:
     for name, (value, source) in run.published.items():
         facts.append((f'Published {name}', f'{value} — {source}'))
     trained = [
-        _count(number, unit) for number, unit in (
-            (record.checkpoint_epoch, 'epoch'), (record.checkpoint_iter,
-                                                 'iteration'))
+        _count(number, unit)
+        for number, unit in ((record.checkpoint_epoch, 'epoch'),
+                             (record.checkpoint_iter, 'iteration'))
         if number is not None
     ]
     facts += [
@@ -321,10 +324,10 @@ def _html_details(run: Run) -> str:
          f'{record.cost.peak_memory / 2**20:.0f} MiB '
          f'{record.cost.memory_of}, {record.precision}'),
         ('Hardware', _hardware(run)),
-        ('Software', f'Python {record.environment.python}, ' + ', '.join(
-            f'{name} {packages[name]}'
-            for name in ('mmhier', 'torch', 'torchvision', 'numpy')
-            if name in packages) +
+        ('Software', f'Python {record.environment.python}, ' +
+         ', '.join(f'{name} {packages[name]}'
+                   for name in ('mmhier', 'torch', 'torchvision', 'numpy')
+                   if name in packages) +
          f', operators: {record.environment.operators}'),
         ('Commit', record.environment.commit or 'not known'),
         ('Seeds', f'{_seed(run)} in training, {record.seed} in the test'),
@@ -337,10 +340,12 @@ def _html_details(run: Run) -> str:
     ]
     if record.metrics:
         parts.append(
-            _fold(f'All {len(record.metrics)} metrics', _value_table(
-                'Metric', ['Value'],
-                {name: [value]
-                 for name, value in record.metrics.items()}, 4)))
+            _fold(
+                f'All {len(record.metrics)} metrics',
+                _value_table('Metric', ['Value'], {
+                    name: [value]
+                    for name, value in record.metrics.items()
+                }, 4)))
     if record.per_class:
         parts.append(_per_class(record.per_class))
     parts += [_svg(curve) for curve in run.curves]
@@ -361,9 +366,8 @@ def _per_class(per_class: dict[str, dict]) -> str:
     known.sort(key=lambda label: -rows[label][0])
     others = [label for label in rows if rows[label][0] is None]
     ordered = {label: rows[label] for label in known + others}
-    return _fold(
-        f'{", ".join(per_class)} of {len(rows)} classes',
-        _value_table('Class', list(per_class), ordered, 2))
+    return _fold(f'{", ".join(per_class)} of {len(rows)} classes',
+                 _value_table('Class', list(per_class), ordered, 2))
 
 
 def _fold(title: str, content: str) -> str:
@@ -371,15 +375,14 @@ def _fold(title: str, content: str) -> str:
             '</details>')
 
 
-def _value_table(first: str, columns: Sequence[str],
-                 rows: dict[str, list], digits: int) -> str:
+def _value_table(first: str, columns: Sequence[str], rows: dict[str, list],
+                 digits: int) -> str:
     head = ''.join(f'<th scope="col">{_html(name)}</th>'
                    for name in (first, *columns))
-    body = '\n'.join(
-        f'<tr><th scope="row">{_html(name)}</th>' +
-        ''.join(f'<td class="number">{_number(value, digits)}</td>'
-                for value in values) + '</tr>'
-        for name, values in rows.items())
+    body = '\n'.join(f'<tr><th scope="row">{_html(name)}</th>' +
+                     ''.join(f'<td class="number">{_number(value, digits)}</td>'
+                             for value in values) + '</tr>'
+                     for name, values in rows.items())
     return (f'<div class="values" tabindex="0" role="region" aria-label='
             f'"{_html(first)}"><table>\n<thead><tr>{head}</tr></thead>\n'
             f'<tbody>\n{body}\n</tbody>\n</table></div>')
@@ -404,9 +407,8 @@ def _svg(curve: Curve) -> str:
     line = ' '.join(place(step, value) for step, value in points)
     dots = ''
     if len(points) <= 20:
-        dots = ''.join(
-            '<circle cx="{}" cy="{}" r="2.5"/>'.format(
-                *place(step, value).split(',')) for step, value in points)
+        dots = ''.join('<circle cx="{}" cy="{}" r="2.5"/>'.format(
+            *place(step, value).split(',')) for step, value in points)
     title = _html(curve.name)
     description = (f'{title}: {values[0]:.4g} at step {steps[0]:g}, '
                    f'{values[-1]:.4g} at step {steps[-1]:g}, between '

@@ -129,8 +129,8 @@ class EvaluationRecordHook(Hook):
                         data_batch: Any = None,
                         outputs: Any = None) -> None:
         """Keep the sizes of the images, and the time."""
-        inputs = data_batch.get('inputs') if isinstance(
-            data_batch, dict) else None
+        inputs = data_batch.get('inputs') if isinstance(data_batch,
+                                                        dict) else None
         if isinstance(inputs, (list, tuple, torch.Tensor)):
             self.sizes += [
                 tuple(image.shape[-2:]) for image in inputs
@@ -266,9 +266,9 @@ def metric_files(cfg: Config) -> list[str]:
     ]
 
 
-def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
-               config: str, config_text: str, arguments: dict[str, Any],
-               started: str, image_size: Sequence[int] | None) -> dict:
+def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str, config: str,
+               config_text: str, arguments: dict[str, Any], started: str,
+               image_size: Sequence[int] | None) -> dict:
     """Fields of :class:`RunRecord`."""
     loop = getattr(runner, f'{phase}_loop')
     files = metric_files(cfg) if phase == 'test' else []
@@ -284,8 +284,7 @@ def _run_facts(runner: Runner, cfg: Config, kind: str, phase: str,
         config=config,
         config_text=config_text,
         work_dir=cfg.work_dir,
-        task=TASKS.get(cfg.get('default_scope'),
-                       str(cfg.get('default_scope'))),
+        task=TASKS.get(cfg.get('default_scope'), str(cfg.get('default_scope'))),
         data=describe_data(loop.dataloader.dataset, files),
         environment=describe_environment(),
         model=describe_model(cfg, _unwrap(runner.model), image_size),
@@ -319,8 +318,9 @@ def _plain_numbers(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Metrics that are one number each; None for NaN and infinity."""
     numbers = {}
     for name, value in metrics.items():
-        is_scalar = isinstance(value, np.generic) or (
-            isinstance(value, torch.Tensor) and value.numel() == 1)
+        is_scalar = isinstance(value,
+                               np.generic) or (isinstance(value, torch.Tensor)
+                                               and value.numel() == 1)
         if is_scalar:
             value = value.item()
         if isinstance(value, (int, float)):

@@ -426,8 +426,9 @@ def _from_json(kind: Any, content: Any, where: str) -> Any:
                               f'{", ".join(missing)}')
         return kind(
             **{
-                name: _from_json(hints[name], content[name],
-                                 f'{where}.{name}'.lstrip('.'))
+                name:
+                _from_json(hints[name], content[name], f'{where}.{name}'.lstrip(
+                    '.'))
                 for name in names
             })
     if origin is list:

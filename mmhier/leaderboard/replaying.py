@@ -116,11 +116,7 @@ def replay(record: str,
         data_root=data_root,
         launcher=launcher)
     _, replayed = run_test(
-        cfg,
-        recorded.config,
-        checkpoint,
-        tta=recorded.tta,
-        arguments=arguments)
+        cfg, recorded.config, checkpoint, tta=recorded.tta, arguments=arguments)
     if replayed is None:
         return None
     return compare_records(recorded, replayed, tolerance)
@@ -158,10 +154,10 @@ def _read(path: str) -> EvaluationRecord:
         raise MMHierError(str(error)) from error
     if not isinstance(record, EvaluationRecord):
         raise MMHierError(f'{path} is the record of a {record.kind}; only a '
-                        'test can be replayed: give a test_record_*.json')
+                          'test can be replayed: give a test_record_*.json')
     if not _is_literal(record.config_text):
         raise MMHierError(f'{path}: config_text is not a dumped config, which '
-                        'has nothing but assignments of values')
+                          'has nothing but assignments of values')
     return record
 
 
@@ -172,10 +168,10 @@ def _is_literal(config_text: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return all(
-        isinstance(statement, ast.Assign)
-        and all(isinstance(target, ast.Name) and target.id != '_base_'
-                for target in statement.targets)
-        and _is_value(statement.value) for statement in statements)
+        isinstance(statement, ast.Assign) and all(
+            isinstance(target, ast.Name) and target.id != '_base_'
+            for target in statement.targets) and _is_value(statement.value)
+        for statement in statements)
 
 
 def _is_value(node: ast.expr | None) -> bool:
@@ -197,7 +193,7 @@ def _check_checkpoint(path: str, recorded: EvaluationRecord) -> None:
         return
     if not osp.isfile(path):
         raise MMHierError(f'checkpoint {path} does not exist: say where it is '
-                        'now with --checkpoint')
+                          'now with --checkpoint')
     expected = recorded.checkpoint.sha256
     found = describe_file(path).sha256
     if expected is not None and found != expected:
@@ -215,14 +211,14 @@ def _check_data(cfg: Config, recorded: EvaluationRecord) -> None:
     found = describe_data(dataset, metric_files(cfg))
     if len(found) != len(recorded.data):
         raise MMHierError(f'the test set is made of {len(found)} datasets, '
-                        f'recorded were {len(recorded.data)}')
+                          f'recorded were {len(recorded.data)}')
     differences = [
         difference for now, then in zip(found, recorded.data)
         for difference in _data_differences(now, then)
     ]
     if differences:
         raise MMHierError('the data is not what was tested: ' +
-                        '; '.join(differences))
+                          '; '.join(differences))
 
 
 def _data_differences(now: DataRecord, then: DataRecord) -> list[str]:

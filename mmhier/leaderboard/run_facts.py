@@ -32,8 +32,8 @@ TASKS = dict(
 _PACKAGES = ('torch', 'torchvision', 'numpy', 'onedl-mmengine', 'mmengine',
              'onedl-mmcv', 'mmcv', 'mmcv-lite', 'onedl-mmdetection', 'mmdet',
              'onedl-mmsegmentation', 'mmsegmentation', 'onedl-mmpretrain',
-             'mmpretrain', 'pycocotools', 'faster-coco-eval',
-             'opencv-python', 'opencv-python-headless', 'pillow')
+             'mmpretrain', 'pycocotools', 'faster-coco-eval', 'opencv-python',
+             'opencv-python-headless', 'pillow')
 _SIZE_KEYS = ('scale', 'scales', 'crop_size', 'size', 'scale_factor',
               'size_divisor')
 _BLOCK = 2**20
@@ -50,8 +50,8 @@ def describe_file(path: str) -> FileRecord:
     return FileRecord(path, osp.getsize(path), digest.hexdigest())
 
 
-def describe_data(dataset: Any,
-                  metric_files: Sequence[str] = ()) -> list[DataRecord]:
+def describe_data(
+    dataset: Any, metric_files: Sequence[str] = ()) -> list[DataRecord]:
     """Describe what a built dataset reads.
 
     Every image is looked up, none is opened.
@@ -80,8 +80,7 @@ def _inner_datasets(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _describe_dataset(dataset: Any,
-                      metric_files: Sequence[str]) -> DataRecord:
+def _describe_dataset(dataset: Any, metric_files: Sequence[str]) -> DataRecord:
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
     root = getattr(dataset, 'data_root', None) or ''
@@ -105,8 +104,7 @@ def _describe_dataset(dataset: Any,
         num_classes=None if classes is None else len(classes))
 
 
-def _list_images(dataset: Any,
-                 root: str) -> tuple[list[str], str | None]:
+def _list_images(dataset: Any, root: str) -> tuple[list[str], str | None]:
     """Paths of the images, and a hash over them and their masks."""
     if not hasattr(dataset, 'get_data_info'):
         return [], None
@@ -142,8 +140,7 @@ def _count_listed(annotations: list[str], folder: str,
     suffixes = {osp.splitext(path)[1] for path in images}
     return sum(
         osp.splitext(name)[1] in suffixes
-        for _, _, names in os.walk(folder, followlinks=True)
-        for name in names)
+        for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def describe_environment() -> EnvironmentRecord:
@@ -181,13 +178,12 @@ def _commit() -> str | None:
     if not (root / '.git').exists():
         return None
     try:
-        asked = subprocess.run(
-            ('git', 'describe', '--always', '--dirty', '--abbrev=40',
-             '--exclude=*'),
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=20)
+        asked = subprocess.run(('git', 'describe', '--always', '--dirty',
+                                '--abbrev=40', '--exclude=*'),
+                               cwd=root,
+                               capture_output=True,
+                               text=True,
+                               timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout.strip() or None

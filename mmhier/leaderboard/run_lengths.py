@@ -19,8 +19,7 @@ def decode_run_lengths(counts: str) -> np.ndarray | None:
         the string is no RLE.
     """
     try:
-        codes = np.frombuffer(counts.encode('ascii'),
-                              np.uint8).astype(np.int64)
+        codes = np.frombuffer(counts.encode('ascii'), np.uint8).astype(np.int64)
     except UnicodeEncodeError:
         return None
     codes -= ord('0')

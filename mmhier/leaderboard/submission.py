@@ -128,10 +128,10 @@ def submit_coco(config: str,
         for task, target in targets.items():
             path = f'{prefix}.{task}.json'
             if not osp.isfile(path):
-                raise MMHierError(f'{config} predicts no masks: use --task bbox')
+                raise MMHierError(
+                    f'{config} predicts no masks: use --task bbox')
             summaries.append(
-                write_coco_package(
-                    load(path), target, images, task, overwrite))
+                write_coco_package(load(path), target, images, task, overwrite))
         return summaries
 
     return _run(cfg, checkpoint, tta, staged, package)
@@ -202,9 +202,8 @@ def submit_ade20k(config: str,
     return _run(cfg, checkpoint, tta, staged, package)
 
 
-def _load(config: str, scope: str, work_dir: str | None,
-          data_root: str | None, cfg_options: dict[str, Any] | None,
-          launcher: str) -> Config:
+def _load(config: str, scope: str, work_dir: str | None, data_root: str | None,
+          cfg_options: dict[str, Any] | None, launcher: str) -> Config:
     cfg = load_config(
         config,
         work_dir=work_dir,
@@ -215,8 +214,9 @@ def _load(config: str, scope: str, work_dir: str | None,
         if cfg.get(key) is None:
             raise MMHierError(f'{config} has no {key}, so it cannot be tested')
     if cfg.get('default_scope') != scope:
-        raise MMHierError(f'{config} is a config for {cfg.get("default_scope")},'
-                        f' but this server takes results of {scope}')
+        raise MMHierError(
+            f'{config} is a config for {cfg.get("default_scope")},'
+            f' but this server takes results of {scope}')
     return cfg
 
 
@@ -224,8 +224,9 @@ def _test_dataset(cfg: Config, config: str) -> ConfigDict:
     """Settings of the only dataset that is tested."""
     found = list(iter_datasets(cfg.test_dataloader, 'test_dataloader'))
     if len(found) != 1:
-        raise MMHierError(f'{config} tests {len(found)} datasets, but a package '
-                        'takes one: set test_dataloader.dataset')
+        raise MMHierError(
+            f'{config} tests {len(found)} datasets, but a package '
+            'takes one: set test_dataloader.dataset')
     return found[0][1]
 
 
@@ -241,7 +242,7 @@ def _evaluated_tasks(cfg: Config) -> list[str]:
 def _check_exists(kind: str, path: str, option: str) -> None:
     if not osp.exists(path):
         raise MMHierError(f'{kind} {path} does not exist: name yours with '
-                        f'{option}, or its data root with --data-root DIR')
+                          f'{option}, or its data root with --data-root DIR')
 
 
 def _without_annotations(pipeline: Sequence) -> list:
@@ -262,8 +263,7 @@ def _without_annotations(pipeline: Sequence) -> list:
 
 
 def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
-         package: Callable[[], list[PackageSummary]]
-         ) -> list[PackageSummary]:
+         package: Callable[[], list[PackageSummary]]) -> list[PackageSummary]:
     """Predict into the staging folder of `staged`, and package from there."""
     with mistakes_as_user_errors():
         cfg.load_from = find_checkpoint(checkpoint)
@@ -277,8 +277,7 @@ def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
           named_loading_errors()):
         runner = build_runner(cfg)
         runner.register_hook(CheckpointFitHook(complete=True))
-        with staging_folder(
-                staged) if is_main_process() else nullcontext():
+        with staging_folder(staged) if is_main_process() else nullcontext():
             barrier()
             runner.test()
             # All processes write label maps.

@@ -35,11 +35,13 @@ METRICS = {
     'detection': {
         f'{title} AP{suffix}': f'{kind}_mAP{end}'
         for title, kind in (('box', 'bbox'), ('mask', 'segm'))
-        for suffix, end in (('', ''), ('50', '_50'), ('75', '_75'),
-                            ('s', '_s'), ('m', '_m'), ('l', '_l'))
+        for suffix, end in (('', ''), ('50', '_50'), ('75', '_75'), ('s', '_s'),
+                            ('m', '_m'), ('l', '_l'))
     },
-    'segmentation': {name: name
-                     for name in ('mIoU', 'mAcc', 'aAcc')},
+    'segmentation': {
+        name: name
+        for name in ('mIoU', 'mAcc', 'aAcc')
+    },
     'classification': {
         'Top 1 Accuracy': 'top1',
         'Top 5 Accuracy': 'top5'
@@ -66,8 +68,8 @@ class OfficialData:
 
 OFFICIAL = {
     'detection': OfficialData('COCO', 'CocoDataset', 'val2017', 5000, 80),
-    'segmentation': OfficialData('ADE20K', 'ADE20KDataset', 'validation',
-                                 2000, 150),
+    'segmentation': OfficialData('ADE20K', 'ADE20KDataset', 'validation', 2000,
+                                 150),
     'classification': OfficialData('ImageNet-1k', 'ImageNet', 'val', 50000,
                                    1000),
 }
@@ -114,8 +116,7 @@ class Run:
     @property
     def family(self) -> str:
         """Name of the family."""
-        return FAMILIES.get(self.record.model.family,
-                            self.record.model.family)
+        return FAMILIES.get(self.record.model.family, self.record.model.family)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -209,19 +210,20 @@ def build_leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
 
 def _collect(
     folders: Sequence[str | Path]
-) -> tuple[dict[Path, EvaluationRecord], dict[Path, TrainingRecord],
-           list[str]]:
+) -> tuple[dict[Path, EvaluationRecord], dict[Path, TrainingRecord], list[str]]:
     """Records of tests and of trainings by path, and warnings."""
     tests: dict[Path, EvaluationRecord] = {}
     trainings: dict[Path, TrainingRecord] = {}
     warnings: dict[Path, str] = {}
-    kinds: Sequence[tuple[type, dict[Path, Any], str]] = (
-        (EvaluationRecord, tests, 'test_record_*.json'),
-        (TrainingRecord, trainings, 'train_record.json'))
+    kinds: Sequence[tuple[type, dict[Path, Any],
+                          str]] = ((EvaluationRecord, tests,
+                                    'test_record_*.json'),
+                                   (TrainingRecord, trainings,
+                                    'train_record.json'))
     for folder in folders:
         if not Path(folder).is_dir():
             raise MMHierError(f'{folder} is not a folder: name work dirs of '
-                             'tools/test.py, or a folder that holds some')
+                              'tools/test.py, or a folder that holds some')
         for kind, found, pattern in kinds:
             for path in sorted(Path(folder).resolve().rglob(pattern)):
                 try:
@@ -270,8 +272,7 @@ def _data_reasons(data: DataRecord, official: OfficialData) -> Iterator[str]:
                f'{official.num_classes}')
 
 
-def _recipe_reasons(record: EvaluationRecord,
-                    zoo: ZooModel) -> Iterator[str]:
+def _recipe_reasons(record: EvaluationRecord, zoo: ZooModel) -> Iterator[str]:
     """Differences from the zoo's config of the same name."""
     resizing, test_cfg, schedule, length = _recipe(zoo.config)
     if record.resizing != resizing:
@@ -286,8 +287,9 @@ def _recipe_reasons(record: EvaluationRecord,
         yield f'trained for {record.model.schedule}, not {schedule}'
     else:
         unit, total = length
-        done = (record.checkpoint_epoch
-                if unit == 'epoch' else record.checkpoint_iter)
+        done = (
+            record.checkpoint_epoch
+            if unit == 'epoch' else record.checkpoint_iter)
         if done is not None and total is not None and done < total:
             yield f'checkpoint after {unit} {done} of {total}'
 
@@ -308,9 +310,10 @@ def size_text(resizing: Sequence[dict[str, Any]]) -> str:
     """Sizes of transforms, such as '1333x800' or '256 -> 224'."""
     sizes = []
     for step in resizing:
-        value = next((step[key] for key in ('scale', 'crop_size', 'size',
-                                            'scales', 'scale_factor')
-                      if step.get(key) is not None), None)
+        value = next(
+            (step[key]
+             for key in ('scale', 'crop_size', 'size', 'scales', 'scale_factor')
+             if step.get(key) is not None), None)
         if isinstance(value, list):
             value = 'x'.join(str(side) for side in value)
         if value is not None:
@@ -320,9 +323,9 @@ def size_text(resizing: Sequence[dict[str, Any]]) -> str:
 
 def _hashes(data: Sequence[DataRecord]) -> tuple:
     """What identifies images and annotations."""
-    return tuple((item.images_sha256,
-                  tuple(file.sha256 for file in item.annotations))
-                 for item in data)
+    return tuple(
+        (item.images_sha256, tuple(file.sha256 for file in item.annotations))
+        for item in data)
 
 
 def _mark_minorities(runs: Sequence[Run]) -> None:
@@ -341,7 +344,9 @@ def _mark_minorities(runs: Sequence[Run]) -> None:
         _mark(others, sizes, 'image size', exempt)
 
 
-def _mark(runs: Sequence[Run], values: Sequence[Any], what: str,
+def _mark(runs: Sequence[Run],
+          values: Sequence[Any],
+          what: str,
           exempt: Collection[int] = ()) -> None:
     """Mark the runs that do not have the value that most have."""
     counts = Counter(values).most_common(2)
@@ -363,17 +368,16 @@ def _tables(runs: Sequence[Run]) -> list[Table]:
     groups = defaultdict(list)
     for run in runs:
         record = run.record
-        setting = (_hashes(record.data), size_text(record.resizing),
-                   record.tta)
+        setting = (_hashes(record.data), size_text(record.resizing), record.tta)
         groups[record.task, not run.reasons, setting].append(run)
     tables = []
     for (task, comparable, _), rows in groups.items():
         rows.sort(key=lambda run: (-rank(run), run.name, str(run.path)))
         tables.append(Table(task, comparable, _title(rows[0]), rows))
     order = {task: i for i, task in enumerate(METRICS)}
-    tables.sort(key=lambda table: (order.get(table.task, len(
-        order)), table.task, not table.comparable, -len(table.runs), table.
-                                   title))
+    tables.sort(
+        key=lambda table: (order.get(table.task, len(order)), table.task,
+                           not table.comparable, -len(table.runs), table.title))
     return tables
 
 
@@ -402,9 +406,8 @@ def _title(run: Run) -> str:
     return title + (', test-time augmentation' if record.tta else '')
 
 
-def _find_training(
-        record: EvaluationRecord,
-        trainings: dict[Path, TrainingRecord]) -> Path | None:
+def _find_training(record: EvaluationRecord,
+                   trainings: dict[Path, TrainingRecord]) -> Path | None:
     """Record of the training whose last checkpoint was tested.
 
     Earlier checkpoints are told by the folder that they are in.
@@ -415,8 +418,10 @@ def _find_training(
         if last is not None and sha256 is not None and last.sha256 == sha256:
             return path
     folder = Path(record.checkpoint.path).parent
-    return next((path for path in trainings
-                 if path.parent == Path(os.path.abspath(folder))), None)
+    return next(
+        (path
+         for path in trainings if path.parent == Path(os.path.abspath(folder))),
+        None)
 
 
 def _scalar_files(path: Path, training: TrainingRecord) -> list[Path]:
@@ -444,8 +449,7 @@ def _curves(task: str, files: Sequence[Path]) -> list[Curve]:
         for name in log if name.split('/')[-1] == METRICS[task][column]
     ]
     return [
-        Curve(name, sorted(log[name].items())) for name in names
-        if name in log
+        Curve(name, sorted(log[name].items())) for name in names if name in log
     ]
 
 

@@ -35,10 +35,8 @@ class DetTTAModel(MMDetTTAModel):
             step.
     """
 
-    def __init__(self, tta_cfg: dict | None = None,
-                 **kwargs: Any) -> None:
-        default = dict(
-            nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    def __init__(self, tta_cfg: dict | None = None, **kwargs: Any) -> None:
+        default = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         super().__init__(ConfigDict(tta_cfg or default), **kwargs)
 
     def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
@@ -89,8 +87,7 @@ class DetTTAModel(MMDetTTAModel):
         batch = self.module.data_preprocessor(view, False)
         samples = batch['data_samples']
         maps = self.module.extract_feat(batch['inputs'])
-        proposals = self.module.rpn_head.predict(
-            maps, samples, rescale=False)
+        proposals = self.module.rpn_head.predict(maps, samples, rescale=False)
         roi_head = self.module.roi_head
         results = roi_head.predict_bbox(
             maps, [sample.metainfo for sample in samples],
@@ -150,11 +147,9 @@ class DetTTAModel(MMDetTTAModel):
         """(n, classes, h, w), averaged over the stages of a cascade."""
         roi_head = self.module.roi_head
         if not isinstance(roi_head.mask_head, torch.nn.ModuleList):
-            return roi_head._mask_forward(maps,
-                                          rois)['mask_preds'].sigmoid()
+            return roi_head._mask_forward(maps, rois)['mask_preds'].sigmoid()
         stages = [
-            roi_head._mask_forward(stage, maps,
-                                   rois)['mask_preds'].sigmoid()
+            roi_head._mask_forward(stage, maps, rois)['mask_preds'].sigmoid()
             for stage in range(roi_head.num_stages)
         ]
         return torch.stack(stages).mean(0)
@@ -163,8 +158,7 @@ class DetTTAModel(MMDetTTAModel):
 def _boxes_in_view(boxes: Tensor, meta: dict[str, Any]) -> Tensor:
     """Boxes (n, 4) of an image in the pixels of one of its views."""
     if meta['flip']:
-        boxes = bbox_flip(boxes, meta['ori_shape'],
-                          meta['flip_direction'])
+        boxes = bbox_flip(boxes, meta['ori_shape'], meta['flip_direction'])
     return boxes * boxes.new_tensor(meta['scale_factor']).repeat(2)
 
 

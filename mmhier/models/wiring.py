@@ -139,8 +139,8 @@ def wire_classifier(model: dict, num_classes: int | None = None) -> dict:
         if preprocessor is None:
             preprocessor = model['data_preprocessor'] = {}
         if isinstance(preprocessor, dict):
-            _fill(preprocessor, 'num_classes', num_classes,
-                  'data_preprocessor', 'model.num_classes')
+            _fill(preprocessor, 'num_classes', num_classes, 'data_preprocessor',
+                  'model.num_classes')
     return model
 
 
@@ -171,8 +171,8 @@ def _wire_neck(model: dict[str, Any]) -> int | None:
     necks = _as_list(model.get('neck'))
     if not necks:
         raise MMHierError('the model has no neck: a detector needs one, such '
-                         "as neck=dict(type='FPN', out_channels=256, "
-                         'num_outs=5)')
+                          "as neck=dict(type='FPN', out_channels=256, "
+                          'num_outs=5)')
     _fill(necks[0], 'in_channels', list(declared_channels(model['backbone'])),
           'neck', f"out_channels of {model['backbone']['type']}")
     return necks[-1].get('out_channels')
@@ -194,8 +194,8 @@ def _select(maps: Maps, in_index: int | Sequence[int],
         return [maps[i] for i in in_index]
     except IndexError as error:
         raise MMHierError(f'{name}.in_index={in_index}: there are only '
-                         f'{len(maps)} maps, of channels '
-                         f'{list(maps)}') from error
+                          f'{len(maps)} maps, of channels '
+                          f'{list(maps)}') from error
 
 
 def _fill(part: dict, key: str, value: Any, name: str, source: str) -> None:
@@ -209,5 +209,5 @@ def _fill(part: dict, key: str, value: Any, name: str, source: str) -> None:
         given = list(given)
     if value is not None and given != value:
         raise MMHierError(f'{name}.{key}={given} disagrees with {source}='
-                         f'{value}: leave {name}.{key} out of the config, or '
-                         f'change {source}')
+                          f'{value}: leave {name}.{key} out of the config, or '
+                          f'change {source}')

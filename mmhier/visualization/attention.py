@@ -83,12 +83,12 @@ def attention_maps(backbone: HierarchicalBackbone,
     kind = next((k for b, k in kinds.items() if isinstance(backbone, b)), None)
     if kind is None:
         raise MMHierError(f'{type(backbone).__name__} is no backbone of mmhier '
-                         'whose attention could be shown')
+                          'whose attention could be shown')
     x, y = point
     height, width = images.shape[2:]
     if not (0 <= x < width and 0 <= y < height):
         raise MMHierError(f'the point ({x:g}, {y:g}) lies outside of the image '
-                         f'of {width}x{height} pixels')
+                          f'of {width}x{height} pixels')
     if stage not in (1, 2, 3, 4):
         raise MMHierError(f'stage {stage}: expected 1, 2, 3 or 4')
     modules = [
@@ -114,9 +114,8 @@ def _recorded(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple]]:
     """Arguments and output of each module's last call, by module."""
     calls: dict[nn.Module, tuple[tuple, Any]] = {}
     handles = [
-        m.register_forward_hook(
-            lambda module, inputs, output: calls.update(
-                {module: (inputs, output)})) for m in modules
+        m.register_forward_hook(lambda module, inputs, output: calls.update(
+            {module: (inputs, output)})) for m in modules
     ]
     try:
         yield calls
@@ -126,8 +125,8 @@ def _recorded(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple]]:
 
 
 @torch.no_grad()
-def _run(backbone: nn.Module, images: Tensor,
-         *modules: nn.Module) -> dict[nn.Module, tuple]:
+def _run(backbone: nn.Module, images: Tensor, *modules:
+         nn.Module) -> dict[nn.Module, tuple]:
     """Arguments and outputs of modules in a forward pass."""
     with _recorded(*modules) as calls, whole_maps():
         backbone(images)
@@ -147,8 +146,7 @@ def _token(point: tuple[float, float], stride: int) -> tuple[int, int]:
 
 
 def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-                 point: tuple[float, float],
-                 stage: int) -> list[AttentionMap]:
+                 point: tuple[float, float], stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     parts = (module, ) if module.grid_size == 1 else (module, module.q,
@@ -159,9 +157,8 @@ def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
     with torch.no_grad():
         qkv = module.qkv(module.norm(x))
     # (heads, H, W, d) each
-    q, k, _ = split_heads(
-        qkv.flatten(1, 2), 3, module.num_heads)[:, 0].unflatten(
-            2, (height, width))
+    q, k, _ = split_heads(qkv.flatten(1, 2), 3,
+                          module.num_heads)[:, 0].unflatten(2, (height, width))
     size = max(height, width) if module.grid_size == 1 else module.grid_size
     top, left = row // size * size, column // size * size
     window = k[:, top:top + size, left:left + size]
@@ -170,8 +167,8 @@ def _hatnet_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
         q[:, row, column], window.flatten(1, 2)).view(window.shape[:3])
     if module.grid_size == 1:
         return [AttentionMap('global', probs, stride)]
-    q, = split_heads(
-        calls[module.q][1].flatten(1, 2), 1, module.num_heads)[:, 0]
+    q, = split_heads(calls[module.q][1].flatten(1, 2), 1, module.num_heads)[:,
+                                                                            0]
     k, _ = split_heads(calls[module.kv][1], 2, module.num_heads)[:, 0]
     pooled = _probabilities(q[:, row * width + column], k)
     rows = -(-height // module.ds_ratio)
@@ -190,8 +187,7 @@ def _split_sequence(module: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-              point: tuple[float, float],
-              stage: int) -> list[AttentionMap]:
+              point: tuple[float, float], stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     row, column = _token(point, stride)
     x, height, width = _run(backbone, images, module)[module][0]
@@ -232,23 +228,22 @@ def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
     token = int(layout.lift(index, level)[0, 0, row, column])
     probs = _probabilities(q[:, token], k)
     return [
-        AttentionMap('global', layout.lift(probs.t()[None].cpu(), level)[0],
-                     PATCH_SIZE)
+        AttentionMap('global',
+                     layout.lift(probs.t()[None].cpu(), level)[0], PATCH_SIZE)
     ]
 
 
 def _accvit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
-                 point: tuple[float, float],
-                 stage: int) -> list[AttentionMap]:
+                 point: tuple[float, float], stage: int) -> list[AttentionMap]:
     stride = backbone.all_strides[stage - 1]
     token = _token(point, stride)
     calls = _run(backbone, images, *module.branches)
     with torch.no_grad():
         return [
-            AttentionMap(f'dilation {branch.dilation}',
-                         _branch_probabilities(branch, calls[branch][0][0],
-                                               token), stride)
-            for branch in module.branches
+            AttentionMap(
+                f'dilation {branch.dilation}',
+                _branch_probabilities(branch, calls[branch][0][0], token),
+                stride) for branch in module.branches
         ]
 
 
@@ -276,8 +271,7 @@ def _branch_probabilities(branch: AtrousBranch, x: Tensor,
     rows = row - torch.arange(height) + WINDOW_SIZE - 1
     columns = column - torch.arange(width) + WINDOW_SIZE - 1
     bias = table[:, rows][:, :, columns]
-    probs = _probabilities(q[:, row, column], k.flatten(1, 2),
-                           bias.flatten(1))
+    probs = _probabilities(q[:, row, column], k.flatten(1, 2), bias.flatten(1))
     out = torch.zeros(len(probs), *x.shape[:2])
     out[:, grid[0], grid[1]] = probs.view(-1, height, width).cpu()
     return out

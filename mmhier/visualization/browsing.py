@@ -25,8 +25,7 @@ def browse(config: str,
            data_root: str | None = None,
            classes: str | Sequence[str] | None = None,
            overwrite: bool = False,
-           cfg_options: dict[str, Any] | None = None
-           ) -> tuple[int, list[str]]:
+           cfg_options: dict[str, Any] | None = None) -> tuple[int, list[str]]:
     """Draw samples of a dataset behind its pipeline, with annotations.
 
     Args:
@@ -63,7 +62,7 @@ def browse(config: str,
             raise MMHierError(f'{config} has no {key}')
     if osp.isdir(out_dir) and os.listdir(out_dir) and not overwrite:
         raise MMHierError(f'--out-dir {out_dir} holds files: choose another '
-                        'folder, or write into it with --overwrite')
+                          'folder, or write into it with --overwrite')
     check_data(cfg, (split, ))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     skipped = []

@@ -41,7 +41,8 @@ def colour_map(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(colours[..., ::-1])
 
 
-def overlay_heat(picture: np.ndarray, heat: np.ndarray,
+def overlay_heat(picture: np.ndarray,
+                 heat: np.ndarray,
                  opacity: float = 0.6) -> np.ndarray:
     """Lay a heat map over a darkened gray picture; 0 leaves it visible.
 
@@ -138,8 +139,8 @@ def arrange(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         max(row[i].shape[1] for row in rows if i < len(row))
         for i in range(columns)
     ]
-    sheet = np.full((sum(heights) + GAP * (len(rows) - 1),
-                     sum(widths) + GAP * (columns - 1), 3), 255, np.uint8)
+    sheet = np.full((sum(heights) + GAP * (len(rows) - 1), sum(widths) + GAP *
+                     (columns - 1), 3), 255, np.uint8)
     top = 0
     for row, height in zip(rows, heights):
         left = 0

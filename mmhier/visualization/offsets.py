@@ -24,8 +24,8 @@ def sampling_points(backbone: LIT, images: Tensor) -> list[Tensor]:
     """
     if not isinstance(backbone, LIT):
         raise MMHierError(f'{type(backbone).__name__} merges no tokens at '
-                         'learned offsets, of the backbones of mmhier only '
-                         'LIT does')
+                          'learned offsets, of the backbones of mmhier only '
+                          'LIT does')
     offsets: list[Tensor] = []
     convs = [m for m in backbone.modules() if isinstance(m, DeformConv)]
     handles = [

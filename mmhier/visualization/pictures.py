@@ -76,12 +76,11 @@ class Subject:
         return self.model.data_preprocessor(data, False)['inputs']
 
 
-def load_subjects(
-        configs: Sequence[str],
-        checkpoints: Sequence[str] | None = None,
-        device: str | None = None,
-        classes: str | Sequence[str] | None = None,
-        cfg_options: dict[str, Any] | None = None) -> list[Subject]:
+def load_subjects(configs: Sequence[str],
+                  checkpoints: Sequence[str] | None = None,
+                  device: str | None = None,
+                  classes: str | Sequence[str] | None = None,
+                  cfg_options: dict[str, Any] | None = None) -> list[Subject]:
     """Models that will be drawn.
 
     Args:
@@ -98,7 +97,7 @@ def load_subjects(
     """
     if checkpoints and len(checkpoints) != len(configs):
         raise MMHierError(f'{len(configs)} configs, but {len(checkpoints)} '
-                        'checkpoints: expected one for each config')
+                          'checkpoints: expected one for each config')
     device = check_device(device)
     files: Sequence[str | None] = checkpoints or [None] * len(configs)
     return [
@@ -129,12 +128,14 @@ def load_photo(path: str, size: int) -> tuple[np.ndarray, tuple[float, float]]:
     height, width = image.shape[:2]
     scale = size / min(height, width)
     sides = [
-        max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE)
+        max(MULTIPLE,
+            round(side * scale / MULTIPLE) * MULTIPLE)
         for side in (width, height)
     ]
     if max(sides) > 20 * size:
-        raise MMHierError(f'{shown(path)} has {width}x{height} pixels: too long '
-                        'and narrow to be drawn')
+        raise MMHierError(
+            f'{shown(path)} has {width}x{height} pixels: too long '
+            'and narrow to be drawn')
     resized = cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
     picture = np.ascontiguousarray(resized[..., ::-1])
     return picture, (sides[0] / width, sides[1] / height)
@@ -195,7 +196,7 @@ def _heads(head: int | str, num_heads: int) -> Iterable[Any]:
         return range(num_heads)
     if not 0 <= int(head) < num_heads:
         raise MMHierError(f'--head {head}: this block has heads 0 to '
-                        f'{num_heads - 1}')
+                          f'{num_heads - 1}')
     return [int(head)]
 
 
@@ -233,8 +234,8 @@ def draw_offsets(subjects: Sequence[Subject],
     """
     photo, scale = load_photo(image, size)
     height, width = photo.shape[:2]
-    point = (width / 2, height / 2) if point is None else (
-        point[0] * scale[0], point[1] * scale[1])
+    point = (width / 2, height / 2) if point is None else (point[0] * scale[0],
+                                                           point[1] * scale[1])
     if not (0 <= point[0] < width and 0 <= point[1] < height):
         raise MMHierError('--point lies outside of the image')
     columns = []
@@ -274,8 +275,8 @@ def _offsets_panel(photo: np.ndarray, points: np.ndarray,
 def _draw_arrow(picture: np.ndarray, start: np.ndarray, end: np.ndarray,
                 colour: tuple[int, int, int]) -> None:
     # OpenCV takes whole numbers, here of sixteenths of a pixel.
-    first, last = (tuple(np.rint(16 * p).astype(int).tolist())
-                   for p in (start, end))
+    first, last = (
+        tuple(np.rint(16 * p).astype(int).tolist()) for p in (start, end))
     cv2.line(picture, first, last, colour, 1, cv2.LINE_AA, 4)
     cv2.circle(picture, last, 24, colour, -1, cv2.LINE_AA, 4)
 
@@ -301,18 +302,17 @@ def _followed_panel(photo: np.ndarray, levels: list[np.ndarray],
     left, top = (np.mean([corners.min(0), corners.max(0)], 0) -
                  side / 2).round().astype(int)
     zoom = min(photo.shape[:2]) / side
-    picture = cv2.warpAffine(
-        (photo * 0.6).astype(np.uint8),
-        np.array([[zoom, 0, -zoom * left], [0, zoom, -zoom * top]]),
-        (min(photo.shape[:2]), ) * 2)
+    picture = cv2.warpAffine((photo * 0.6).astype(np.uint8),
+                             np.array([[zoom, 0, -zoom * left],
+                                       [0, zoom, -zoom * top]]),
+                             (min(photo.shape[:2]), ) * 2)
     for index in reversed(range(len(steps))):
         radius = 9 - 3 * index
         for x, y in steps[index]:
             at = (round(zoom * (x - left)), round(zoom * (y - top)))
-            cv2.circle(picture, at, radius, TAP_COLOURS[index], -1,
-                       cv2.LINE_AA)
-    return vis.mark_point(
-        picture, (zoom * (point[0] - left), zoom * (point[1] - top)))
+            cv2.circle(picture, at, radius, TAP_COLOURS[index], -1, cv2.LINE_AA)
+    return vis.mark_point(picture,
+                          (zoom * (point[0] - left), zoom * (point[1] - top)))
 
 
 def draw_receptive_field(subjects: Sequence[Subject],
@@ -405,8 +405,9 @@ def draw_features(subjects: Sequence[Subject],
                     raise MMHierError(f'{subject.name} has no neck')
                 maps = neck(maps)
         if any(m.ndim != 4 for m in maps):
-            raise MMHierError(f'the {source} of {subject.name} returns vectors, '
-                            'not maps')
+            raise MMHierError(
+                f'the {source} of {subject.name} returns vectors, '
+                'not maps')
         rows = [[vis.add_title(photo, subject.name, source)]]
         for level, features in enumerate(m[0].cpu() for m in maps):
             size_text = 'x'.join(map(str, features.shape))

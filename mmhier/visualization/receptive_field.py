@@ -37,7 +37,7 @@ def effective_receptive_field(backbone: nn.Module,
         total = total + gradient.abs().sum((0, 1)).detach().cpu()
     if not total.max() > 0:
         raise MMHierError('the central pixel of the output depends on no pixel '
-                         'of the images')
+                          'of the images')
     return total / total.max()
 
 
@@ -54,10 +54,9 @@ def field_square(field: Tensor, share: float) -> tuple[int, int, int]:
     """
     field = field.double()
     total = field.sum()
-    row, column = (
-        int((field.sum(dim) @ torch.arange(n, dtype=torch.double) /
-             total).round()) for dim, n in ((1, field.shape[0]),
-                                            (0, field.shape[1])))
+    row, column = (int(
+        (field.sum(dim) @ torch.arange(n, dtype=torch.double) / total).round())
+                   for dim, n in ((1, field.shape[0]), (0, field.shape[1])))
     radius = 0
     # Rounding may keep the sum of all from reaching the total.
     while radius < max(field.shape):

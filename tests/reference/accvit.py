@@ -66,9 +66,8 @@ def conv3x3(x, weight, stride: int = 1):
 
 
 def depthwise3x3(x, weight, stride: int, dilation: int):
-    return sum(
-        tap * weight[:, 0, i, j, None, None]
-        for i, j, tap in taps(x, stride, dilation))
+    return sum(tap * weight[:, 0, i, j, None, None]
+               for i, j, tap in taps(x, stride, dilation))
 
 
 def average3x3(x, stride: int):
@@ -110,8 +109,7 @@ def atrous_inverted_residual(x, w: dict, stride: int, training: bool = False):
     shortcut = x
     if stride > 1:
         shortcut = conv1x1(
-            average3x3(x, stride), w['shortcut.1.weight'],
-            w['shortcut.1.bias'])
+            average3x3(x, stride), w['shortcut.1.weight'], w['shortcut.1.bias'])
     x = batch_norm(x, below(w, 'pre_norm.'), training)
     x = conv1x1(x, w['expand.0.0.weight'])
     x = gelu(batch_norm(x, below(w, 'expand.0.1.'), training))
@@ -120,8 +118,7 @@ def atrous_inverted_residual(x, w: dict, stride: int, training: bool = False):
         branch = below(w, f'branches.{k}.')
         y = depthwise3x3(x, branch['0.0.weight'], stride, dilation)
         y = gelu(batch_norm(y, below(branch, '0.1.'), training))
-        branches.append(
-            squeeze_excite(y, below(w, f'squeeze_excites.{k}.')))
+        branches.append(squeeze_excite(y, below(w, f'squeeze_excites.{k}.')))
     x = gated_sum(x[:, :, ::stride, ::stride], branches, below(w, 'gate.'))
     x = conv1x1(x, w['project.weight'], w['project.bias'])
     return batch_norm(x + shortcut, below(w, 'post_norm.'), training)
@@ -149,9 +146,10 @@ def window_attention(x, w: dict, num_heads: int, dilation: int):
     for members in window_members(height, width, dilation):
         ys = torch.tensor([m[2] for m in members])
         xs = torch.tensor([m[3] for m in members])
-        rows = torch.tensor([[(i - k + WINDOW - 1) * (2 * WINDOW - 1) + j - m
-                              + WINDOW - 1 for k, m, _, _ in members]
-                             for i, j, _, _ in members])
+        rows = torch.tensor([[
+            (i - k + WINDOW - 1) * (2 * WINDOW - 1) + j - m + WINDOW - 1
+            for k, m, _, _ in members
+        ] for i, j, _, _ in members])
         bias = w['relative_position_bias_table'][rows]
         qkv = linear(tokens[:, ys, xs], below(w, 'qkv.'))
         heads = []
@@ -178,7 +176,12 @@ def atrous_attention(x, w: dict, num_heads: int, dilations):
     return gated_sum(x, branches, below(w, 'gate.'))
 
 
-def block(x, w: dict, stride: int, num_heads: int, dilations, topology: str,
+def block(x,
+          w: dict,
+          stride: int,
+          num_heads: int,
+          dilations,
+          topology: str,
           training: bool = False):
     """An atrous inverted residual, then the attention block."""
     x = atrous_inverted_residual(x, below(w, 'conv.'), stride, training)
@@ -199,7 +202,7 @@ def backbone(x, w: dict, arch: dict, topology: str, training: bool = False):
     for i in range(4):
         num_heads = arch['embed_dims'][i] // arch['head_dim']
         for j in range(arch['depths'][i]):
-            x = block(x, below(w, f'stages.{i}.{j}.'), 1 if j else 2,
-                      num_heads, arch['dilations'][i], topology, training)
+            x = block(x, below(w, f'stages.{i}.{j}.'), 1 if j else 2, num_heads,
+                      arch['dilations'][i], topology, training)
         outs.append(x)
     return outs

@@ -68,9 +68,8 @@ def hierarchical_attention(x, p, num_heads, grid_size, ds_ratio):
         return project(local, p['proj.weight'], p['proj.bias'])
 
     def same_window(y, x):
-        return [(i, j) for i, j in everywhere
-                if i // grid_size == y // grid_size
-                and j // grid_size == x // grid_size]
+        return [(i, j) for i, j in everywhere if i // grid_size == y //
+                grid_size and j // grid_size == x // grid_size]
 
     local = attend_map(q, k, v, num_heads, same_window)
     g = global_norm(x + local, p['grid_norm.weight'], p['grid_norm.bias'])

@@ -23,8 +23,11 @@ from .lit import (
 def official(images, weights: dict, arch: dict, last: int):
     """Tokens behind block `last` (not pooled by it), (B, L, C), normed."""
     dims, width = arch['embed_dims'], arch['pool_block_width']
-    x = F.conv2d(images, weights['patch_embed.proj.weight'],
-                 weights['patch_embed.proj.bias'], stride=16)
+    x = F.conv2d(
+        images,
+        weights['patch_embed.proj.weight'],
+        weights['patch_embed.proj.bias'],
+        stride=16)
     x = x.flatten(2).transpose(1, 2) + weights['pos_embed']
 
     def norm(x, prefix):
@@ -196,13 +199,16 @@ def trunk(images, weights: dict, arch: dict, pool_mode: str):
     yield rows, level
 
 
-def backbone(images, weights: dict, arch: dict, pool_mode: str, taps: tuple,
+def backbone(images,
+             weights: dict,
+             arch: dict,
+             pool_mode: str,
+             taps: tuple,
              training: bool = False) -> list:
     """The maps of strides 4, 8, 16, 32."""
     height, width = (-(-size // 16) for size in images.shape[2:])
     maps = {}
-    for i, (rows, level) in enumerate(
-            trunk(images, weights, arch, pool_mode)):
+    for i, (rows, level) in enumerate(trunk(images, weights, arch, pool_mode)):
         if i in taps:
             norm = 'norm.' if i == arch['depth'] - 1 else f'norm_{i}.'
             norm = below(weights, norm)

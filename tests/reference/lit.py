@@ -88,10 +88,9 @@ def deformable_merging(x, w: dict, training: bool = False):
                 total = w['dconv.bias']
                 for tap in range(4):
                     i, j = divmod(tap, 2)
-                    value = sample(image,
-                                   2 * row + i + shift[2 * tap, row, column],
-                                   2 * column + j +
-                                   shift[2 * tap + 1, row, column])
+                    value = sample(
+                        image, 2 * row + i + shift[2 * tap, row, column],
+                        2 * column + j + shift[2 * tap + 1, row, column])
                     total = total + weight[:, :, i, j] @ value
                 rows.append(total)
         images.append(torch.stack(rows, -1).unflatten(1, offset.shape[2:]))
@@ -187,8 +186,8 @@ def block(tokens, w: dict, num_heads: int, grid: tuple, eps: float):
 
 def patch_embed(x, w: dict):
     x = strided_conv(x, below(w, 'proj.'), 4)
-    return layer_norm(x.permute(0, 2, 3, 1),
-                      below(w, 'norm.'), 1e-5).permute(0, 3, 1, 2)
+    return layer_norm(x.permute(0, 2, 3, 1), below(w, 'norm.'),
+                      1e-5).permute(0, 3, 1, 2)
 
 
 def tiny(x, w: dict, arch: dict, training: bool = False) -> tuple:
@@ -202,8 +201,8 @@ def tiny(x, w: dict, arch: dict, training: bool = False) -> tuple:
         grid = x.shape[2:]
         pos_embed = w[f'pos_embed{stage + 1}']
         first = pos_embed[:, :stage == 3]
-        tokens = tokens_of(x) + resized_pos_embed(pos_embed[:, stage == 3:],
-                                                  *grid)
+        tokens = tokens_of(x) + resized_pos_embed(pos_embed[:, stage == 3:], *
+                                                  grid)
         if stage == 3 and 'cls_token' in w:
             cls_token = (w['cls_token'] + first).expand(len(x), -1, -1)
             tokens = torch.cat((cls_token, tokens), 1)
@@ -238,8 +237,8 @@ def swin_like(x, w: dict, arch: dict, training: bool = False) -> tuple:
         maps.append(map_of(out, *grid))
         if stage < 3:
             x = deformable_merging(
-                map_of(tokens, *grid),
-                below(w, f'layers.{stage}.downsample.'), training)
+                map_of(tokens, *grid), below(w, f'layers.{stage}.downsample.'),
+                training)
     mean = None
     if 'norm.weight' in w:
         mean = layer_norm(tokens, below(w, 'norm.'), arch['norm_eps']).mean(1)
@@ -340,8 +339,7 @@ def official_shapes_swin_like(arch: dict,
                 weight=[dims[stage]], bias=[dims[stage]])
     if num_classes:
         parts['norm'] = dict(weight=[dims[3]], bias=[dims[3]])
-        parts['head'] = dict(
-            weight=[num_classes, dims[3]], bias=[num_classes])
+        parts['head'] = dict(weight=[num_classes, dims[3]], bias=[num_classes])
     for prefix, part in parts.items():
         shapes.update({f'{prefix}.{n}': s for n, s in part.items()})
     return shapes

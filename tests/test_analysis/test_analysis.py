@@ -54,55 +54,55 @@ CASES = {
                      ['mistaken'], 0, dict(localisation=1)),
     'at the lower bound': ([(0, .9)], [(0, )], [[.1]], ['localisation'],
                            ['mistaken'], 0, dict(localisation=1)),
-    'classification': ([(1, .9)], [(0, )], [[.5]], ['classification'],
-                       ['mistaken'], 0, dict(classification=1)),
+    'classification':
+    ([(1, .9)], [(0, )], [[.5]], ['classification'], ['mistaken'], 0,
+     dict(classification=1)),
     'both': ([(1, .9)], [(0, )], [[.49]], ['both'], ['missed'], 0, {}),
-    'background': ([(0, .9)], [(0, )], [[.09]], ['background'], ['missed'],
-                   0, {}),
+    'background':
+    ([(0, .9)], [(0, )], [[.09]], ['background'], ['missed'], 0, {}),
     'no object': ([(0, .9)], [], [], ['background'], [], 0, {}),
     'nothing found': ([], [(0, )], [], [], ['missed'], 0, {}),
     # The duplicate comes before the second object is found: 2/3 at recall 1.
-    'duplicate': ([(0, .9), (0, .8), (0, .7)], [(0, ), (0, )],
-                  [[.9, 0], [.6, 0], [0, .8]], ['right', 'duplicate', 'right'
-                                                ], ['found', 'found'],
-                  (51 + 50 * 2 / 3) / 101,
+    'duplicate': ([(0, .9), (0, .8), (0, .7)], [(0, ), (0, )], [[.9,
+                                                                 0], [.6, 0],
+                                                                [0, .8]],
+                  ['right', 'duplicate',
+                   'right'], ['found', 'found'], (51 + 50 * 2 / 3) / 101,
                   dict(duplicate=1 - (51 + 50 * 2 / 3) / 101)),
     # Precision 1/2 at any recall.
     'false alarm above': ([(0, .9), (0, .8)], [(0, )], [[0], [.7]],
-                          ['background', 'right'], ['found'], .5,
-                          dict(background=.5)),
+                          ['background',
+                           'right'], ['found'], .5, dict(background=.5)),
     'missed': ([(0, .9)], [(0, ), (0, )], [[.9, 0]], ['right'],
                ['found', 'missed'], 51 / 101, dict(missed=50 / 101)),
     # The better of two is corrected, the other one dropped.
     'two for one': ([(0, .9), (0, .8)], [(0, ), (0, )], [[.3, 0], [.4, 0]],
-                    ['localisation', 'localisation'], ['mistaken', 'missed'],
-                    0, dict(localisation=51 / 101)),
+                    ['localisation', 'localisation'], ['mistaken', 'missed'], 0,
+                    dict(localisation=51 / 101)),
     # An object that is found cannot be found again by correction.
-    'before one found': ([(0, .9), (0, .8)], [(0, ), (0, )],
-                         [[.3, 0], [.8, 0]], ['localisation', 'right'],
-                         ['found', 'missed'], 51 / 202,
+    'before one found': ([(0, .9), (0, .8)], [(0, ), (0, )], [[.3, 0], [.8, 0]],
+                         ['localisation', 'right'], ['found',
+                                                     'missed'], 51 / 202,
                          dict(localisation=51 / 202, missed=50 / 202)),
     'after one found': ([(0, .9), (0, .8)], [(0, )], [[.8], [.3]],
                         ['right', 'localisation'], ['found'], 1, {}),
-    'a wrong class on one found': ([(1, .9), (0, .8), (1, .7)],
-                                   [(0, ), (1, )],
-                                   [[.8, 0], [.9, 0], [0, .9]],
-                                   ['classification', 'right', 'right'],
-                                   ['found', 'found'], .75,
-                                   dict(classification=.25)),
+    'a wrong class on one found': ([(1, .9), (0, .8), (1, .7)], [
+        (0, ), (1, )
+    ], [[.8, 0], [.9, 0],
+        [0, .9]], ['classification', 'right',
+                   'right'], ['found', 'found'], .75, dict(classification=.25)),
     # Localisation is tested before classification.
-    'own class first': ([(0, .9)], [(0, ), (1, )], [[.2, .9]],
-                        ['localisation'], ['mistaken', 'missed'], 0,
-                        dict(localisation=.5)),
-    'most overlap': ([(0, .9), (0, .8)], [(0, ), (0, )],
-                     [[.6, .7], [.6, .8]], ['right', 'right'],
-                     ['found', 'found'], 1, {}),
-    'crowd of the class': ([(0, .9), (0, .8)], [(0, 'crowd'), (0, )],
-                           [[.6, 0], [0, .6]], ['ignored', 'right'],
-                           ['found'], 1, {}),
-    'crowd of another class': ([(0, .9), (0, .8)], [(1, 'crowd'), (0, )],
-                               [[.6, 0], [0, .6]], ['background', 'right'],
-                               ['found'], .5, dict(background=.5)),
+    'own class first': ([(0, .9)], [(0, ), (1, )], [[.2, .9]], ['localisation'],
+                        ['mistaken', 'missed'], 0, dict(localisation=.5)),
+    'most overlap': ([(0, .9), (0, .8)], [(0, ), (0, )], [[.6, .7], [.6, .8]],
+                     ['right', 'right'], ['found', 'found'], 1, {}),
+    'crowd of the class': ([(0, .9), (0, .8)], [(0, 'crowd'), (0, )], [[.6, 0],
+                                                                       [0, .6]],
+                           ['ignored', 'right'], ['found'], 1, {}),
+    'crowd of another class': ([(0, .9), (0, .8)], [
+        (1, 'crowd'), (0, )
+    ], [[.6, 0], [0, .6]], ['background',
+                            'right'], ['found'], .5, dict(background=.5)),
 }
 
 
@@ -174,12 +174,12 @@ def test_confusions_of_detections():
         ])
     matrix = count_confusions([case, case], 2)
     assert matrix.tolist() == [[2, 2, 0], [0, 0, 2], [2, 2, 0]]
-    assert count_confusions([case], 2, score_threshold=0).tolist() == [
-        [1, 1, 0], [0, 1, 0], [1, 1, 0]
-    ]
-    assert largest_confusions(matrix, ['a', 'b', 'background'], 1) == [
-        dict(truth='a', prediction='b', count=2)
-    ]
+    assert count_confusions([case],
+                            2, score_threshold=0).tolist() == [[1, 1, 0],
+                                                               [0, 1, 0],
+                                                               [1, 1, 0]]
+    assert largest_confusions(matrix, ['a', 'b', 'background'],
+                              1) == [dict(truth='a', prediction='b', count=2)]
 
 
 def test_confusions_of_pixels():
@@ -446,7 +446,8 @@ def test_predictions_run_no_code(tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    b'', b'not a pickle', pickle.dumps([dict(a=torch.rand(9))])[:-40],
+    b'', b'not a pickle',
+    pickle.dumps([dict(a=torch.rand(9))])[:-40],
     pickle.dumps(dict(a=1)),
     pickle.dumps([]),
     pickle.dumps([1])

@@ -9,13 +9,23 @@ from mmhier.analysis import count_complexity
 # Multiply-adds at 224x224 in units of 1e9: LIT and HVT as published and
 # measured on the authors' code, ACC-ViT as fitted to the published counts.
 GIGA_MACS = {
-    'LIT': dict(tiny=3.61, small=4.08, medium=8.59, base=15.03),
+    'LIT':
+    dict(tiny=3.61, small=4.08, medium=8.59, base=15.03),
     'HVT': {
-        'ti-1': 0.642, 's-0': 4.574, 's-1': 2.402, 's-2': 1.941,
-        's-3': 1.620, 's-4': 1.394
+        'ti-1': 0.642,
+        's-0': 4.574,
+        's-1': 2.402,
+        's-2': 1.941,
+        's-3': 1.620,
+        's-4': 1.394
     },
-    'ACCViT': dict(
-        femto=0.996, pico=2.137, nano=3.706, tiny=5.535, small=11.355,
+    'ACCViT':
+    dict(
+        femto=0.996,
+        pico=2.137,
+        nano=3.706,
+        tiny=5.535,
+        small=11.355,
         base=21.880),
 }
 
@@ -31,9 +41,9 @@ def classifier_backbone(family, arch):
     return MODELS.build(dict(type=f'mmhier.{family}', arch=arch, **options))
 
 
-@pytest.mark.parametrize(
-    'family, arch, wanted',
-    [(f, a, g) for f, archs in GIGA_MACS.items() for a, g in archs.items()])
+@pytest.mark.parametrize('family, arch, wanted',
+                         [(f, a, g) for f, archs in GIGA_MACS.items()
+                          for a, g in archs.items()])
 def test_macs_are_the_published_ones(family, arch, wanted):
     with torch.device('meta'):
         backbone = classifier_backbone(family, arch)

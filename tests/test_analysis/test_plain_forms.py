@@ -35,5 +35,8 @@ def test_plain_form_equals_the_model(cls, arch, arguments, size):
         })
     for name, grad in grads[0].items():
         torch.testing.assert_close(
-            grads[1][name], grad, rtol=1e-2, atol=1e-4,
+            grads[1][name],
+            grad,
+            rtol=1e-2,
+            atol=1e-4,
             msg=lambda text, name=name: f'{name}: {text}')

@@ -53,11 +53,12 @@ def test_too_few_matches_are_refused_and_change_nothing():
     model = HATNet('tiny')
     before = {k: v.clone() for k, v in model.state_dict().items()}
     weights = golden.official_state_dict('hatnet_small')
-    with pytest.raises(CheckpointError, match='of 267 tensors matched, .* '
-                       'at least 95 % are needed'):
+    with pytest.raises(
+            CheckpointError,
+            match='of 267 tensors matched, .* '
+            'at least 95 % are needed'):
         load_backbone_weights(model, weights)
-    assert all(torch.equal(v, before[k])
-               for k, v in model.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert load_backbone_weights(model, weights, min_matched=0).matched
 
 
@@ -107,7 +108,8 @@ def test_family_and_variant_are_found(tmp_path, variant):
 def run_tool(*arguments):
     return subprocess.run(
         [sys.executable, ROOT / 'tools' / 'convert_checkpoint.py', *arguments],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True)
 
 
 def test_tool_converts_and_explains_its_refusals(tmp_path):
@@ -138,8 +140,10 @@ def test_conversion_refuses_foreign_and_incomplete_weights(tmp_path):
     weights = golden.official_state_dict('hatnet_tiny')
     half = dict(list(weights.items())[:150])
     torch.save(half, source)
-    with pytest.raises(CheckpointError, match="fits no variant of HATNet, "
-                       "'tiny' comes closest"):
+    with pytest.raises(
+            CheckpointError,
+            match="fits no variant of HATNet, "
+            "'tiny' comes closest"):
         convert_checkpoint_file(source, target)
     assert list(tmp_path.iterdir()) == [source]
     _, report = convert_checkpoint_file(source, target, min_matched=0.1)

@@ -34,8 +34,7 @@ def training_checkpoint() -> dict:
             hook_msgs=dict(last_ckpt='/home/someone/epoch_12.pth')),
         optimizer=optimizer.state_dict(),
         param_schedulers=[dict(last_step=3)],
-        message_hub=dict(
-            loss=HistoryBuffer([1.], [1]), lr=np.float64(0.1)))
+        message_hub=dict(loss=HistoryBuffer([1.], [1]), lr=np.float64(0.1)))
 
 
 @pytest.fixture
@@ -81,8 +80,9 @@ def test_only_weights_and_meta_stay(source, tmp_path):
 
 def test_publishing_again_gives_the_same_file(source, tmp_path):
     first = publish_checkpoint_file(source, tmp_path / 'model.pth')
-    with pytest.raises(CheckpointError, match=f'{first.name} exists.*'
-                       '--overwrite'):
+    with pytest.raises(
+            CheckpointError, match=f'{first.name} exists.*'
+            '--overwrite'):
         publish_checkpoint_file(source, tmp_path / 'model.pth')
     assert first == publish_checkpoint_file(
         source, tmp_path / 'model-00000000.pth', overwrite=True)

@@ -28,19 +28,25 @@ class CfgNode(dict):
 CfgNode.__module__ = 'yacs.config'
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda w: w,
-    lambda w: dict(model=w, epoch=3),
-    lambda w: dict(state_dict=w, meta=dict(epoch=1)),
-    lambda w: dict(state_dict={f'module.{k}': v for k, v in w.items()}),
-    lambda w: dict(model=w, args=argparse.Namespace(lr=0.1, batch_size=2)),
-    lambda w: dict(model=w, config=CfgNode(MODEL=CfgNode(DEPTH=2))),
-    lambda w: dict(
-        state_dict=w,
-        message_hub=dict(
-            loss=HistoryBuffer([1., 2.], [1, 1]), lr=np.float64(0.1))),
-], ids=['bare', 'model', 'state_dict', 'module', 'namespace', 'yacs',
-        'mmengine'])
+@pytest.mark.parametrize(
+    'wrap', [
+        lambda w: w,
+        lambda w: dict(model=w, epoch=3),
+        lambda w: dict(state_dict=w, meta=dict(epoch=1)),
+        lambda w: dict(state_dict={
+            f'module.{k}': v
+            for k, v in w.items()
+        }),
+        lambda w: dict(model=w, args=argparse.Namespace(lr=0.1, batch_size=2)),
+        lambda w: dict(model=w, config=CfgNode(MODEL=CfgNode(DEPTH=2))),
+        lambda w: dict(
+            state_dict=w,
+            message_hub=dict(
+                loss=HistoryBuffer([1., 2.], [1, 1]), lr=np.float64(0.1))),
+    ],
+    ids=[
+        'bare', 'model', 'state_dict', 'module', 'namespace', 'yacs', 'mmengine'
+    ])
 def test_every_wrapping_is_read(tmp_path, monkeypatch, wrap):
     path = tmp_path / 'x.pth'
     with monkeypatch.context() as patch:
@@ -56,7 +62,8 @@ def test_every_wrapping_is_read(tmp_path, monkeypatch, wrap):
 def test_old_format_is_read(tmp_path):
     path = tmp_path / 'x.pth'
     torch.save(
-        dict(model=WEIGHTS, args=argparse.Namespace(lr=1)), path,
+        dict(model=WEIGHTS, args=argparse.Namespace(lr=1)),
+        path,
         _use_new_zipfile_serialization=False)
     assert unwrap_state_dict(read_checkpoint(path)).keys() == WEIGHTS.keys()
 
@@ -76,7 +83,8 @@ def test_code_in_a_file_is_not_executed(tmp_path, call, zipped):
     path, witness = tmp_path / 'x.pth', tmp_path / 'witness'
     attack = Malicious(call, f'open({str(witness)!r}, "w").close()')
     torch.save(
-        dict(state_dict=WEIGHTS, meta=attack), path,
+        dict(state_dict=WEIGHTS, meta=attack),
+        path,
         _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match='could execute code'):
         read_checkpoint(path)

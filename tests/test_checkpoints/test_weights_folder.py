@@ -63,17 +63,18 @@ def test_the_exact_name_comes_first(folder):
 
 
 def test_ambiguity_names_both(folder):
-    names = sorted(
-        save(folder / 'tiny.pth', value).name for value in (1., 2.))
-    with pytest.raises(CheckpointError,
-                       match=f'ambiguous.*{names[0]} and {names[1]}'):
+    names = sorted(save(folder / 'tiny.pth', value).name for value in (1., 2.))
+    with pytest.raises(
+            CheckpointError, match=f'ambiguous.*{names[0]} and {names[1]}'):
         find_checkpoint('tiny.pth')
     assert find_checkpoint(names[1]) == str(folder / names[1])
 
 
 def test_absent_files_are_named(folder, monkeypatch):
-    with pytest.raises(CheckpointError, match='x.pth does not exist, nor is '
-                       f'it in MMHIER_WEIGHTS={folder}'):
+    with pytest.raises(
+            CheckpointError,
+            match='x.pth does not exist, nor is '
+            f'it in MMHIER_WEIGHTS={folder}'):
         find_checkpoint('x.pth')
     url = 'https://example.org/x.pth'
     assert find_checkpoint(url) == url
@@ -94,8 +95,10 @@ def test_a_changed_file_is_refused(folder):
     save(folder / 'other.pth', 2., hashed=False).replace(saved)
     found = hashlib.sha256(saved.read_bytes()).hexdigest()[:8]
     for name in (saved, 'tiny.pth', 'https://example.org/tiny.pth'):
-        with pytest.raises(CheckpointError, match=f'{saved.name}.*expected a '
-                           f'sha256 of {expected}.*found {found}'):
+        with pytest.raises(
+                CheckpointError,
+                match=f'{saved.name}.*expected a '
+                f'sha256 of {expected}.*found {found}'):
             read_checkpoint(name)
 
 

@@ -87,9 +87,7 @@ def fpn(dims, **kwargs) -> dict:
 def anchors(**kwargs) -> dict:
     return dict(
         anchor_generator=dict(
-            type='AnchorGenerator',
-            ratios=[0.5, 1.0, 2.0],
-            **kwargs))
+            type='AnchorGenerator', ratios=[0.5, 1.0, 2.0], **kwargs))
 
 
 def retinanet(backbone, dims):
@@ -97,8 +95,8 @@ def retinanet(backbone, dims):
         dict(
             type='mmdet.RetinaNet',
             backbone=backbone,
-            neck=fpn(dims, start_level=1, add_extra_convs='on_input',
-                     num_outs=5),
+            neck=fpn(
+                dims, start_level=1, add_extra_convs='on_input', num_outs=5),
             bbox_head=dict(
                 type='RetinaHead',
                 num_classes=80,
@@ -161,12 +159,20 @@ SEGMENTOR = dict(grids=(32, 16), out_norms=(0, 1, 2, 3))
 
 @pytest.mark.parametrize('arch', ['tiny', 'small'])
 @pytest.mark.parametrize('build,shapes_of,dense,millions', [
-    (retinanet, retinanet_shapes, DETECTOR, {'tiny': 30, 'small': 39}),
-    (mask_rcnn, mask_rcnn_shapes, DETECTOR, {'tiny': 40, 'small': 48}),
-    (semantic_fpn, semantic_fpn_shapes, SEGMENTOR, {'tiny': 24, 'small': 32}),
+    (retinanet, retinanet_shapes, DETECTOR, {
+        'tiny': 30,
+        'small': 39
+    }),
+    (mask_rcnn, mask_rcnn_shapes, DETECTOR, {
+        'tiny': 40,
+        'small': 48
+    }),
+    (semantic_fpn, semantic_fpn_shapes, SEGMENTOR, {
+        'tiny': 24,
+        'small': 32
+    }),
 ])
-def test_released_model_loads_strictly(arch, build, shapes_of, dense,
-                                       millions):
+def test_released_model_loads_strictly(arch, build, shapes_of, dense, millions):
     settings = LIT.arch_zoo[arch]
     dims = settings['embed_dims']
     backbone = dict(type='mmhier.LIT', arch=arch)
@@ -190,8 +196,8 @@ def test_released_model_loads_strictly(arch, build, shapes_of, dense,
     model.load_state_dict(converted, strict=True)
 
     # Every official tensor arrived, once.
-    assert sorted(v.flatten()[0].item() for v in converted.values()) == list(
-        range(len(official)))
+    assert sorted(v.flatten()[0].item()
+                  for v in converted.values()) == list(range(len(official)))
     for name, value in model.state_dict().items():
         assert torch.equal(value, converted[name]), name
     for name in shapes_of(dims):
@@ -200,8 +206,13 @@ def test_released_model_loads_strictly(arch, build, shapes_of, dense,
     assert round(params / 1e6) == millions[arch]
     # Converting once more changes nothing.
     again = convert_model_state_dict(converted, LIT)
-    assert {n: id(v) for n, v in again.items()
-            } == {n: id(v) for n, v in converted.items()}
+    assert {
+        n: id(v)
+        for n, v in again.items()
+    } == {
+        n: id(v)
+        for n, v in converted.items()
+    }
 
 
 def test_other_families_are_refused():
@@ -221,8 +232,10 @@ def test_backbone_loads_from_a_detector_file(tmp_path):
     weights['neck.lateral_convs.0.conv.bias'] = torch.zeros(256)
     path = tmp_path / 'retina_lit_s.pth'
     torch.save(dict(state_dict=weights, meta=dict(epoch=12)), path)
-    backbone = LIT(settings, bias_size=50,
-                   init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    backbone = LIT(
+        settings,
+        bias_size=50,
+        init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     backbone.init_weights()
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, weights[f'backbone.{name}']), name

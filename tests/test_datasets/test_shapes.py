@@ -60,10 +60,8 @@ class TestMaskToPolygons:
         mask = np.zeros((3, 3), bool)
         mask[2, 0] = True
         (polygon, ) = shapes.mask_to_polygons(mask)
-        assert sorted(np.reshape(polygon, (-1, 2)).tolist()) == [[0, 2],
-                                                                 [0, 3],
-                                                                 [1, 2],
-                                                                 [1, 3]]
+        assert sorted(np.reshape(polygon, (-1, 2)).tolist()) == [[0, 2], [0, 3],
+                                                                 [1, 2], [1, 3]]
 
     def test_empty_mask(self):
         assert shapes.mask_to_polygons(np.zeros((4, 4), bool)) == []
@@ -88,8 +86,8 @@ class TestMaskToRle:
 
     def test_counts_go_down_the_columns_and_start_with_zeros(self):
         mask = np.array([[1, 0, 0], [1, 1, 0]])
-        assert shapes.mask_to_rle(mask) == dict(counts=[0, 2, 1, 1, 2],
-                                                size=[2, 3])
+        assert shapes.mask_to_rle(mask) == dict(
+            counts=[0, 2, 1, 1, 2], size=[2, 3])
 
     @pytest.mark.parametrize('seed', range(3))
     def test_decodes_to_the_same_pixels(self, seed):
@@ -103,8 +101,8 @@ class TestSameSeed:
 
     def test_another_process_draws_the_same_bytes(self, tmp_path):
         generate_shapes(tmp_path / 'here', **self.small)
-        result = run_tool(tmp_path / 'there', '--num-train', 5, '--num-val',
-                          2, '--image-size', 96)
+        result = run_tool(tmp_path / 'there', '--num-train', 5, '--num-val', 2,
+                          '--image-size', 96)
         assert result.returncode == 0, result.stderr
         assert 'was drawn' in result.stdout
         here = shapes.content_hash(tmp_path / 'here')
@@ -117,8 +115,9 @@ class TestSameSeed:
         generate_shapes(tmp_path / 'large', **{**self.small, 'num_train': 9})
         names = [f'train2017/{i:012d}.jpg' for i in range(1, 6)]
         for name in names + ['classification/train/circle/000000.jpg']:
-            assert ((tmp_path / 'small' / name).read_bytes() ==
-                    (tmp_path / 'large' / name).read_bytes())
+            assert ((tmp_path / 'small' /
+                     name).read_bytes() == (tmp_path / 'large' /
+                                            name).read_bytes())
 
     def test_another_seed_draws_another_set(self, tmp_path):
         generate_shapes(tmp_path / 'a', **self.small)
@@ -236,7 +235,7 @@ class TestInstances:
                 labels[split].append(annotation['category_id'])
         distances = np.linalg.norm(
             np.subtract.outer(colours['val'], colours['train'])[:, [0, 1, 2], :,
-                                                               [0, 1, 2]],
+                                                                [0, 1, 2]],
             axis=0)
         nearest = np.array(labels['train'])[distances.argmin(1)]
         assert (nearest == labels['val']).mean() < 0.3
@@ -271,8 +270,7 @@ class TestOtherLayouts:
         for path in (root / f'{split}2017').iterdir():
             assert path.samefile(root / 'images' / SPLITS[split] / path.name)
 
-    def test_copied_where_links_are_not_supported(self, tmp_path,
-                                                  monkeypatch):
+    def test_copied_where_links_are_not_supported(self, tmp_path, monkeypatch):
 
         def link(source, target):
             raise OSError('not supported')
@@ -280,8 +278,9 @@ class TestOtherLayouts:
         monkeypatch.setattr(shapes.os, 'link', link)
         generate_shapes(tmp_path / 'set', num_train=1, num_val=1)
         name = '000000000001.jpg'
-        assert ((tmp_path / 'set/images/training' / name).read_bytes() ==
-                (tmp_path / 'set/train2017' / name).read_bytes())
+        assert ((tmp_path / 'set/images/training' /
+                 name).read_bytes() == (tmp_path / 'set/train2017' /
+                                        name).read_bytes())
 
     def test_class_folders_for_mmpretrain(self, root, split):
         dataset = CustomDataset(data_root=str(root / 'classification' / split))
@@ -315,8 +314,7 @@ class TestExistingDirectory:
         return tmp_path / 'set'
 
     def test_same_set_is_reused(self, out_dir):
-        before = {path: path.stat().st_mtime_ns for path in
-                  out_dir.rglob('*')}
+        before = {path: path.stat().st_mtime_ns for path in out_dir.rglob('*')}
         assert not generate_shapes(out_dir, **self.small)
         assert before == {
             path: path.stat().st_mtime_ns
@@ -353,8 +351,8 @@ class TestExistingDirectory:
         with pytest.raises(FileExistsError, match='was changed after it was'):
             generate_shapes(out_dir, **self.small)
 
-    @pytest.mark.parametrize('content', ['', '[]', '{}', 'null',
-                                         '{"parameters": 1, "sha256": 2}'])
+    @pytest.mark.parametrize(
+        'content', ['', '[]', '{}', 'null', '{"parameters": 1, "sha256": 2}'])
     def test_foreign_manifest_is_refused(self, tmp_path, content):
         (tmp_path / 'shapes.json').write_text(content)
         with pytest.raises(FileExistsError, match='is not the manifest of a'):

@@ -20,8 +20,8 @@ from mmhier.evaluation.coco_metric import (
 pytest.importorskip('faster_coco_eval')
 ROOT = Path(__file__).parents[2]
 COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
-TWELVE = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1',
-          'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100')
+TWELVE = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10',
+          'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100')
 BACKENDS = ('pycocotools', 'faster')
 
 
@@ -31,7 +31,10 @@ def rectangle(x, y, w, h, size=(200, 200)):
     return mask_api.encode(mask)
 
 
-def write_truth(folder: Path, boxes, sizes=None, num_images=1,
+def write_truth(folder: Path,
+                boxes,
+                sizes=None,
+                num_images=1,
                 first_id=1) -> str:
     """Annotation file of boxes (image, class, x, y, w, h[, crowd])."""
     annotations = []
@@ -75,8 +78,12 @@ def sample(image, found, size=(200, 200)) -> dict:
             masks=masks))
 
 
-def evaluate(truth, samples, backend, classes=('class 1', 'class 2'),
-             metric=('bbox', 'segm'), **kwargs) -> dict:
+def evaluate(truth,
+             samples,
+             backend,
+             classes=('class 1', 'class 2'),
+             metric=('bbox', 'segm'),
+             **kwargs) -> dict:
     metric = CocoMetric(
         ann_file=truth, metric=list(metric), backend=backend, **kwargs)
     metric.dataset_meta = dict(classes=classes)
@@ -92,17 +99,17 @@ KNOWN = {
     # Precision 1 at recalls 0.00 to 0.50: 51 of the 101 points.
     'one of two': (PERFECT[:1], 51 / 101, 51 / 101, 51 / 101, 0.5, 0.5),
     # IoU 0.6: right at thresholds 0.5, 0.55 and 0.6.
-    'badly placed': ([(0, 0.9, 10, 10, 50, 24), (0, 0.8, 100, 100, 20, 12)],
-                     0.3, 1, 0, 0.15, 0.3),
+    'badly placed': ([(0, 0.9, 10, 10, 50, 24),
+                      (0, 0.8, 100, 100, 20, 12)], 0.3, 1, 0, 0.15, 0.3),
     # The first is wrong: precision 1/2 then 2/3, which counts backwards.
-    'false alarm first': ([(0, 0.95, 150, 10, 20, 20), *PERFECT],
-                          2 / 3, 2 / 3, 2 / 3, 0, 1),
+    'false alarm first': ([(0, 0.95, 150, 10, 20, 20),
+                           *PERFECT], 2 / 3, 2 / 3, 2 / 3, 0, 1),
     # Precision 1/1, then 2/3.
-    'duplicate': ([PERFECT[0], (0, 0.85, 11, 10, 50, 40), PERFECT[1]],
-                  (51 + 50 * 2 / 3) / 101, (51 + 50 * 2 / 3) / 101,
-                  (51 + 50 * 2 / 3) / 101, 0.5, 1),
-    'other class': ([(1, 0.9, 10, 10, 50, 40), (1, 0.8, 100, 100, 20, 20)],
-                    0, 0, 0, 0, 0),
+    'duplicate': ([PERFECT[0], (0, 0.85, 11, 10, 50, 40),
+                   PERFECT[1]], (51 + 50 * 2 / 3) / 101,
+                  (51 + 50 * 2 / 3) / 101, (51 + 50 * 2 / 3) / 101, 0.5, 1),
+    'other class': ([(1, 0.9, 10, 10, 50, 40),
+                     (1, 0.8, 100, 100, 20, 20)], 0, 0, 0, 0, 0),
     'nothing': ([], 0, 0, 0, 0, 0),
 }
 
@@ -123,10 +130,10 @@ def test_known_answers(name, backend, tmp_path):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_nothing_found_is_zero_and_nothing_to_find_minus_one(
-        backend, tmp_path):
+def test_nothing_found_is_zero_and_nothing_to_find_minus_one(backend, tmp_path):
     found_nothing = evaluate(
-        write_truth(tmp_path, TRUTH), [sample(0, [])], backend,
+        write_truth(tmp_path, TRUTH), [sample(0, [])],
+        backend,
         metric=('bbox', 'segm', 'proposal'))
     assert len(found_nothing) == 30
     assert {
@@ -197,9 +204,9 @@ def test_number_of_detections(backend, tmp_path):
     """What comes 101st by its score does not count."""
     truth = write_truth(tmp_path, [(0, 1, 10, 10, 50, 40)])
     alarms = [(0, 0.9 - i / 1e3, 100, 100, 20, 20) for i in range(100)]
-    for num_alarms, keys in ((0, ('AR@1', 'AR@10', 'AR@100')),
-                             (9, ('AR@10', 'AR@100')), (99, ('AR@100', )),
-                             (100, ())):
+    for num_alarms, keys in ((0, ('AR@1', 'AR@10', 'AR@100')), (9, ('AR@10',
+                                                                    'AR@100')),
+                             (99, ('AR@100', )), (100, ())):
         found = [*alarms[:num_alarms], (0, 0.1, 10, 10, 50, 40)]
         metrics = evaluate(truth, [sample(0, found)], backend)
         for key in ('AR@1', 'AR@10', 'AR@100'):
@@ -211,11 +218,17 @@ def test_proposals_have_no_class(backend, tmp_path):
     truth = write_truth(tmp_path, TRUTH)
     found = [(1, score, *box) for _, score, *box in PERFECT]
     metrics = evaluate(
-        truth, [sample(0, found)], backend, metric=['proposal'],
+        truth, [sample(0, found)],
+        backend,
+        metric=['proposal'],
         proposal_nums=(1, 10, 50))
     assert metrics == {
-        'coco/AR@1': 0.5, 'coco/AR@10': 1, 'coco/AR@50': 1, 'coco/AR_s@50': 1,
-        'coco/AR_m@50': 1, 'coco/AR_l@50': -1
+        'coco/AR@1': 0.5,
+        'coco/AR@10': 1,
+        'coco/AR@50': 1,
+        'coco/AR_s@50': 1,
+        'coco/AR_m@50': 1,
+        'coco/AR_l@50': -1
     }
 
 
@@ -231,7 +244,8 @@ def test_precision_of_each_class(backend, tmp_path):
     # Labels count in the order of the file.
     found = [(1 - label, *rest) for label, *rest in found]
     metrics = evaluate(
-        path, [sample(0, found)], backend, ('class 2', 'class 1'),
+        path, [sample(0, found)],
+        backend, ('class 2', 'class 1'),
         classwise=True)
     assert metrics['coco/bbox_class 1_precision'] == 1
     assert metrics['coco/bbox_class 2_precision'] == pytest.approx(51 / 101)
@@ -244,12 +258,16 @@ def test_precision_of_each_class(backend, tmp_path):
 def test_asked_items_and_thresholds_only(backend, tmp_path):
     metrics = evaluate(
         write_truth(tmp_path, TRUTH), [sample(0, KNOWN['badly placed'][0])],
-        backend, metric=['bbox'], iou_thrs=[0.5, 0.6, 0.65, 0.7],
+        backend,
+        metric=['bbox'],
+        iou_thrs=[0.5, 0.6, 0.65, 0.7],
         metric_items=['mAP', 'mAP_50'])
     assert metrics == {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 1}
     metrics = evaluate(
         str(tmp_path / 'truth.json'), [sample(0, KNOWN['badly placed'][0])],
-        backend, metric=['bbox'], iou_thrs=0.6)
+        backend,
+        metric=['bbox'],
+        iou_thrs=0.6)
     assert metrics['coco/bbox_mAP'] == 1
     assert metrics['coco/bbox_mAP_50'] == -1
 
@@ -259,8 +277,11 @@ def test_ground_truth_from_the_dataset(backend):
     """Without ann_file, as mmdet's CocoMetric does it."""
     found = sample(0, PERFECT)
     found['instances'] = [
-        dict(bbox=[x, y, x + w, y + h], bbox_label=0, ignore_flag=0,
-             mask=rectangle(x, y, w, h)) for _, _, x, y, w, h in TRUTH
+        dict(
+            bbox=[x, y, x + w, y + h],
+            bbox_label=0,
+            ignore_flag=0,
+            mask=rectangle(x, y, w, h)) for _, _, x, y, w, h in TRUTH
     ]
     metrics = evaluate(None, [found], backend)
     assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
@@ -294,8 +315,9 @@ def disturbed(path: str, seed: int) -> list:
             w, h = (int(v) for v in rng.integers(4, min(size) // 2, 2))
             x, y = (int(rng.integers(size[1] - w)),
                     int(rng.integers(size[0] - h)))
-            found.append((int(rng.integers(len(labels))), rng.random(), x, y,
-                          w, h, rectangle(x, y, w, h, size)))
+            found.append(
+                (int(rng.integers(len(labels))), rng.random(), x, y, w, h,
+                 rectangle(x, y, w, h, size)))
         samples.append(sample(image, found, size))
     return samples
 
@@ -304,9 +326,12 @@ def compare_backends(path: str, seed: int) -> dict:
     samples = disturbed(path, seed)
     classes = [c['name'] for c in COCO(path).loadCats(COCO(path).getCatIds())]
     reference, faster = (
-        evaluate(path, samples, backend, classes,
-                 ('bbox', 'segm', 'proposal'), classwise=True)
-        for backend in BACKENDS)
+        evaluate(
+            path,
+            samples,
+            backend,
+            classes, ('bbox', 'segm', 'proposal'),
+            classwise=True) for backend in BACKENDS)
     assert reference.keys() == faster.keys()
     assert len(reference) == 24 + 6 + 3 * len(classes)
     for key, value in reference.items():
@@ -345,10 +370,8 @@ def test_ground_truth_of_coco_mini_is_perfect(backend):
     labels = {c: i for i, c in enumerate(truth.getCatIds())}
     samples = []
     for image, info in truth.imgs.items():
-        found = [
-            (labels[a['category_id']], 1., *a['bbox'], truth.annToRLE(a))
-            for a in truth.imgToAnns[image] if not a['iscrowd']
-        ]
+        found = [(labels[a['category_id']], 1., *a['bbox'], truth.annToRLE(a))
+                 for a in truth.imgToAnns[image] if not a['iscrowd']]
         samples.append(sample(image, found, (info['height'], info['width'])))
     classes = [c['name'] for c in truth.loadCats(truth.getCatIds())]
     metrics = evaluate(path, samples, backend, classes)

@@ -43,8 +43,10 @@ def test_onnxruntime_gives_the_maps_at_sizes_unseen(family, arch, num_maps,
     export_backbone(model, path)
     differences = check_export(model, path, 'backbone', SIZES)
     assert len(differences) == num_maps * len(SIZES)
-    assert {d.output for d in differences} == {
-        f'stride{stride}' for stride in model.backbone.strides}
+    assert {d.output
+            for d in differences
+            } == {f'stride{stride}'
+                  for stride in model.backbone.strides}
     assert max(d.error for d in differences) < TOLERANCE
     with torch.no_grad():
         for parameter in model.backbone.parameters():
@@ -91,12 +93,14 @@ def test_operators_need_their_own_translation(dropped, tmp_path, monkeypatch):
     images, = graph.example_inputs(1, 97, 64)
     results = session.run(None, dict(images=images.numpy()))
     same = [
-        a.shape == tuple(b.shape) and torch.allclose(
-            torch.from_numpy(a), b, atol=1e-5)
+        a.shape == tuple(b.shape)
+        and torch.allclose(torch.from_numpy(a), b, atol=1e-5)
         for a, b in zip(results, graph(images))
     ]
-    assert same == [dropped is not operator.floordiv, True,
-                    dropped is not torch.ops.aten.avg_pool2d.default, True]
+    assert same == [
+        dropped is not operator.floordiv, True, dropped
+        is not torch.ops.aten.avg_pool2d.default, True
+    ]
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (6, 6), (5, 1)])

@@ -133,8 +133,7 @@ def propose(boxes, scores, levels, size, cfg):
     ])
     boxes = clip(boxes[kept], size)
     kept, boxes = kept[has_area(boxes)], boxes[has_area(boxes)]
-    keep = batched_nms(boxes, scores[kept], levels[kept],
-                       cfg.nms.iou_threshold)
+    keep = batched_nms(boxes, scores[kept], levels[kept], cfg.nms.iou_threshold)
     return boxes[keep[:cfg.max_per_img]]
 
 
@@ -148,8 +147,9 @@ def test_mask_rcnn_detects_what_mmdet_does(tmp_path):
     out = tmp_path / 'model.onnx'
     run_proposals, run_boxes, run_masks = export(model, out)
     outputs = assert_equal_at_sizes_unseen(model, out)
-    assert outputs == {'boxes', 'scores', 'levels', 'masks', 'map0', 'map1',
-                       'map2', 'map3'}
+    assert outputs == {
+        'boxes', 'scores', 'levels', 'masks', 'map0', 'map1', 'map2', 'map3'
+    }
     images, samples = preprocessed(model)
     anchors, objectness, levels, *maps = run_proposals(images)
     for i, sample in enumerate(model.predict(images, samples, rescale=False)):
@@ -187,8 +187,10 @@ def test_programs_of_detectors_are_equal_at_odd_and_even_sizes(
             with torch.no_grad():
                 torch.testing.assert_close(
                     program(*inputs), graph(*inputs), atol=1e-5, rtol=1e-4)
-    with pytest.raises(MMHierError, match=f'from {sizes[0][0]}, so it cannot be '
-                       'checked with --sizes 80x64'):
+    with pytest.raises(
+            MMHierError,
+            match=f'from {sizes[0][0]}, so it cannot be '
+            'checked with --sizes 80x64'):
         check_export(model, out, sizes=[(80, 64)])
 
 
@@ -234,7 +236,9 @@ def test_hvts_classifier_gives_mmpretrains_scores(tmp_path):
 
 def test_what_cannot_be_exported_is_named():
     model = slim('cascade')
-    with pytest.raises(MMHierError, match='roi_head.type=CascadeRoIHead cannot '
-                       'be exported as a whole.*--part backbone'):
+    with pytest.raises(
+            MMHierError,
+            match='roi_head.type=CascadeRoIHead cannot '
+            'be exported as a whole.*--part backbone'):
         build_graphs(model)
     assert len(build_graphs(model, 'backbone')) == 1

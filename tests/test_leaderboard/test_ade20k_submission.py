@@ -174,10 +174,10 @@ def rename_first(name):
 
 
 BAD = {
-    'shifted down': (change_all(lambda m: m - 1),
-                     'labels are shifted: they begin at 0'),
-    'shifted up': (change_all(lambda m: m + 1),
-                   'labels are shifted: they end at 151'),
+    'shifted down':
+    (change_all(lambda m: m - 1), 'labels are shifted: they begin at 0'),
+    'shifted up':
+    (change_all(lambda m: m + 1), 'labels are shifted: they end at 151'),
     'other': (change_first(with_pixel(0)), f'the value 0, .*{FIRST}'),
     'ignored': (change_first(with_pixel(255)), 'the value 255, .*0.2 % of'),
     'class 200': (change_first(with_pixel(200)), 'above 150: .*up to 200'),
@@ -194,14 +194,14 @@ BAD = {
     'palette': (change_first(lambda m: encode(m, 'P')), 'gray .*8-bit palette'),
     '1-bit': (change_first(lambda m: encode(m, '1')), 'gray .*1-bit gray'),
     '16-bit': (change_first(lambda m: png_of(30, 20, 16, 0)), '16-bit gray'),
-    'jpeg as png': (change_first(lambda m: encode(m, format='JPEG')),
-                    f'{FIRST} is a JPEG'),
+    'jpeg as png':
+    (change_first(lambda m: encode(m, format='JPEG')), f'{FIRST} is a JPEG'),
     'jpg': (rename_first('ADE_test_00000000.jpg'), 'files that are no .png'),
     'text': (change_first(lambda m: b'hello'), f'{FIRST} is no PNG'),
     'empty': (change_first(lambda m: b''), f'{FIRST} is no PNG'),
     'cut': (change_first(lambda m: encode(m)[:200]), 'truncated or damaged'),
-    'header only': (change_first(lambda m: encode(m)[:33]),
-                    'truncated or damaged'),
+    'header only':
+    (change_first(lambda m: encode(m)[:33]), 'truncated or damaged'),
     'too few pixels': (change_first(lambda m: png_of(30, 20, 8, 0, b'\0')),
                        'truncated or damaged'),
     'huge': (change_first(lambda m: png_of(10**5, 10**5, 8, 0)),

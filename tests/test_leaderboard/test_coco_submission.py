@@ -121,8 +121,7 @@ def test_ground_truth_scores_one(annotations, task, tmp_path):
     assert check_coco_package(path, images, num_empty).kind == task
 
 
-def test_the_same_detections_give_the_same_bytes(detections, images,
-                                                 tmp_path):
+def test_the_same_detections_give_the_same_bytes(detections, images, tmp_path):
     contents = []
     for name in ('one', 'two'):
         path = tmp_path / name / f'{NAME}.zip'
@@ -224,8 +223,8 @@ BAD_BOXES = {
     'image id is true': (put('image_id', True), 'image ids that are no int'),
     'no image id': (drop('image_id'), 'image ids that are no integers'),
     'class numbers': (number_classes, 'category ids that are not official'),
-    'unknown category': (put('category_id', 91),
-                         r'not official .*image \d+: 91'),
+    'unknown category': (put('category_id',
+                             91), r'not official .*image \d+: 91'),
     'category as text': (put('category_id', 'cat'), "no integers.*'cat'"),
     'missing images': (lose_half, 'missing images: .* have no detection'),
     'xyxy': (to_corners, r'boxes look like \[x1, y1, x2, y2\]'),
@@ -235,8 +234,8 @@ BAD_BOXES = {
     'no width': (put('bbox', [2, 2, 0, 5]), 'without a width or a height'),
     'negative height': (put('bbox', [2, 9, 5, -3]), 'without a width'),
     'three numbers': (put('bbox', [2, 2, 5]), 'no four finite numbers'),
-    'numbers as text': (put('bbox', ['2', '2', '5', '5']),
-                        'no four finite numbers'),
+    'numbers as text': (put('bbox',
+                            ['2', '2', '5', '5']), 'no four finite numbers'),
     'infinite box': (put('bbox', [2, 2, float('inf'), 5]), 'Infinity'),
     'no box': (drop('bbox'), 'no four finite numbers.*None'),
     'score above 1': (put('score', 1.01), r'scores outside of \[0, 1\].*1.01'),
@@ -257,10 +256,10 @@ BAD_BOXES = {
 @pytest.mark.parametrize('case', BAD_BOXES)
 def test_bad_boxes(case, detections, images, num_empty, tmp_path):
     change, reason = BAD_BOXES[case]
-    changed = [
-        {k: v for k, v in deepcopy(d).items() if k != 'segmentation'}
-        for d in detections
-    ]
+    changed = [{
+        k: v
+        for k, v in deepcopy(d).items() if k != 'segmentation'
+    } for d in detections]
     good = pack(tmp_path, changed)
     check_coco_package(good, images, num_empty)
     change(changed)
@@ -306,10 +305,10 @@ BAD_MASKS = {
 @pytest.mark.parametrize('case', BAD_MASKS)
 def test_bad_masks(case, detections, images, num_empty, tmp_path):
     change, reason = BAD_MASKS[case]
-    changed = [
-        {k: v for k, v in deepcopy(d).items() if k != 'bbox'}
-        for d in detections
-    ]
+    changed = [{
+        k: v
+        for k, v in deepcopy(d).items() if k != 'bbox'
+    } for d in detections]
     check_coco_package(pack(tmp_path, changed), images, num_empty)
     change(changed)
     with pytest.raises(PackageError, match=reason):
@@ -535,7 +534,8 @@ def test_killed_while_zipping(detections, images, shapes_json, tmp_path,
         str(slow),
         str(path),
         str(marker)
-    ], cwd=Path(__file__).parents[2])
+    ],
+                               cwd=Path(__file__).parents[2])
     for _ in range(600):
         if marker.exists() or process.poll() is not None:
             break

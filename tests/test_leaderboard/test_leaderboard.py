@@ -42,8 +42,7 @@ VOID = {'meta', 'circle', 'path', 'polyline', 'br', 'link'}
 
 @pytest.fixture(autouse=True)
 def metafiles_read_once(monkeypatch):
-    monkeypatch.setattr('mmhier.leaderboard.tables.read_zoo',
-                        zoo_read_once)
+    monkeypatch.setattr('mmhier.leaderboard.tables.read_zoo', zoo_read_once)
 
 
 @cache
@@ -91,25 +90,24 @@ def test_a_match_stands_beside_the_published_result(tmp_path):
 
 MARKS = {
     'tta': (dict(tta=True), 'test-time augmentation'),
-    'subset': (dict(data=with_data(num_images=60)),
-               'only 60 of the 5000 images'),
+    'subset':
+    (dict(data=with_data(num_images=60)), 'only 60 of the 5000 images'),
     'small set': (dict(data=with_data(num_images=60, num_listed=60)),
                   '60 images, COCO val2017 has 5000'),
-    'split': (dict(data=with_data(split='train2017')),
-              'split train2017, not val2017'),
+    'split':
+    (dict(data=with_data(split='train2017')), 'split train2017, not val2017'),
     'other data': (dict(data=with_data(dataset='MyDataset')),
                    'data read by MyDataset, not COCO'),
-    'classes': (dict(data=with_data(num_classes=3)),
-                '3 classes, COCO has 80'),
+    'classes': (dict(data=with_data(num_classes=3)), '3 classes, COCO has 80'),
     'two sets': (dict(data=[COCO, COCO]), '2 datasets together'),
     'size': (dict(resizing=[dict(type='Resize', scale=[640, 480])]),
              'images at 640x480, not 1333x800'),
     'thresholds': (dict(test_cfg=dict(score_thr=0.)), 'other model.test_cfg'),
     'model': (dict(model=replace(evaluation_record().model, params=10**6)),
               'another model: 1.00 M parameters, not 39.54 M'),
-    'schedule': (dict(
-        model=replace(evaluation_record().model, schedule='1 epoch')),
-                 'trained for 1 epoch, not 12 epochs'),
+    'schedule':
+    (dict(model=replace(evaluation_record().model, schedule='1 epoch')),
+     'trained for 1 epoch, not 12 epochs'),
     'early': (dict(checkpoint_epoch=3), 'checkpoint after epoch 3 of 12'),
     'task': (dict(task='pose'), 'no official data is known for pose'),
 }
@@ -243,8 +241,9 @@ def test_sizes_in_words():
 def test_curves_of_the_training_behind_a_checkpoint(tmp_path):
     (tmp_path / 'train').mkdir()
     write_record(training_record(), tmp_path / 'train' / 'train_record.json')
-    write_scalars(tmp_path / 'train' / 'one/vis_data/scalars.json',
-                  [dict(loss=3., step=10), dict(loss=9., step=20)])
+    write_scalars(
+        tmp_path / 'train' / 'one/vis_data/scalars.json',
+        [dict(loss=3., step=10), dict(loss=9., step=20)])
     write_scalars(tmp_path / 'train' / 'two/vis_data/scalars.json', [
         dict(loss=2., step=20),
         dict(loss=float('nan'), step=25),
@@ -291,8 +290,7 @@ def test_broken_and_foreign_files_are_skipped_and_named(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'test_record_1.json').write_text(text)
     (tmp_path / 'wrong').mkdir()
-    write_record(training_record(),
-                 tmp_path / 'wrong' / 'test_record_1.json')
+    write_record(training_record(), tmp_path / 'wrong' / 'test_record_1.json')
     (tmp_path / 'other.json').write_text('{')
     board = build(tmp_path, good=evaluation_record())
     assert list(runs_of(board)) == ['good']
@@ -409,8 +407,9 @@ def test_nothing_in_a_record_becomes_markup(tmp_path):
         assert not re.search(r'(?<!\\)[<`]', line)
         if line.startswith('| '):
             columns = len(re.findall(r'(?<!\\)\|', line)) - 1
-    header = next(line for line in as_markdown(board).splitlines()
-                  if line.startswith('| Config'))
+    header = next(
+        line for line in as_markdown(board).splitlines()
+        if line.startswith('| Config'))
     assert columns == header.count('|') - 1
 
 

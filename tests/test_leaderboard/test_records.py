@@ -64,8 +64,7 @@ def test_a_record_is_read_as_it_was_written(record, kind, tmp_path):
     (lambda r: r.update(tta=0), 'tta is a int, expected a bool'),
     (lambda r: r['data'][0].update(num_images=None),
      r'data\[0\].num_images is a NoneType'),
-    (lambda r: r['metrics'].update(mIoU='high'),
-     r"metrics\['mIoU'\] is a str"),
+    (lambda r: r['metrics'].update(mIoU='high'), r"metrics\['mIoU'\] is a str"),
     (lambda r: r['metrics'].update(mIoU=10**400),
      r"metrics\['mIoU'\] is a int"),
     (lambda r: r.update(version=2), 'version 2, this mmhier reads'),
@@ -130,8 +129,8 @@ def test_records_of_the_same_second_get_names_of_their_own(tmp_path):
 
 def test_a_place_that_is_given_up_leaves_nothing(tmp_path):
     place = UnfinishedRecord(tmp_path, 'test_record_1')
-    assert [p.name for p in tmp_path.iterdir()
-            ] == ['test_record_1.json.unfinished']
+    assert [p.name
+            for p in tmp_path.iterdir()] == ['test_record_1.json.unfinished']
     place.discard()
     assert list(tmp_path.iterdir()) == []
 
@@ -278,15 +277,11 @@ def test_iou_by_class():
     truth = torch.tensor([[0, 0, 0, 1]])
     with collected_class_scores([metric]) as scores:
         metric.process(None, [
-            dict(pred_sem_seg=dict(data=predicted),
-                 gt_sem_seg=dict(data=truth))
+            dict(
+                pred_sem_seg=dict(data=predicted), gt_sem_seg=dict(data=truth))
         ])
         means = metric.evaluate(1)
-    assert scores['IoU'] == {
-        'a': pytest.approx(2 / 3),
-        'b': 0.5,
-        'c': None
-    }
+    assert scores['IoU'] == {'a': pytest.approx(2 / 3), 'b': 0.5, 'c': None}
     assert scores['Acc'] == {'a': pytest.approx(2 / 3), 'b': 1., 'c': None}
     assert means['mIoU'] == pytest.approx(100 * (2 / 3 + 0.5) / 2, abs=0.01)
     assert 'total_area_to_metrics' not in vars(metric)
@@ -312,8 +307,8 @@ def test_average_precision_by_class(backend):
                 category_id=label,
                 bbox=box,
                 area=1600,
-                iscrowd=0) for i, (label, box) in enumerate(
-                    zip((2, 9, 9), boxes))
+                iscrowd=0)
+            for i, (label, box) in enumerate(zip((2, 9, 9), boxes))
         ])
     truth.createIndex()
     found = truth.loadRes([

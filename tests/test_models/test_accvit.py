@@ -58,8 +58,10 @@ def assert_agree(module, forward, wanted, x):
         leaf = x.clone().requires_grad_()
         outputs = function(leaf)
         weights = [
-            torch.randn(o.shape, generator=torch.Generator().manual_seed(i),
-                        dtype=o.dtype) for i, o in enumerate(outputs)
+            torch.randn(
+                o.shape,
+                generator=torch.Generator().manual_seed(i),
+                dtype=o.dtype) for i, o in enumerate(outputs)
         ]
         loss = sum((o * w).sum() for o, w in zip(outputs, weights))
         leaves = {'input': leaf, **dict(module.named_parameters())}
@@ -87,10 +89,9 @@ def test_atrous_attention_is_the_reference(size, dilations, attn_impl):
     module = randomize(AtrousAttention(8, 2, dilations, attn_impl))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
     assert_agree(
-        module,
-        lambda x: [module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)],
-        lambda x: [reference.atrous_attention(x, weights_of(module), 2,
-                                              dilations)], x)
+        module, lambda x: [module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)],
+        lambda x:
+        [reference.atrous_attention(x, weights_of(module), 2, dilations)], x)
 
 
 @pytest.mark.parametrize('attn_impl', ['auto', 'eager'])
@@ -108,21 +109,20 @@ def test_atrous_inverted_residual_is_the_reference(channels, stride, size,
     module.train(training)
     x = torch.randn(2, channels[0], *size, dtype=torch.float64)
     assert_agree(
-        module, lambda x: [module(x)],
-        lambda x: [reference.atrous_inverted_residual(
-            x, weights_of(module), stride, training)], x)
+        module, lambda x: [module(x)], lambda x: [
+            reference.atrous_inverted_residual(x, weights_of(module), stride,
+                                               training)
+        ], x)
 
 
 @pytest.mark.parametrize('topology', ACCViT.topologies)
-@pytest.mark.parametrize('size,training', [((32, 64), True),
-                                           ((37, 51), False)])
+@pytest.mark.parametrize('size,training', [((32, 64), True), ((37, 51), False)])
 def test_backbone_is_the_reference(topology, size, training):
     model = randomize(ACCViT(SMALL, topology=topology)).train(training)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     assert_agree(
-        model, model,
-        lambda x: reference.backbone(x, weights_of(model), SMALL, topology,
-                                     training), x)
+        model, model, lambda x: reference.backbone(x, weights_of(model), SMALL,
+                                                   topology, training), x)
 
 
 @pytest.mark.parametrize('arch,count', [
@@ -148,9 +148,9 @@ def num_parameters(module: nn.Module) -> int:
 def test_parameters_of_each_part_of_tiny():
     backbone = ACCViT('tiny')
     assert num_parameters(backbone.stem) == 38_784
-    assert list(map(num_parameters, backbone.stages)) == [
-        346_416, 1_734_372, 12_028_896, 13_443_104
-    ]
+    assert list(
+        map(num_parameters,
+            backbone.stages)) == [346_416, 1_734_372, 12_028_896, 13_443_104]
     assert num_parameters(ACCViTClsHead(1000, 512)) == 775_680
     # Inverted residual of the first block and of the others, attention block.
     wanted = [(73_136, 68_976, 102_152), (228_064, 252_640, 333_676),
@@ -273,9 +273,11 @@ def test_dilated_depthwise_gradients(stride, dilation, size):
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize('norm_cfg', [
-    dict(type='BN'), dict(type='SyncBN'), dict(type='GN', num_groups=2)
-])
+@pytest.mark.parametrize(
+    'norm_cfg',
+    [dict(type='BN'),
+     dict(type='SyncBN'),
+     dict(type='GN', num_groups=2)])
 @pytest.mark.parametrize('size', [(33, 47), (224, 64)])
 def test_inference_kernels_change_no_result(norm_cfg, size):
     """Folded norms and fused attention, against eager under autograd."""
@@ -306,8 +308,8 @@ def test_padding_reaches_as_far_as_windows_and_convolutions(dilations):
     """
     reached = {
         column
-        for column in range(56) if column >= 49 or (
-            8 in dilations and column % 8 in (54 % 8, 55 % 8))
+        for column in range(56)
+        if column >= 49 or (8 in dilations and column % 8 in (54 % 8, 55 % 8))
     }
     arch = dict(SMALL, dilations=(dilations, ) * 4)
     model = randomize(ACCViT(arch, out_indices=(0, ))).eval()
@@ -366,9 +368,13 @@ def test_norm_cfg_and_drop_path():
 @pytest.mark.parametrize('kwargs,message', [
     (dict(arch='huge'), "unknown arch 'huge' of ACCViT: expected one of "
      'femto, pico, nano, tiny, small, base, or a dict'),
-    (dict(arch={**SMALL, 'head_dim': 5}), 'embed_dims=(8, 8, 16, 16) in the '
+    (dict(arch={
+        **SMALL, 'head_dim': 5
+    }), 'embed_dims=(8, 8, 16, 16) in the '
      'arch of ACCViT: expected multiples of head_dim=5 and of 4'),
-    (dict(arch={**SMALL, 'depths': (1, 2)}), 'depths=(1, 2) in the arch of '
+    (dict(arch={
+        **SMALL, 'depths': (1, 2)
+    }), 'depths=(1, 2) in the arch of '
      'ACCViT: expected four entries'),
     (dict(topology='serial'), "topology='serial' of ACCViT: expected one of "
      "'gated_residual', 'figure'"),
@@ -381,8 +387,12 @@ def test_wrong_argument_is_named(kwargs, message):
 
 @pytest.mark.parametrize('wrap', [
     lambda weights: weights,
-    lambda weights: {'state_dict': {
-        f'module.backbone.{k}': v for k, v in weights.items()}},
+    lambda weights: {
+        'state_dict': {
+            f'module.backbone.{k}': v
+            for k, v in weights.items()
+        }
+    },
 ])
 def test_own_weights_load(wrap, tmp_path):
     source = randomize(ACCViT(SMALL)).float()

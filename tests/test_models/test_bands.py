@@ -69,8 +69,8 @@ def test_activated_linear_is_activation_then_linear(activation, shape):
         gradients(lambda x: F.linear(plain(x), layer.weight, layer.bias), x,
                   layer))
     layer = layer.double()
-    assert torch.autograd.gradcheck(layer, (x[:1, :3].double().requires_grad_(
-    ), ))
+    assert torch.autograd.gradcheck(layer,
+                                    (x[:1, :3].double().requires_grad_(), ))
 
 
 @pytest.mark.parametrize('groups', [1, 6])
@@ -106,8 +106,7 @@ def test_bands_cover_all_rows_in_multiples(narrow_bands):
 
 
 @pytest.mark.parametrize('x_needs_grad', [True, False])
-def test_bands_change_neither_result_nor_gradients(narrow_bands,
-                                                   x_needs_grad):
+def test_bands_change_neither_result_nor_gradients(narrow_bands, x_needs_grad):
     torch.manual_seed(0)
     layer = nn.Linear(8, 64)
     x = torch.randn(2, 50, 20, 8)
@@ -206,10 +205,8 @@ def test_whole_maps_have_no_bands(narrow_bands):
 
 
 @pytest.mark.parametrize('activation', [None, 'silu', 'gelu'])
-@pytest.mark.parametrize('shape', [(2, 200, 48), (2, 700, 48),
-                                   (2, 30, 31, 48)])
-def test_fused_linear_layers_are_those_of_torch(activation, shape,
-                                                monkeypatch):
+@pytest.mark.parametrize('shape', [(2, 200, 48), (2, 700, 48), (2, 30, 31, 48)])
+def test_fused_linear_layers_are_those_of_torch(activation, shape, monkeypatch):
     module = importlib.import_module('mmhier.models.layers.linear')
     convolved = []
 
@@ -234,6 +231,7 @@ def test_fused_linear_layers_are_those_of_torch(activation, shape,
 
 
 def test_layers_in_place_of_an_mlps_are_called():
+
     class Doubled(nn.Linear):
 
         def forward(self, x):
@@ -260,6 +258,7 @@ def test_layers_are_called_with_the_hooks_of_their_modules():
     with torch.no_grad():
         model(torch.randn(1, 3, 64, 64))
     assert set(called) == {
-        name for name, module in model.named_modules()
+        name
+        for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     }

@@ -20,8 +20,8 @@ FAMILIES = {
 }
 ALL = [(name, arch) for name, cls in FAMILIES.items() for arch in cls.arch_zoo]
 # The cheapest variant of each code path.
-SMALL = [('HATNet', 'tiny'), ('LIT', 'tiny'), ('LIT', 'small'),
-         ('HVT', 'ti-1'), ('HVT', 's-4'), ('ACCViT', 'femto')]
+SMALL = [('HATNet', 'tiny'), ('LIT', 'tiny'), ('LIT', 'small'), ('HVT', 'ti-1'),
+         ('HVT', 's-4'), ('ACCViT', 'femto')]
 SIZES = [(32, 32), (33, 33), (63, 95), (112, 137), (224, 224), (256, 320)]
 
 # Asserted in both directions: a family has the trait if and only if it is
@@ -74,8 +74,7 @@ def gradients(model):
 
 
 def assert_same_gradients(a, b, **tolerance):
-    for (name, grad), other in zip(gradients(a).items(),
-                                   gradients(b).values()):
+    for (name, grad), other in zip(gradients(a).items(), gradients(b).values()):
         assert (grad is None) == (other is None), name
         if grad is not None:
             scale = grad.abs().max().clamp_min(1e-12)
@@ -89,8 +88,7 @@ def check_shapes(model, x):
     assert len(outputs) == len(model.out_indices)
     for out, channels, stride in zip(outputs, model.out_channels,
                                      model.strides):
-        assert tuple(out.shape) == (len(x), channels,
-                                    ceil(x.shape[2] / stride),
+        assert tuple(out.shape) == (len(x), channels, ceil(x.shape[2] / stride),
                                     ceil(x.shape[3] / stride))
         assert out.is_contiguous() and out.isfinite().all()
     return outputs
@@ -171,7 +169,10 @@ def test_checkpointing_changes_no_loss_gradient_or_statistic(
     models = []
     for with_cp in (False, True):
         model = build(
-            family, arch, drop_path_rate=0.3, with_cp=with_cp,
+            family,
+            arch,
+            drop_path_rate=0.3,
+            with_cp=with_cp,
             frozen_stages=frozen_stages).train()
         torch.manual_seed(7)
         loss_of(model(images(64, 96, batch=2))).backward()
@@ -306,8 +307,10 @@ def test_exports_with_dynamic_height_and_width(family, arch):
     model = build(family, shallow(family, arch)).eval()
     length = torch.export.Dim.DYNAMIC(min=64, max=4096)
     program = torch.export.export(
-        model, (images(176, 208), ),
-        dynamic_shapes=({2: length, 3: length}, ))
+        model, (images(176, 208), ), dynamic_shapes=({
+            2: length,
+            3: length
+        }, ))
     with torch.no_grad():
         for size in [(64, 64), (65, 97), (224, 224)]:
             x = images(*size)
@@ -318,14 +321,14 @@ def test_exports_with_dynamic_height_and_width(family, arch):
 @small_variants
 def test_traits_are_those_declared(family, arch):
     cls = FAMILIES[family]
-    assert (cls.fit_state_dict is
-            not HierarchicalBackbone.fit_state_dict) == (
-                family in WITH_SIZED_TABLES)
+    assert (cls.fit_state_dict is not HierarchicalBackbone.fit_state_dict) == (
+        family in WITH_SIZED_TABLES)
     assert cls.convert_official({'conv1.weight': torch.zeros(1)}) is None
     own = build(family, arch)
     assert isinstance(own, BaseModule)
-    assert type(MMPRETRAIN_MODELS.build(
-        dict(type=f'mmhier.{family}', arch=arch))) is cls
+    assert type(
+        MMPRETRAIN_MODELS.build(dict(type=f'mmhier.{family}',
+                                     arch=arch))) is cls
 
 
 @small_variants

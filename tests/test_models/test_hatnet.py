@@ -43,8 +43,7 @@ def test_features_and_logits_equal_the_authors(arch):
                 outputs = (model(images), )
             else:
                 outputs = model.backbone(images)
-        assert golden.largest_difference(f'hatnet_{arch}', run,
-                                         outputs) < 1e-4
+        assert golden.largest_difference(f'hatnet_{arch}', run, outputs) < 1e-4
     report = load_backbone_weights(HATNet(arch), weights)
     assert report.fraction == 1 and not report.missing
 
@@ -57,9 +56,8 @@ def test_parameter_counts_are_the_published_ones(arch):
     backbone = sum(p.numel() for p in model.backbone.parameters())
     assert count == whole - unused
     assert backbone == headless - unused
-    never_built = sum(
-        2 * block.attn.norm.num_channels for blocks in model.backbone.blocks
-        for block in blocks)
+    never_built = sum(2 * block.attn.norm.num_channels
+                      for blocks in model.backbone.blocks for block in blocks)
     assert never_built == unused
 
 
@@ -74,8 +72,9 @@ def test_flops_are_the_published_ones(arch, whole, conv_only):
     cost = count_complexity(model)
     assert cost.macs == pytest.approx(whole, rel=0.01)
     attention = sum(
-        _attention_macs(block.attn, size) for blocks, size in zip(
-            model.backbone.blocks, (56, 28, 14, 7)) for block in blocks)
+        _attention_macs(block.attn, size)
+        for blocks, size in zip(model.backbone.blocks, (56, 28, 14, 7))
+        for block in blocks)
     assert cost.attention_macs == attention
     assert cost.macs - attention == pytest.approx(conv_only, rel=0.01)
 
@@ -98,16 +97,15 @@ def _attention_macs(attn, size):
     (1, 1, 4, 5),
 ])
 @pytest.mark.parametrize('attn_impl', ['auto', 'eager'])
-def test_attention_equals_the_slow_reference(grid_size, ds_ratio, height,
-                                             width, attn_impl):
+def test_attention_equals_the_slow_reference(grid_size, ds_ratio, height, width,
+                                             attn_impl):
     torch.manual_seed(0)
-    attn = HierarchicalAttention(6, 2, grid_size, ds_ratio,
-                                 attn_impl).double()
+    attn = HierarchicalAttention(6, 2, grid_size, ds_ratio, attn_impl).double()
     with torch.no_grad():
         for parameter in attn.parameters():
             parameter.normal_()
-    x = torch.randn(2, height, width, 6, dtype=torch.float64,
-                    requires_grad=True)
+    x = torch.randn(
+        2, height, width, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn_like(x)
     out = attn(x)
     (out * weight).sum().backward()
@@ -125,8 +123,7 @@ def test_attention_equals_the_slow_reference(grid_size, ds_ratio, height,
 
     close = dict(rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(out, wanted, **close)
-    torch.testing.assert_close(x.grad, slow_x.grad.permute(0, 2, 3, 1),
-                               **close)
+    torch.testing.assert_close(x.grad, slow_x.grad.permute(0, 2, 3, 1), **close)
     for name, parameter in attn.named_parameters():
         torch.testing.assert_close(parameter.grad, slow[name].grad, **close)
 

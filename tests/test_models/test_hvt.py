@@ -47,7 +47,8 @@ def assert_same_with_gradients(model, found, wanted, x):
         loss = 0
         for i, out in enumerate(outputs):
             weight = torch.randn(
-                out.shape, dtype=out.dtype,
+                out.shape,
+                dtype=out.dtype,
                 generator=torch.Generator().manual_seed(i))
             loss = loss + (weight * out).sum()
         results.append(torch.autograd.grad(loss, list(leaves.values())))
@@ -68,8 +69,7 @@ def classifier(arch, channels):
     return MODELS.build(
         dict(
             type='ImageClassifier',
-            backbone=dict(
-                type='mmhier.HVT', arch=arch, out_type='avg_featmap'),
+            backbone=dict(type='mmhier.HVT', arch=arch, out_type='avg_featmap'),
             head=dict(
                 type='LinearClsHead', num_classes=1000,
                 in_channels=channels))).eval()
@@ -111,14 +111,13 @@ def test_tokens_on_14x14_patches_are_the_authors_bit_by_bit(
             repeated = wanted.repeat_interleave(2**level, 1)
             tail = wanted[:, -1:].expand(-1, 196, -1)
             lifted = torch.cat((repeated, tail), 1)[:, :196]
-            assert torch.equal(
-                found, lifted.transpose(1, 2).unflatten(2, (14, 14)))
+            assert torch.equal(found,
+                               lifted.transpose(1, 2).unflatten(2, (14, 14)))
 
 
 @pytest.mark.parametrize('attn_impl', HVT.attn_impls)
 @pytest.mark.parametrize('pool_mode', ['1d', 'none', '2d'])
-@pytest.mark.parametrize('size,training', [((64, 96), True),
-                                           ((33, 137), True),
+@pytest.mark.parametrize('size,training', [((64, 96), True), ((33, 137), True),
                                            ((81, 51), False)])
 def test_maps_are_the_reference(size, training, pool_mode, attn_impl):
     model = build(pool_mode=pool_mode, attn_impl=attn_impl).double()
@@ -135,8 +134,7 @@ def test_maps_are_the_reference(size, training, pool_mode, attn_impl):
 def test_pooled_features_are_the_reference(size, pool_mode):
     model = build(out_type='avg_featmap', pool_mode=pool_mode).double().eval()
     x = golden.image(1, *size).double().requires_grad_()
-    wanted = reference.pooled_features(x, weights_of(model), NARROW,
-                                       pool_mode)
+    wanted = reference.pooled_features(x, weights_of(model), NARROW, pool_mode)
     assert_same_with_gradients(model, model(x), [wanted], x)
 
 
@@ -196,8 +194,8 @@ def test_pool_and_lift_of_a_short_row_by_hand():
     x = torch.tensor([[3., 1, 4, 1, 5], [9, 2, 6, 5, 3]]).view(1, 10, 1)
     once = layout.pool(x, 0)
     assert once.flatten().tolist() == [4, 5, 5, 9, 6, 3]
-    assert layout.lift(once, 1).tolist() == [[[[4, 4, 5, 5, 5],
-                                               [9, 9, 6, 6, 3]]]]
+    assert layout.lift(once, 1).tolist() == [[[[4, 4, 5, 5, 5], [9, 9, 6, 6,
+                                                                 3]]]]
     twice = layout.pool(once, 1)
     assert twice.flatten().tolist() == [5, 5, 9, 3]
     assert layout.lift(twice, 2).tolist() == [[[[5, 5, 5, 5, 5],
@@ -205,8 +203,11 @@ def test_pool_and_lift_of_a_short_row_by_hand():
     flat = TokenLayout(14, 14, '1d')
     assert [flat.num_tokens(k) for k in range(5)] == [196, 97, 48, 23, 11]
     square = TokenLayout(13, 20, '2d')
-    assert [(square.rows(k), square.columns(k))
-            for k in range(5)] == [(13, 20), (7, 10), (4, 5), (2, 3), (1, 2)]
+    assert [(square.rows(k), square.columns(k)) for k in range(5)] == [(13, 20),
+                                                                       (7, 10),
+                                                                       (4, 5),
+                                                                       (2, 3),
+                                                                       (1, 2)]
 
 
 def test_attention_has_no_mask_at_ragged_sizes(monkeypatch):
@@ -247,8 +248,8 @@ def test_pyramid_norm_sees_no_padding(size):
     x = torch.randn(2, 4, *grid)
     first = level.up[0](x)[:, :, :-(-size[0] // 8), :-(-size[1] // 8)]
     level(x, *size)
-    torch.testing.assert_close(
-        level.up[1][0].running_mean, 0.1 * first.mean((0, 2, 3)))
+    torch.testing.assert_close(level.up[1][0].running_mean, 0.1 * first.mean(
+        (0, 2, 3)))
 
 
 def beside_zeros(model, x, pixels):
@@ -256,9 +257,9 @@ def beside_zeros(model, x, pixels):
     with torch.no_grad():
         alone = model(x)
         padded = model(F.pad(x, (0, pixels, 0, pixels)))
-    return zip(alone, [
-        b[:, :, :a.shape[2], :a.shape[3]] for a, b in zip(alone, padded)
-    ])
+    return zip(
+        alone,
+        [b[:, :, :a.shape[2], :a.shape[3]] for a, b in zip(alone, padded)])
 
 
 def test_zeros_beside_an_image_change_a_bounded_part():
@@ -333,13 +334,11 @@ def test_only_what_a_map_needs_is_built():
 
 def test_one_tap_can_feed_all_maps():
     model = HVT(NARROW, tap_indices=(4, 4, 4, 4)).eval()
-    assert [n for n, _ in model.named_children()] == [
-        'patch_embed', 'blocks', 'norm', 'pyramid'
-    ]
+    assert [n for n, _ in model.named_children()
+            ] == ['patch_embed', 'blocks', 'norm', 'pyramid']
     with torch.no_grad():
         outputs = model(golden.image(1, 64, 80))
-    assert torch.equal(
-        F.max_pool2d(outputs[2], 2, ceil_mode=True), outputs[3])
+    assert torch.equal(F.max_pool2d(outputs[2], 2, ceil_mode=True), outputs[3])
 
 
 @pytest.mark.parametrize('variant', ['s-0', 's-4'])
@@ -363,17 +362,26 @@ class Loaded:
         shapes = {n: tuple(v.shape) for n, v in model.state_dict().items()}
         shapes.update({'head.weight': (1000, 48), 'head.bias': (1000, )})
         self.weights = {
-            n: torch.as_tensor(golden.fill(n, s)) for n, s in shapes.items()
+            n: torch.as_tensor(golden.fill(n, s))
+            for n, s in shapes.items()
         }
         args = argparse.Namespace(model='hvt_s_2', lr=5e-4, drop_path=0.1)
         parallel = {f'module.{n}': v for n, v in self.weights.items()}
         self.files = {
-            'bare': self.weights,
-            'released': dict(model=self.weights),
-            'trainer': dict(
-                model=parallel, optimizer={}, lr_scheduler={}, epoch=299,
-                scaler={}, args=args),
-            'state_dict': dict(state_dict=self.weights),
+            'bare':
+            self.weights,
+            'released':
+            dict(model=self.weights),
+            'trainer':
+            dict(
+                model=parallel,
+                optimizer={},
+                lr_scheduler={},
+                epoch=299,
+                scaler={},
+                args=args),
+            'state_dict':
+            dict(state_dict=self.weights),
         }
 
 
@@ -393,9 +401,9 @@ def test_official_files_load_in_any_wrapping(tmp_path, kind):
     assert len(report.converted) == len(official.weights)
     assert report.unused == ['head.fc.bias', 'head.fc.weight']
     assert not (report.missing or report.mismatched or report.resized)
-    assert {name.split('.')[0] for name in report.new} == {
-        'norm_2', 'norm_5', 'norm_8', 'pyramid'
-    }
+    assert {name.split('.')[0]
+            for name in report.new
+            } == {'norm_2', 'norm_5', 'norm_8', 'pyramid'}
 
 
 def test_final_norm_of_the_authors_is_that_of_the_last_map():
@@ -453,9 +461,9 @@ def test_frozen_stages_freezes_the_blocks_up_to_a_tap():
     for frozen_stages in range(-1, 5):
         model = build(frozen_stages=frozen_stages)
         trained = {
-            '.'.join(n.split('.')[:2]) if n.startswith('blocks') else
-            n.split('.')[0] for n, p in model.named_parameters()
-            if p.requires_grad
+            '.'.join(n.split('.')[:2])
+            if n.startswith('blocks') else n.split('.')[0]
+            for n, p in model.named_parameters() if p.requires_grad
         }
         wanted = {'norm_0', 'norm_2', 'norm_3', 'norm', 'pyramid'}
         if frozen_stages < 0:
@@ -470,7 +478,8 @@ def test_frozen_stages_freezes_the_blocks_up_to_a_tap():
 def test_layers_are_counted_from_the_stem():
     model = HVT('s-3', out_indices=(1, 2))
     depths = {
-        name: model.layer_id(name) for name, _ in model.named_parameters()
+        name: model.layer_id(name)
+        for name, _ in model.named_parameters()
     }
     assert depths['pos_embed'] == depths['patch_embed.proj.bias'] == 0
     assert depths['blocks.0.norm1.weight'] == 1

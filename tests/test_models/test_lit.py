@@ -14,10 +14,18 @@ from mmhier.models.backbones.lit import (
 from tests import golden
 from tests.reference import lit as reference
 
-TINY = dict(LIT.arch_zoo['tiny'], embed_dims=(8, 8, 12, 16), num_heads=(3, 4),
-            depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))
-SMALL = dict(LIT.arch_zoo['small'], embed_dims=(8, 8, 12, 16),
-             num_heads=(3, 4), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))
+TINY = dict(
+    LIT.arch_zoo['tiny'],
+    embed_dims=(8, 8, 12, 16),
+    num_heads=(3, 4),
+    depths=(1, 1, 2, 1),
+    mlp_ratios=(2, 2, 2, 2))
+SMALL = dict(
+    LIT.arch_zoo['small'],
+    embed_dims=(8, 8, 12, 16),
+    num_heads=(3, 4),
+    depths=(1, 1, 2, 1),
+    mlp_ratios=(2, 2, 2, 2))
 
 
 def official_weights(shapes: dict, dtype=torch.float64) -> dict:
@@ -34,8 +42,9 @@ def official_weights(shapes: dict, dtype=torch.float64) -> dict:
 def leaves(weights: dict) -> dict:
     """Those of the entries that are parameters, as autograd leaves."""
     return {
-        name: value.clone().requires_grad_() if value.is_floating_point()
-        and 'running_' not in name else value
+        name:
+        value.clone().requires_grad_()
+        if value.is_floating_point() and 'running_' not in name else value
         for name, value in weights.items()
     }
 
@@ -54,7 +63,8 @@ def assert_same_gradients(found, wanted, parameters: dict):
         loss = 0
         for i, out in enumerate(outputs):
             weight = torch.randn(
-                out.shape, dtype=out.dtype,
+                out.shape,
+                dtype=out.dtype,
                 generator=torch.Generator().manual_seed(i))
             loss = loss + (weight * out).sum()
         results.append(
@@ -133,12 +143,9 @@ def test_logits_are_the_reference(arch, out_type, size):
 @pytest.mark.parametrize('attn_impl', LIT.attn_impls)
 @pytest.mark.parametrize('arch,bias_size', [(TINY, None), (SMALL, 14),
                                             (SMALL, (3, 1))])
-@pytest.mark.parametrize('size,training', [((32, 64), True),
-                                           ((37, 51), False)])
-def test_backbone_is_the_reference(arch, bias_size, size, training,
-                                   attn_impl):
-    model = LIT(
-        arch, bias_size=bias_size, attn_impl=attn_impl).double()
+@pytest.mark.parametrize('size,training', [((32, 64), True), ((37, 51), False)])
+def test_backbone_is_the_reference(arch, bias_size, size, training, attn_impl):
+    model = LIT(arch, bias_size=bias_size, attn_impl=attn_impl).double()
     model.train(training)
     if bias_size is None:
         shapes = reference.official_shapes_tiny(arch)
@@ -154,8 +161,7 @@ def test_backbone_is_the_reference(arch, bias_size, size, training,
     own = {n: v if v.requires_grad else v.clone() for n, v in own.items()}
     x = golden.image(2, *size).double().requires_grad_()
     parameters = {'input': x}
-    parameters.update(
-        {n: v for n, v in weights.items() if v.requires_grad})
+    parameters.update({n: v for n, v in weights.items() if v.requires_grad})
     found = torch.func.functional_call(model, own, (x, ))
     wanted = forward(x, weights, arch, training)[0]
     assert_same_gradients(found, wanted, parameters)
@@ -165,8 +171,10 @@ def test_backbone_is_the_reference(arch, bias_size, size, training,
 @pytest.mark.parametrize('size', [(6, 8), (5, 7), (1, 3), (4, 1)])
 def test_merging_is_the_reference(size, training):
     module = DeformableMerging(4, 6, dict(type='BN')).double()
-    weights = official_weights(
-        {n: list(v.shape) for n, v in module.state_dict().items()})
+    weights = official_weights({
+        n: list(v.shape)
+        for n, v in module.state_dict().items()
+    })
     for name in weights:
         if 'conv_offset' in name:
             # Some taps fall off the map, by more than a pixel.
@@ -177,9 +185,10 @@ def test_merging_is_the_reference(size, training):
     x = torch.randn(2, *size, 4, dtype=torch.float64).requires_grad_()
     found = module(x)
     wanted = reference.deformable_merging(
-        x.permute(0, 3, 1, 2),
-        {**dict(module.named_parameters()), **dict(module.named_buffers())},
-        training).permute(0, 2, 3, 1)
+        x.permute(0, 3, 1, 2), {
+            **dict(module.named_parameters()),
+            **dict(module.named_buffers())
+        }, training).permute(0, 2, 3, 1)
     assert_same_gradients([found], [wanted], module_leaves(module, x))
 
 
@@ -217,10 +226,9 @@ def test_sizes_that_the_authors_cannot_take(size):
     assert outputs[3].shape[2:] == (-(-size[0] // 32), -(-size[1] // 32))
 
 
-@pytest.mark.parametrize('bias_size,rows', [(14, (729, 169)),
-                                            (50, (9801, 2401)),
-                                            (32, (3969, 961)),
-                                            ((20, 10), (1521, 361))])
+@pytest.mark.parametrize('bias_size,rows',
+                         [(14, (729, 169)), (50, (9801, 2401)),
+                          (32, (3969, 961)), ((20, 10), (1521, 361))])
 def test_published_tables_load_as_they_are(bias_size, rows):
     backbone = LIT(SMALL, bias_size=bias_size, out_norms=range(4))
     assert rows == tuple(
@@ -243,8 +251,8 @@ def test_imagenet_tables_are_resized_once_for_detection():
     backbone = LIT(SMALL, bias_size=50)
     report = load_backbone_weights(backbone, weights)
     assert report.fraction == 1 and not report.missing
-    assert report.new == sorted(
-        f'norm{i}.{n}' for i in (1, 2, 3) for n in ('bias', 'weight'))
+    assert report.new == sorted(f'norm{i}.{n}' for i in (1, 2, 3)
+                                for n in ('bias', 'weight'))
     tables = [n for n in weights if n.endswith('bias_table')]
     assert len(tables) == 3 and report.resized == sorted(tables)
     for name in tables:
@@ -254,8 +262,8 @@ def test_imagenet_tables_are_resized_once_for_detection():
         assert (found - wanted.flatten(0, 1)).abs().max() < 1e-5
         # No shift: the bias at distance zero stays where and what it was.
         middle = len(weights[name]) // 2
-        assert (found[len(found) // 2] - weights[name][middle]).abs().max(
-        ) < 1e-6
+        assert (found[len(found) // 2] -
+                weights[name][middle]).abs().max() < 1e-6
 
 
 def test_no_interpolation_when_the_sizes_agree(monkeypatch):
@@ -283,8 +291,8 @@ def test_table_of_another_size_is_named_on_a_plain_load():
     with pytest.raises(RuntimeError) as error:
         LIT(SMALL).load_state_dict(weights)
     assert ('layers.2.blocks.0.attn.relative_position_bias_table is learned '
-            'on a grid of side 50, this LIT has 14: set its bias_size'
-            ) in str(error.value)
+            'on a grid of side 50, this LIT has 14: set its bias_size') in str(
+                error.value)
 
 
 @pytest.mark.parametrize('arch,kwargs,count', [
@@ -330,8 +338,8 @@ def test_dense_model_loads_the_classifier_of_tiny():
     backbone = LIT(TINY)
     report = load_backbone_weights(backbone, weights)
     assert report.fraction == 1 and not (report.missing or report.mismatched)
-    assert torch.equal(backbone.layers[3].pos_embed,
-                       weights['pos_embed4'][:, 1:])
+    assert torch.equal(backbone.layers[3].pos_embed, weights['pos_embed4'][:,
+                                                                           1:])
     assert set(report.unused) == {
         'head.fc.weight', 'head.fc.bias', 'layers.3.cls_token',
         'layers.3.cls_pos_embed', 'norm.weight', 'norm.bias'
@@ -374,20 +382,20 @@ def test_offsets_start_at_zero_as_a_plain_convolution():
 
 def test_norm_cfg_reaches_every_merging():
     for cfg, kind in [(dict(type='SyncBN'), SyncBatchNorm),
-                      (dict(type='BN', requires_grad=False),
-                       torch.nn.BatchNorm2d)]:
+                      (dict(type='BN',
+                            requires_grad=False), torch.nn.BatchNorm2d)]:
         norms = [
             stage.downsample.norm_layer
             for stage in LIT(SMALL, norm_cfg=cfg).layers[:3]
         ]
         assert all(isinstance(norm, kind) for norm in norms)
-        assert all(
-            p.requires_grad == cfg.get('requires_grad', True)
-            for norm in norms for p in norm.parameters())
+        assert all(p.requires_grad == cfg.get('requires_grad', True)
+                   for norm in norms for p in norm.parameters())
 
 
-@pytest.mark.parametrize('out_norms,levels', [
-    (None, [1, 3]), ((), []), ((0, 1, 2, 3), [1, 3]), ((0, 3), [3])])
+@pytest.mark.parametrize('out_norms,levels', [(None, [1, 3]), ((), []),
+                                              ((0, 1, 2, 3), [1, 3]),
+                                              ((0, 3), [3])])
 def test_output_norms_are_those_of_returned_maps(out_norms, levels):
     backbone = LIT(SMALL, out_indices=(1, 3), out_norms=out_norms)
     assert [n for n, _ in backbone.named_children()
@@ -404,9 +412,9 @@ def test_frozen_stages_freezes_that_many_stages():
     for frozen_stages in range(-1, 5):
         backbone = LIT(SMALL, frozen_stages=frozen_stages).train()
         trained = {
-            '.'.join(n.split('.')[:2]) if n.startswith('layers') else
-            n.split('.')[0] for n, p in backbone.named_parameters()
-            if p.requires_grad
+            '.'.join(n.split('.')[:2])
+            if n.startswith('layers') else n.split('.')[0]
+            for n, p in backbone.named_parameters() if p.requires_grad
         }
         wanted = {'patch_embed'} if frozen_stages < 0 else set()
         for i in range(max(frozen_stages, 0), 4):

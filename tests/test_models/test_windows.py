@@ -39,8 +39,7 @@ def test_every_size_up_to_64(dilation):
     """Pixels, key mask and inverse, each for all 4096 sizes."""
     for height, width in itertools.product(range(1, 65), repeat=2):
         size = height, width, SIZE, dilation
-        numbers = torch.arange(1, height * width + 1).view(
-            1, height, width, 1)
+        numbers = torch.arange(1, height * width + 1).view(1, height, width, 1)
         windows = partition_windows(numbers, SIZE, dilation)
         pixels = window_pixels(height, width, dilation)
         assert torch.equal(windows[..., 0], pixels + 1), size

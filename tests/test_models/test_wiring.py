@@ -27,14 +27,15 @@ def detector(**parts):
         roi_head=dict(
             bbox_roi_extractor=dict(type='SingleRoIExtractor'),
             bbox_head=[dict(type='Shared2FCBBoxHead') for _ in range(2)],
-            mask_head=dict(type='FCNMaskHead')), **parts)
+            mask_head=dict(type='FCNMaskHead')),
+        **parts)
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3)])
 def test_declared_channels(out_indices):
     backbone = dict(TINY, out_indices=out_indices)
-    assert declared_channels(backbone) == tuple(
-        CHANNELS[i] for i in out_indices)
+    assert declared_channels(backbone) == tuple(CHANNELS[i]
+                                                for i in out_indices)
 
 
 def test_pretrained_weights_are_not_read_for_them():
@@ -135,8 +136,10 @@ def test_segmentor_with_a_neck_reads_its_maps():
 
 
 def test_segmentor_refuses_a_map_that_is_not_there():
-    with pytest.raises(ValueError, match=r'auxiliary_head.in_index=4: there '
-                       r'are only 4 maps, of channels \[48, 96, 240, 384\]'):
+    with pytest.raises(
+            ValueError,
+            match=r'auxiliary_head.in_index=4: there '
+            r'are only 4 maps, of channels \[48, 96, 240, 384\]'):
         wire_segmentor(
             dict(
                 backbone=TINY,

@@ -142,8 +142,8 @@ class Shell:
         subprocess.run(
             ['bash', str(ROOT / arguments[0]), *arguments[1:]],
             check=True,
-            env=dict(os.environ, RECORD=str(record),
-                     PATH=os.pathsep.join(folders)))
+            env=dict(
+                os.environ, RECORD=str(record), PATH=os.pathsep.join(folders)))
         words = record.read_text().splitlines()
         if words[0] == '-m':
             assert words[1] == 'torch.distributed.run'
@@ -163,10 +163,14 @@ class Shell:
 
     def _run_make(self, arguments: list[str]) -> None:
         self.made.append(
-            subprocess.run(
-                ['make', '-C', str(ROOT), '--no-print-directory', '--dry-run',
-                 '--always-make', *arguments], check=True, capture_output=True,
-                text=True).stdout)
+            subprocess.run([
+                'make', '-C',
+                str(ROOT), '--no-print-directory', '--dry-run', '--always-make',
+                *arguments
+            ],
+                           check=True,
+                           capture_output=True,
+                           text=True).stdout)
 
     def _run_source(self, arguments: list[str]) -> None:
         assert arguments == ['.venv/bin/activate']

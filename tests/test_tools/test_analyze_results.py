@@ -15,8 +15,7 @@ TOOL = TOOLS / 'analysis_tools' / 'analyze_results.py'
 def predictions(detector_run, coco_root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('predictions')
     apis.test(
-        DETECTOR,
-        (Path(detector_run.work_dir) / 'last_checkpoint').read_text(),
+        DETECTOR, (Path(detector_run.work_dir) / 'last_checkpoint').read_text(),
         data_root=str(coco_root),
         work_dir=str(folder / 'work'),
         out=str(folder / 'predictions.pkl'))

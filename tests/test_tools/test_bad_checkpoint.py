@@ -149,7 +149,8 @@ def test_deeper_network(run, good):
     """Its first blocks have the names and shapes of the model."""
     extra = torch.zeros(1000, 1000)
     good['state_dict']['backbone.blocks.0.9.weight'] = extra
-    with pytest.raises(MMHierError, match='1 not in the model: backbone.blocks'):
+    with pytest.raises(
+            MMHierError, match='1 not in the model: backbone.blocks'):
         run(good)
 
 
@@ -158,8 +159,8 @@ def test_weights_alone_cannot_be_resumed(run, good):
         run(dict(state_dict=good['state_dict']), resume=True)
 
 
-def test_training_starts_from_weights_with_another_head(
-        good, coco_root, tmp_path):
+def test_training_starts_from_weights_with_another_head(good, coco_root,
+                                                        tmp_path):
     path = tmp_path / 'weights.pth'
     weights = good['state_dict']
     weights['roi_head.bbox_head.fc_cls.weight'] = torch.zeros(81, 32)

@@ -40,8 +40,8 @@ def test_unreadable_python(load, text, message):
         load(text)
 
 
-@pytest.mark.parametrize('name, content', [
-    ('config.txt', b'model = 1'), ('config.py', b'\xff\xfe\x00')])
+@pytest.mark.parametrize('name, content', [('config.txt', b'model = 1'),
+                                           ('config.py', b'\xff\xfe\x00')])
 def test_not_python(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
@@ -121,21 +121,30 @@ def test_config_that_cannot_be_trained(tmp_path):
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'model.backbone.arch': 'huge'},
-     "unknown arch 'huge' of HATNet: expected one of tiny, small, medium, "
+    ({
+        'model.backbone.arch': 'huge'
+    }, "unknown arch 'huge' of HATNet: expected one of tiny, small, medium, "
      'large'),
-    ({'model.backbone.arch': dict(_delete_=True, embed_dims=(1, ), foo=1)},
-     r"wrong keys in the arch dict of HATNet: missing \['depths'.*unknown "
+    ({
+        'model.backbone.arch': dict(_delete_=True, embed_dims=(1, ), foo=1)
+    }, r"wrong keys in the arch dict of HATNet: missing \['depths'.*unknown "
      r"\['foo'\]"),
-    ({'model.backbone.drop_path': 0.1},
-     "unexpected keyword argument 'drop_path'"),
-    ({'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='a.pth')},
-     'checkpoint a.pth does not exist'),
-    ({'model.backbone.type': 'mmhier.HATNext'}, 'mmhier.HATNext is not in'),
-    ({'model.neck.inchannels': 3}, "unexpected keyword argument 'inchannels'"),
-    ({'train_dataloader.dataset.pipeline.2.scale': (24, 16),
-      'model.data_preprocessor.pad_size_divisor': 1},
-     'HATNet expects images of at least 32x32 pixels, not 16x24'),
+    ({
+        'model.backbone.drop_path': 0.1
+    }, "unexpected keyword argument 'drop_path'"),
+    ({
+        'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='a.pth')
+    }, 'checkpoint a.pth does not exist'),
+    ({
+        'model.backbone.type': 'mmhier.HATNext'
+    }, 'mmhier.HATNext is not in'),
+    ({
+        'model.neck.inchannels': 3
+    }, "unexpected keyword argument 'inchannels'"),
+    ({
+        'train_dataloader.dataset.pipeline.2.scale': (24, 16),
+        'model.data_preprocessor.pad_size_divisor': 1
+    }, 'HATNet expects images of at least 32x32 pixels, not 16x24'),
 ])
 def test_model_and_input(options, message, coco_root, tmp_path):
     with pytest.raises(MMHierError, match=message):

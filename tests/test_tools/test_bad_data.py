@@ -41,16 +41,17 @@ def test_good_data_passes(check):
 
 def test_missing_root(check, root):
     shutil.rmtree(root)
-    with pytest.raises(MMHierError, match=f'data_root={root} is not a folder.*'
-                       '--data-root'):
+    with pytest.raises(
+            MMHierError, match=f'data_root={root} is not a folder.*'
+            '--data-root'):
         check()
 
 
 def test_missing_annotation_file(check, root):
     path = root / 'annotations' / 'instances_val2017.json'
     path.unlink()
-    with pytest.raises(MMHierError,
-                       match=f'val_dataloader.*ann_file={path} does not'):
+    with pytest.raises(
+            MMHierError, match=f'val_dataloader.*ann_file={path} does not'):
         check()
     check(('train', ))
 
@@ -83,14 +84,20 @@ def test_json_without(check, root, key):
 
 
 @pytest.mark.parametrize('change', [
-    dict(width=None), dict(height='64'), dict(width=0), dict(height=-1),
-    dict(height=float('nan')), dict(file_name=3)
+    dict(width=None),
+    dict(height='64'),
+    dict(width=0),
+    dict(height=-1),
+    dict(height=float('nan')),
+    dict(file_name=3)
 ])
 def test_image_without_size_or_name(check, root, change):
     edit(root, lambda content: content['images'][2].update(change))
     (name, value), = change.items()
-    with pytest.raises(MMHierError, match=re.escape(
-            'instances_train2017.json: image 3 has ') + f'.*{name}={value!r}'):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape('instances_train2017.json: image 3 has ') +
+            f'.*{name}={value!r}'):
         check()
 
 
@@ -141,12 +148,13 @@ def test_classes_in_another_order(check):
 
 def test_fewer_classes_than_the_json_are_allowed(check, capfd):
     classes = ('box', 'tile')
-    check(('train', ), **{
-        'train_dataloader.dataset.metainfo.classes': classes,
-        'model.num_classes': 2,
-        'model.roi_head.bbox_head.num_classes': 2,
-        'model.roi_head.mask_head.num_classes': 2
-    })
+    check(
+        ('train', ), **{
+            'train_dataloader.dataset.metainfo.classes': classes,
+            'model.num_classes': 2,
+            'model.roi_head.bbox_head.num_classes': 2,
+            'model.roi_head.mask_head.num_classes': 2
+        })
     assert 'leaves out 1 of the 3 categories' in capfd.readouterr().out
 
 
@@ -229,22 +237,31 @@ def test_sound_annotations_give_no_warning(check, capfd):
 
 def test_boxes_suffice_where_no_masks_are_loaded(check, root):
     edit(root, lambda content: content['annotations'][1].pop('segmentation'))
-    check(('train', ), **{
-        'train_dataloader.dataset.pipeline.1.with_mask': False})
+    check(('train', ),
+          **{'train_dataloader.dataset.pipeline.1.with_mask': False})
 
 
-@pytest.mark.parametrize('options, key', [
-    ({'model.roi_head.mask_head.num_classes': 80},
-     'model.roi_head.mask_head.num_classes'),
-    ({'model.num_classes': 80}, 'model.num_classes'),
-    # mmdet's own model, whose box head has 80 classes by default.
-    ({'model.type': 'MaskRCNN', 'model.roi_head.bbox_head.num_classes': None},
-     'model.roi_head.bbox_head.num_classes'),
-])
+@pytest.mark.parametrize(
+    'options, key',
+    [
+        ({
+            'model.roi_head.mask_head.num_classes': 80
+        }, 'model.roi_head.mask_head.num_classes'),
+        ({
+            'model.num_classes': 80
+        }, 'model.num_classes'),
+        # mmdet's own model, whose box head has 80 classes by default.
+        ({
+            'model.type': 'MaskRCNN',
+            'model.roi_head.bbox_head.num_classes': None
+        }, 'model.roi_head.bbox_head.num_classes'),
+    ])
 def test_num_classes_of_another_dataset(check, options, key):
-    with pytest.raises(MMHierError, match=re.escape(
-            f'{key}=80 disagrees with the 3 classes of train_dataloader.'
-            f'dataset: set {key}=3, or both with --classes')):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                f'{key}=80 disagrees with the 3 classes of train_dataloader.'
+                f'dataset: set {key}=3, or both with --classes')):
         check(**options)
 
 
@@ -276,55 +293,66 @@ def check_folders(folders_root, tmp_path):
 def test_more_class_folders_than_classes(check_folders):
     shutil.copytree(check_folders.root / 'train' / 'dark',
                     check_folders.root / 'train' / 'grey')
-    with pytest.raises(MMHierError, match='model.head.num_classes=2 disagrees '
-                       'with the 3 classes of train_dataloader.dataset'):
+    with pytest.raises(
+            MMHierError,
+            match='model.head.num_classes=2 disagrees '
+            'with the 3 classes of train_dataloader.dataset'):
         check_folders()
 
 
 def test_class_folders_instead_of_imagenet(check_folders):
-    with pytest.raises(MMHierError, match=re.escape(
-            f'train_dataloader.dataset: {check_folders.root}/train holds 2 '
-            'class folders, but ImageNet has 1000 classes: take the names of '
-            'the folders with --classes auto')):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                f'train_dataloader.dataset: {check_folders.root}/train holds 2 '
+                'class folders, but ImageNet has 1000 classes: take the names '
+                'of the folders with --classes auto')):
         check_folders(**{'train_dataloader.dataset.type': 'ImageNet'})
 
 
 def test_class_folders_in_another_order(check_folders):
-    with pytest.raises(MMHierError, match='numbered by alphabet, bright, dark, '
-                       '..., but the classes come in another order, dark'):
+    with pytest.raises(
+            MMHierError,
+            match='numbered by alphabet, bright, dark, '
+            '..., but the classes come in another order, dark'):
         check_folders(
-            **{'train_dataloader.dataset.metainfo.classes': ('dark', 'bright')}
-        )
+            **{'train_dataloader.dataset.metainfo.classes': ('dark', 'bright')})
 
 
 def test_other_class_folders_in_validation(check_folders):
-    (check_folders.root / 'val' / 'dark').rename(
-        check_folders.root / 'val' / 'night')
-    with pytest.raises(MMHierError, match='hold other class folders, such as '
-                       'dark, so labels would be mixed up'):
+    (check_folders.root / 'val' / 'dark').rename(check_folders.root / 'val' /
+                                                 'night')
+    with pytest.raises(
+            MMHierError,
+            match='hold other class folders, such as '
+            'dark, so labels would be mixed up'):
         check_folders()
 
 
 def test_no_class_folders(check_folders):
     shutil.rmtree(check_folders.root / 'train')
     (check_folders.root / 'train').mkdir()
-    with pytest.raises(MMHierError, match='train is not a folder of class fold'):
+    with pytest.raises(
+            MMHierError, match='train is not a folder of class fold'):
         check_folders()
 
 
-@pytest.mark.parametrize('line, label', [('dark/dark_1.jpg 2', '2'),
-                                         ('dark/dark_1.jpg', 'dark/dark_1.jpg')
-                                         ])
+@pytest.mark.parametrize('line, label',
+                         [('dark/dark_1.jpg 2', '2'),
+                          ('dark/dark_1.jpg', 'dark/dark_1.jpg')])
 def test_label_outside_the_classes(check_folders, line, label):
     path = check_folders.root / 'labels.txt'
     path.write_text('bright/bright_0.jpg 0\n' + line + '\n')
-    with pytest.raises(MMHierError, match=re.escape(
-            f"{path}, line 2: label '{label}' is none of the classes, expected"
-            ' 0 to 1')):
-        check_folders(**{
-            'train_dataloader.dataset.ann_file': 'labels.txt',
-            'train_dataloader.dataset.metainfo.classes': ('bright', 'dark')
-        })
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                f"{path}, line 2: label '{label}' is none of the classes, "
+                'expected 0 to 1')):
+        check_folders(
+            **{
+                'train_dataloader.dataset.ann_file': 'labels.txt',
+                'train_dataloader.dataset.metainfo.classes': ('bright', 'dark')
+            })
 
 
 @pytest.mark.parametrize('name, folder', [('segmentor', 'images/training'),
@@ -335,6 +363,6 @@ def test_missing_folder_in_other_packages(name, folder, tmp_path):
         str(CONFIGS / f'{name}.py'),
         data_root=str(tmp_path),
         work_dir=str(tmp_path / 'work'))
-    with pytest.raises(MMHierError, match=f'{tmp_path}/{folder} is not a folder'
-                       ):
+    with pytest.raises(
+            MMHierError, match=f'{tmp_path}/{folder} is not a folder'):
         check_data(cfg, ('train', ))

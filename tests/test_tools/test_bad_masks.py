@@ -70,8 +70,10 @@ def test_label_outside_the_classes(check, mask):
 
 def test_labels_that_start_at_one(check, mask):
     save(mask, np.full((64, 64), 2, np.uint8))
-    with pytest.raises(MMHierError, match='If the first class is 1, and 0 stands'
-                       ' for none, set reduce_zero_label=True'):
+    with pytest.raises(
+            MMHierError,
+            match='If the first class is 1, and 0 stands'
+            ' for none, set reduce_zero_label=True'):
         check()
 
 
@@ -87,9 +89,11 @@ def test_mask_of_another_size(check, mask):
 
 def test_mask_of_colours(check, mask):
     save(mask, np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(MMHierError, match=re.escape(
-            f'mask {mask} has 3 channels (RGB): expected one, with the label '
-            'of each pixel')):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                f'mask {mask} has 3 channels (RGB): expected one, with the '
+                'label of each pixel')):
         check()
 
 
@@ -116,9 +120,11 @@ def test_unreadable_mask(check, mask):
 
 def test_image_without_mask(check, mask, root):
     mask.unlink()
-    with pytest.raises(MMHierError, match=re.escape(
-            f'1 of the 2 images have no mask, such as {root}/images/training/'
-            f'0.jpg: expected {mask}. Check seg_map_suffix')):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                f'1 of the 2 images have no mask, such as {root}/images/'
+                f'training/0.jpg: expected {mask}. Check seg_map_suffix')):
         check()
 
 
@@ -130,8 +136,10 @@ def test_mask_without_image(check, root, capfd):
 
 
 def test_no_image_with_the_suffix(check):
-    with pytest.raises(MMHierError, match="finds no image in .*/images/training "
-                       "with img_suffix='.jpeg'"):
+    with pytest.raises(
+            MMHierError,
+            match="finds no image in .*/images/training "
+            "with img_suffix='.jpeg'"):
         check(**{f'{TRAIN}.img_suffix': '.jpeg'})
 
 
@@ -139,9 +147,11 @@ def test_reduced_masks_without_zero(check, root):
     for path in (root / 'annotations' / 'training').iterdir():
         save(path, np.full((64, 64), 1, np.uint8))
     options = {f'{TRAIN}.reduce_zero_label': True}
-    with pytest.raises(MMHierError, match='none of 2 masks holds a 0, such as .*'
-                       'If their first class is 0, set reduce_zero_label=False'
-                       '.*allow_no_zero_label=True'):
+    with pytest.raises(
+            MMHierError,
+            match='none of 2 masks holds a 0, such as .*'
+            'If their first class is 0, set reduce_zero_label=False'
+            '.*allow_no_zero_label=True'):
         check(**options)
     check(**options, allow_no_zero_label=True)
 
@@ -154,15 +164,19 @@ def test_reduced_masks_shift_the_range(check, root):
         values[8:16] = 255
         values[20, 20] = 2 + i
         save(path, values)
-    with pytest.raises(MMHierError, match='holds 3, which is none of the 2 class'
-                       r'es: expected 1 to 2 \(reduce_zero_label\), or 0 or '
-                       '255 where no'):
+    with pytest.raises(
+            MMHierError,
+            match='holds 3, which is none of the 2 class'
+            r'es: expected 1 to 2 \(reduce_zero_label\), or 0 or '
+            '255 where no'):
         check(**{f'{TRAIN}.reduce_zero_label': True})
 
 
 def test_two_statements_of_reduce_zero_label(check):
-    with pytest.raises(MMHierError, match='reduce_zero_label=False, but LoadAnno'
-                       'tations in its pipeline has reduce_zero_label=True'):
+    with pytest.raises(
+            MMHierError,
+            match='reduce_zero_label=False, but LoadAnno'
+            'tations in its pipeline has reduce_zero_label=True'):
         check(**{f'{TRAIN}.pipeline.1.reduce_zero_label': True})
 
 
@@ -174,10 +188,12 @@ def test_masks_that_are_ignored_whole(check, mask, capfd):
 
 
 def test_num_classes_of_another_dataset(check):
-    with pytest.raises(MMHierError, match=re.escape(
-            'model.decode_head.num_classes=19 disagrees with the 2 classes of '
-            f'{TRAIN}: set model.decode_head.num_classes=2, or both with '
-            '--classes')):
+    with pytest.raises(
+            MMHierError,
+            match=re.escape(
+                'model.decode_head.num_classes=19 disagrees with the 2 classes '
+                f'of {TRAIN}: set model.decode_head.num_classes=2, or both '
+                'with --classes')):
         check(**{'model.decode_head.num_classes': 19})
 
 
@@ -188,8 +204,10 @@ def test_data_without_classes(check):
 
 def test_a_prefix_of_masks_is_needed(check):
     with pytest.raises(MMHierError, match='data_prefix has no seg_map_path'):
-        check(**{f'{TRAIN}.data_prefix': dict(
-            _delete_=True, img_path='images/training')})
+        check(**{
+            f'{TRAIN}.data_prefix':
+            dict(_delete_=True, img_path='images/training')
+        })
 
 
 def test_palette_that_does_not_fit(check):
@@ -203,10 +221,11 @@ def test_selected_classes_keep_the_range_of_the_masks(check, root):
     values[:4] = 0
     for path in (root / 'annotations' / 'training').iterdir():
         save(path, values)
-    check(**{
-        f'{TRAIN}.type': 'ADE20KDataset',
-        f'{TRAIN}.metainfo': dict(_delete_=True, classes=('wall', 'sky'))
-    })
+    check(
+        **{
+            f'{TRAIN}.type': 'ADE20KDataset',
+            f'{TRAIN}.metainfo': dict(_delete_=True, classes=('wall', 'sky'))
+        })
 
 
 def test_only_so_many_masks_are_read(check, root, mask, capfd):
@@ -239,12 +258,15 @@ def test_another_ignored_label(tmp_path):
 
 def test_training_ends_with_one_line(root, mask, tmp_path):
     save(mask, np.full((64, 64), 7, np.uint8))
-    ended = subprocess.run(
-        [sys.executable, str(TOOLS / 'train.py'), SEGMENTOR, '--data-root',
-         str(root), '--work-dir', str(tmp_path / 'work')],
-        capture_output=True,
-        text=True,
-        timeout=300)
+    ended = subprocess.run([
+        sys.executable,
+        str(TOOLS / 'train.py'), SEGMENTOR, '--data-root',
+        str(root), '--work-dir',
+        str(tmp_path / 'work')
+    ],
+                           capture_output=True,
+                           text=True,
+                           timeout=300)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
         f'error: mask {mask} holds 7, which is none of the 2 classes: expected'

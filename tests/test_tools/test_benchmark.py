@@ -75,16 +75,17 @@ def settings_of_the_process():
 
 def call(*arguments):
     return subprocess.run([sys.executable, TOOL, *map(str, arguments)],
-                          capture_output=True, text=True)
+                          capture_output=True,
+                          text=True)
 
 
 def test_writes_csv_and_markdown_of_every_form(tmp_path):
     (tmp_path / 'users.py').write_text(USERS_MODEL)
     table, rows = tmp_path / 'table.md', tmp_path / 'rows.csv'
     done = call('hatnet-tiny', '--forms', 'plain', 'eager', 'auto',
-                f'{tmp_path}/users.py:authors', '--sizes', '224',
-                '--mode', 'inference', 'training', '--rounds', 2,
-                '--threads', 2, '--macs', '--csv', rows, '--markdown', table)
+                f'{tmp_path}/users.py:authors', '--sizes', '224', '--mode',
+                'inference', 'training', '--rounds', 2, '--threads', 2,
+                '--macs', '--csv', rows, '--markdown', table)
     assert done.returncode == 0, done.stderr
     with open(rows, newline='') as file:
         found = list(csv.DictReader(file))
@@ -263,8 +264,8 @@ def test_saved_bytes_are_counted_once_without_parameters():
     layer = nn.Linear(8, 4)
     case = Case('training', 8, 8)
     # Kept: the product's input once, its output once.
-    found = count_saved_bytes(
-        lambda x: (layer(x * 1).sigmoid() * 2).sigmoid(), case)
+    found = count_saved_bytes(lambda x: (layer(x * 1).sigmoid() * 2).sigmoid(),
+                              case)
     assert found == 4 * (3 * 8 * 8 + 2 * 3 * 8 * 4)
 
 
@@ -284,17 +285,26 @@ def test_compiled_backbone_trains_and_tests_in_a_runner(coco_root, tmp_path):
         'train_cfg.max_epochs': 1,
     }
     compiled = apis.train(
-        DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path / 'a'),
-        seed=0, cfg_options=options)
+        DETECTOR,
+        data_root=str(coco_root),
+        work_dir=str(tmp_path / 'a'),
+        seed=0,
+        cfg_options=options)
     eager = apis.train(
-        DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path / 'b'),
-        seed=0, cfg_options={'train_cfg.max_epochs': 1})
+        DETECTOR,
+        data_root=str(coco_root),
+        work_dir=str(tmp_path / 'b'),
+        seed=0,
+        cfg_options={'train_cfg.max_epochs': 1})
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
     assert cfg.model.backbone.type in str(compiled.cfg.model.backbone)
     for (name, a), b in zip(compiled.model.state_dict().items(),
                             eager.model.state_dict().values()):
         torch.testing.assert_close(
-            a, b, rtol=1e-3, atol=1e-4,
+            a,
+            b,
+            rtol=1e-3,
+            atol=1e-4,
             msg=lambda text, name=name: f'{name}: {text}')
     torch._dynamo.reset()
 

@@ -43,8 +43,12 @@ def detector(coco_root):
     def check(checkpoint=None, num_gpus=1, every_file=False, **cfg_options):
         options = {k.replace('__', '.'): v for k, v in cfg_options.items()}
         return check_config(
-            DETECTOR, data_root=str(coco_root), checkpoint=checkpoint,
-            num_gpus=num_gpus, every_file=every_file, cfg_options=options)
+            DETECTOR,
+            data_root=str(coco_root),
+            checkpoint=checkpoint,
+            num_gpus=num_gpus,
+            every_file=every_file,
+            cfg_options=options)
 
     return check
 
@@ -117,9 +121,11 @@ def test_learning_rate_of_accumulated_batches(accumulated, num_gpus, enable,
     wrapper = build_optim_wrapper(nn.Linear(2, 2), cfg.optim_wrapper)
     Runner.scale_lr(
         SimpleNamespace(
-            _train_dataloader=cfg.train_dataloader, world_size=num_gpus,
-            param_schedulers=None, logger=MMLogger.get_instance('check')),
-        wrapper, dict(cfg.auto_scale_lr, enable=True))
+            _train_dataloader=cfg.train_dataloader,
+            world_size=num_gpus,
+            param_schedulers=None,
+            logger=MMLogger.get_instance('check')), wrapper,
+        dict(cfg.auto_scale_lr, enable=True))
     by_flag = f'{wrapper.param_groups[0]["lr"]:g}'
     if accumulated == 1:
         assert message.endswith(f'--auto-scale-lr, which makes it {wanted}')
@@ -163,14 +169,16 @@ def test_parameters_in_no_group_or_in_it_twice():
         'never change'
 
 
-@pytest.mark.parametrize('num_gpus, loader, schedule, epoch, total', [
-    (1, {}, dict(max_epochs=4), '50 s', '3 min for all 100 iterations'),
-    # 13 images for each process, and 4 in a batch.
-    (8, {}, dict(max_epochs=4), '8 s', '32 s for all 16 iterations'),
-    (8, dict(drop_last=True), dict(max_epochs=4), '6 s',
-     '24 s for all 12 iterations'),
-    (1, {}, dict(max_iters=3600), '50 s', '2.0 h for all 3600 iterations'),
-])
+@pytest.mark.parametrize(
+    'num_gpus, loader, schedule, epoch, total',
+    [
+        (1, {}, dict(max_epochs=4), '50 s', '3 min for all 100 iterations'),
+        # 13 images for each process, and 4 in a batch.
+        (8, {}, dict(max_epochs=4), '8 s', '32 s for all 16 iterations'),
+        (8, dict(drop_last=True), dict(max_epochs=4), '6 s',
+         '24 s for all 12 iterations'),
+        (1, {}, dict(max_iters=3600), '50 s', '2.0 h for all 3600 iterations'),
+    ])
 def test_time_of_an_epoch(num_gpus, loader, schedule, epoch, total):
     cfg = plain_config(
         train_dataloader=dict(batch_size=4, num_workers=2, **loader),
@@ -216,9 +224,8 @@ def test_gradient_that_is_not_finite():
     assert 'loss 1, ' in step(Root(1.))['note', 'float32 step']
 
 
-@pytest.mark.parametrize('hooks, total', [(None, 16), ([
-    dict(type='EMAHook')
-], 20)])
+@pytest.mark.parametrize('hooks, total', [(None, 16),
+                                          ([dict(type='EMAHook')], 20)])
 def test_memory_is_that_of_each_part(hooks, total, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     memory = step(Root(1., MIB), custom_hooks=hooks)['note', 'memory']
@@ -276,7 +283,8 @@ def test_steps_are_those_of_the_optimizer(detector, monkeypatch):
     monkeypatch.setattr(_DryRun, 'check_steps', compare)
     # In steps of its own, even where a training would gather gradients.
     findings = detector(
-        num_gpus=8, optim_wrapper__clip_grad=dict(max_norm=1.),
+        num_gpus=8,
+        optim_wrapper__clip_grad=dict(max_norm=1.),
         optim_wrapper__accumulative_counts=4)
     assert not messages(findings, 'error')
     assert models and all(clip == dict(max_norm=1.) for _, clip in steps)
@@ -342,8 +350,7 @@ def test_checkpoint_of_this_and_of_another_model(detector, detector_run,
         'the checkpoint does not fit the model of the config: '
         rf'{len(weights) - count} of {len(weights)} keys matched; '
         rf'{count} missing: backbone\.\S+, backbone.*; '
-        rf'{count} not in the model: other\.\S+, other.*',
-        errors['checkpoint'])
+        rf'{count} not in the model: other\.\S+, other.*', errors['checkpoint'])
 
 
 def test_config_of_openmmlab_2(tmp_path):
@@ -355,8 +362,7 @@ def test_config_of_openmmlab_2(tmp_path):
 
 
 def test_error_of_another_package_becomes_a_finding(detector):
-    errors = messages(
-        detector(model__data_preprocessor__mean='black'), 'error')
+    errors = messages(detector(model__data_preprocessor__mean='black'), 'error')
     assert errors['model'].count('\n') == 0
     assert re.search(r'raised in .*\.py, line \d+', errors['model'])
 
@@ -418,13 +424,15 @@ def test_flaws_of_masks_are_warnings(tmp_path, monkeypatch, capsys):
 def test_tool(coco_root):
     command = [sys.executable, TOOL, DETECTOR, '--data-root', coco_root]
     done = subprocess.run([*command, '--num-gpus', '8'],
-                          capture_output=True, text=True)
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith('NOTE     train data: ')
     assert done.stdout.endswith('0 errors, 0 warnings\n')
     done = subprocess.run(
         [*command, '--cfg-options', 'model.backbone.arch=giant'],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True)
     assert done.returncode == 1
     assert done.stdout.startswith('ERROR    model: ')
     assert 'giant' in done.stdout and 'Traceback' not in done.stderr
@@ -444,9 +452,12 @@ def _edit(rng: random.Random, node) -> str:
         if rng.random() < 0.3:
             del node[key]
             return f'without {".".join(path)}'
-        value = rng.choice(
-            [None, -1, 0, 3, 2.5, True, '', 'nonsense', [], [1, 'a'], {},
-             {'type': 'Nonsense'}, float('nan')])
+        value = rng.choice([
+            None, -1, 0, 3, 2.5, True, '', 'nonsense', [], [1, 'a'], {}, {
+                'type': 'Nonsense'
+            },
+            float('nan')
+        ])
         node[key] = ConfigDict(value) if isinstance(value, dict) else value
         return f'{".".join(path)}={value!r}'
 
@@ -457,8 +468,7 @@ def test_random_edits_never_end_in_a_traceback(seed, request, tmp_path,
     rng = random.Random(seed)
     for i in range(25):
         kind = rng.choice(list(ROOTS))
-        cfg = Config.fromfile(
-            write_config(kind, tmp_path / 'sound.py'))
+        cfg = Config.fromfile(write_config(kind, tmp_path / 'sound.py'))
         edit = _edit(rng, cfg._cfg_dict)
         path = tmp_path / f'{i}.py'
         path.write_text(cfg.pretty_text)

@@ -44,31 +44,39 @@ def test_one_number_of_a_model_that_is_wired(capfd):
         'model.num_classes=2)')
 
 
-@pytest.mark.parametrize('scope, model, keys', [
-    ('mmdet', dict(type='RetinaNet', bbox_head=dict(type='RetinaHead',
-                                                    num_classes=80)),
-     ['bbox_head']),
-    # Heads that leave their 80 to the default.
-    ('mmdet', dict(
-        type='CascadeRCNN',
-        rpn_head=dict(type='RPNHead', num_classes=1),
-        roi_head=dict(
-            type='CascadeRoIHead',
-            bbox_head=[dict(type='Shared2FCBBoxHead')] * 3,
-            mask_head=dict(type='FCNMaskHead'),
-            semantic_head=dict(type='FusedSemanticHead', num_classes=183))),
-     ['roi_head.bbox_head.0', 'roi_head.bbox_head.1', 'roi_head.bbox_head.2',
-      'roi_head.mask_head']),
-    ('mmseg', dict(
-        type='EncoderDecoder',
-        decode_head=dict(type='UPerHead', num_classes=19),
-        auxiliary_head=[dict(type='FCNHead', num_classes=19)]),
-     ['decode_head', 'auxiliary_head.0']),
-    ('mmpretrain', dict(
-        type='ImageClassifier',
-        data_preprocessor=dict(num_classes=1000),
-        head=dict(type='LinearClsHead', num_classes=1000)), ['head']),
-])
+@pytest.mark.parametrize(
+    'scope, model, keys',
+    [
+        ('mmdet',
+         dict(
+             type='RetinaNet',
+             bbox_head=dict(type='RetinaHead', num_classes=80)), ['bbox_head']),
+        # Heads that leave their 80 to the default.
+        ('mmdet',
+         dict(
+             type='CascadeRCNN',
+             rpn_head=dict(type='RPNHead', num_classes=1),
+             roi_head=dict(
+                 type='CascadeRoIHead',
+                 bbox_head=[dict(type='Shared2FCBBoxHead')] * 3,
+                 mask_head=dict(type='FCNMaskHead'),
+                 semantic_head=dict(
+                     type='FusedSemanticHead', num_classes=183))), [
+                         'roi_head.bbox_head.0', 'roi_head.bbox_head.1',
+                         'roi_head.bbox_head.2', 'roi_head.mask_head'
+                     ]),
+        ('mmseg',
+         dict(
+             type='EncoderDecoder',
+             decode_head=dict(type='UPerHead', num_classes=19),
+             auxiliary_head=[dict(type='FCNHead', num_classes=19)
+                             ]), ['decode_head', 'auxiliary_head.0']),
+        ('mmpretrain',
+         dict(
+             type='ImageClassifier',
+             data_preprocessor=dict(num_classes=1000),
+             head=dict(type='LinearClsHead', num_classes=1000)), ['head']),
+    ])
 def test_every_head_of_other_models(scope, model, keys):
     dataset = dict(
         mmseg=dict(type='BaseSegDataset'),
@@ -92,13 +100,14 @@ def test_heads_that_state_what_the_model_states(tmp_path):
 
 
 def test_a_model_without_heads():
-    with pytest.raises(MMHierError, match='model RPN has no head with num_clas'):
+    with pytest.raises(
+            MMHierError, match='model RPN has no head with num_clas'):
         set_classes(
             config(dict(type='RPN', rpn_head=dict(num_classes=1))), ['a'])
 
 
-@pytest.mark.parametrize('topk, kept', [((1, 5), (1, )), ((5, ), (1, )),
-                                        (1, 1), ((1, 2), (1, 2))])
+@pytest.mark.parametrize('topk, kept', [((1, 5), (1, )), ((5, ), (1, )), (1, 1),
+                                        ((1, 2), (1, 2))])
 def test_accuracy_guesses_no_more_often_than_there_are_classes(topk, kept):
     cfg = config(val_evaluator=dict(type='Accuracy', topk=topk))
     set_classes(cfg, ['a', 'b'])
@@ -117,8 +126,8 @@ def test_names_from_a_file(tmp_path):
     path.write_text('traffic light\n\n  dog \n')
     cfg = config()
     set_classes(cfg, str(path))
-    assert cfg.train_dataloader.dataset.metainfo.classes == (
-        'traffic light', 'dog')
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('traffic light',
+                                                             'dog')
 
 
 @pytest.mark.parametrize('names, message', [
@@ -165,8 +174,10 @@ def test_auto_takes_the_names_of_the_folders(folders_root, tmp_path):
 
 
 def test_auto_finds_no_names_in_masks(masks_root, tmp_path):
-    with pytest.raises(MMHierError, match='--classes auto needs an annotation fi'
-                       'le in the format of COCO, or a folder for each class'):
+    with pytest.raises(
+            MMHierError,
+            match='--classes auto needs an annotation fi'
+            'le in the format of COCO, or a folder for each class'):
         load_config(
             str(CONFIGS / 'segmentor.py'),
             data_root=str(masks_root),
@@ -179,6 +190,8 @@ def test_masks_of_a_published_set_keep_their_classes():
     cfg = config(dict(type='mmhier.EncoderDecoder'), ade, 'mmseg')
     set_classes(cfg, ['sky', 'wall'])
     assert cfg.model.num_classes == 2
-    with pytest.raises(MMHierError, match='--classes: cat is none of the classes'
-                       ' of ADE20KDataset.*BaseSegDataset.*docs/own_data.md'):
+    with pytest.raises(
+            MMHierError,
+            match='--classes: cat is none of the classes'
+            ' of ADE20KDataset.*BaseSegDataset.*docs/own_data.md'):
         set_classes(cfg, ['sky', 'cat'])

@@ -17,8 +17,7 @@ TOOLS = Path(__file__).parents[2] / 'tools'
 
 
 def call(*command) -> subprocess.CompletedProcess:
-    environment = dict(
-        os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
+    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
     environment.pop('RANK', None)
     return subprocess.run([str(part) for part in command],
                           capture_output=True,
@@ -49,16 +48,14 @@ def test_arguments_are_those_of_the_library(name, monkeypatch):
             assert received[key] == parameter.default, key
 
 
-@pytest.mark.parametrize('argv, expected', [([], None),
-                                            (['--resume'], 'auto'),
+@pytest.mark.parametrize('argv, expected', [([], None), (['--resume'], 'auto'),
                                             (['--resume', 'a.pth'], 'a.pth')])
 def test_resume_takes_a_path_or_none(argv, expected, monkeypatch):
     spec = importlib.util.spec_from_file_location('train', TOOLS / 'train.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     received = {}
-    monkeypatch.setattr(tool, 'train', lambda **kwargs: received.update(kwargs)
-                        )
+    monkeypatch.setattr(tool, 'train', lambda **kwargs: received.update(kwargs))
     monkeypatch.setattr(sys, 'argv', ['train', 'config.py', *argv])
     tool.main()
     assert received['resume'] == expected
@@ -122,8 +119,9 @@ def test_distributed(coco_root, tmp_path, monkeypatch):
         work_dir=str(tmp_path),
         out=str(tmp_path / 'one.pkl'),
         cfg_options=five)
-    one, two = (pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
-                for name in ('one', 'two'))
+    one, two = (
+        pickle.loads((tmp_path / f'{name}.pkl').read_bytes())
+        for name in ('one', 'two'))
     assert [p['img_id'] for p in two] == [1, 2, 3, 4, 5]
     for alone, together in zip(one, two):
         alone, together = alone['pred_instances'], together['pred_instances']
@@ -146,8 +144,10 @@ def test_slurm(name, argument, tmp_path, monkeypatch):
     assert started.returncode == 0, started.stderr
     lines = started.stdout.splitlines()
     assert lines[:2] == ['--partition=gpu', '--job-name=a job']
-    assert {'--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4',
-            '--exclude=node1', '--time=1:00'} <= set(lines)
+    assert {
+        '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4', '--exclude=node1',
+        '--time=1:00'
+    } <= set(lines)
     option = ['--work-dir'] * (name == 'train')
     assert lines[lines.index(sys.executable) + 1:] == [
         '-u', f'{TOOLS}/{name}.py', 'c.py', *option, argument, '--launcher',

@@ -80,8 +80,8 @@ def test_config_trains(checkout):
 
 def test_commands(checkout, monkeypatch):
     metafile = yaml.safe_load((ROOT / 'configs/lit/metafile.yml').read_text())
-    model = next(m for m in metafile['Models'] if 'COCO' == m['Metadata'][
-        'Training Data'])
+    model = next(m for m in metafile['Models']
+                 if 'COCO' == m['Metadata']['Training Data'])
     model.update(Name='mixnet', Config=CONFIG_PATH, Results=[])
     model['Metadata'].update(Parameters=0, FLOPs=0)
     metafile['Models'] = [model]
@@ -114,10 +114,9 @@ def test_checks_of_every_commit():
     assert by_name['mypy']['entry'] == 'python -m mypy'
     # What mypy is to look at stands in pyproject.toml.
     assert by_name['mypy']['pass_filenames'] is False
-    workflow = yaml.safe_load(
-        (ROOT / '.github/workflows/ci.yml').read_text())
-    for job, command in (('test', 'bash .ci/run'),
-                         ('test-original', 'make test-original')):
+    workflow = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())
+    for job, command in (('test', 'bash .ci/run'), ('test-original',
+                                                    'make test-original')):
         steps = workflow['jobs'][job]['steps']
         assert command in [step.get('run') for step in steps]
     assert (ROOT / '.ci/run').read_text().splitlines()[-1] == 'exec make test'

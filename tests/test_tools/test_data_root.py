@@ -54,8 +54,8 @@ def test_paths_that_hold_the_old_root():
             data_prefix=dict(img='data/coco/train2017/')),
         data_root='data/coco/')
     dataset = cfg.train_dataloader.dataset
-    assert osp.join(dataset.data_root, dataset.ann_file) == (
-        '/new/annotations/a.json')
+    assert osp.join(dataset.data_root,
+                    dataset.ann_file) == ('/new/annotations/a.json')
     assert dataset.data_prefix.img == 'train2017/'
 
 
@@ -93,13 +93,16 @@ def test_other_packages(name):
 
 
 def test_dataset_without_a_root():
-    with pytest.raises(MMHierError, match='train_dataloader.dataset has no dat'):
+    with pytest.raises(
+            MMHierError, match='train_dataloader.dataset has no dat'):
         redirected(dict(type='CocoDataset', ann_file='a.json'))
 
 
 def test_path_outside_of_the_root():
-    with pytest.raises(MMHierError, match='ann_file=/elsewhere/a.json lies out'):
+    with pytest.raises(
+            MMHierError, match='ann_file=/elsewhere/a.json lies out'):
         redirected(coco('/elsewhere/a.json'))
     metric = dict(type='CocoMetric', ann_file='other/v.json')
-    with pytest.raises(MMHierError, match='val_evaluator.ann_file=other/v.json'):
+    with pytest.raises(
+            MMHierError, match='val_evaluator.ann_file=other/v.json'):
         redirected(coco(), val_evaluator=metric)

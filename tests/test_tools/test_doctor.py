@@ -23,8 +23,10 @@ TOOL = ROOT / 'tools' / 'doctor.py'
 MMCV = Path(mmcv.__file__).parent
 INSTALL = f'{sys.executable} -m pip install'
 REINSTALL = f'{INSTALL} --force-reinstall --no-deps --no-cache-dir'
-ARRAYS = [f'{REINSTALL} numpy==2.2.6 pycocotools==2.0.11',
-          f'{REINSTALL} opencv-python-headless==4.12.0.88']
+ARRAYS = [
+    f'{REINSTALL} numpy==2.2.6 pycocotools==2.0.11',
+    f'{REINSTALL} opencv-python-headless==4.12.0.88'
+]
 TORCH = f'{INSTALL} --force-reinstall --no-cache-dir %storch==2.11.0%s ' \
     'torchvision==0.26.0%s numpy==2.2.6'
 PYPI_TORCH = TORCH % ('', '', '')
@@ -78,8 +80,9 @@ def run_one(doctor, capfd, name: str) -> dict:
     """Outcome of a check in this process, where the tests break things."""
     capfd.readouterr()
     doctor._report_checks([name])
-    line, = (line for line in capfd.readouterr().out.splitlines()
-             if line.startswith(doctor.MARK))
+    line, = (
+        line for line in capfd.readouterr().out.splitlines()
+        if line.startswith(doctor.MARK))
     return json.loads(line[len(doctor.MARK):])
 
 
@@ -98,20 +101,22 @@ def torch_of(build: str) -> str:
 
 
 def test_tested_versions_are_those_that_make_installs(doctor):
-    for name, line in (('pinned', doctor.MAINTAINED),
-                       ('original', doctor.ORIGINAL)):
+    for name, line in (('pinned', doctor.MAINTAINED), ('original',
+                                                       doctor.ORIGINAL)):
         text = (ROOT / 'requirements' / f'{name}.txt').read_text()
         pins = dict(re.findall(r'^([\w-]+)==(\S+)', text, re.MULTILINE))
         for distribution, version in [
                 *doctor.TORCH.items(), *doctor.ARRAYS.items(),
-                ('opencv-python', doctor.OPENCV),
-                ('opencv-python-headless', doctor.OPENCV), *line.values()]:
+            ('opencv-python', doctor.OPENCV),
+            ('opencv-python-headless', doctor.OPENCV), *line.values()
+        ]:
             assert pins[distribution] == version
 
 
 def test_this_environment_is_healthy():
     done = subprocess.run([sys.executable, TOOL],
-                          capture_output=True, text=True)
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stdout
     for name in ('torch pair', 'numpy', 'import mmdet', 'arrays', 'operators',
                  'training step', 'save and resume', 'two processes',
@@ -122,10 +127,12 @@ def test_this_environment_is_healthy():
 
 def test_help_shows_examples_and_bad_options_are_refused():
     done = subprocess.run([sys.executable, TOOL, '--help'],
-                          capture_output=True, text=True)
+                          capture_output=True,
+                          text=True)
     assert 'python tools/doctor.py --fix' in done.stdout
     done = subprocess.run([sys.executable, TOOL, '--fix', '--unfix'],
-                          capture_output=True, text=True)
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 2
     assert 'not allowed with argument --fix' in done.stderr
 
@@ -144,8 +151,7 @@ def test_empty_environment_is_told_what_to_install(tmp_path):
     assert re.search('save and resume +note  not run', done.stdout)
 
 
-def test_import_that_fails_or_crashes_does_not_hide_the_others(
-        doctor, shadows):
+def test_import_that_fails_or_crashes_does_not_hide_the_others(doctor, shadows):
     (shadows / 'cv2.py').write_text(
         'raise ImportError("libGL.so.1: cannot open shared object file")')
     (shadows / 'torchvision.py').write_text('import os; os.abort()')
@@ -158,28 +164,30 @@ def test_import_that_fails_or_crashes_does_not_hide_the_others(
     assert (fine.name, fine.state, fine.fixes) == (names[2], 'ok', [])
 
 
-@pytest.mark.parametrize('error, module, fixes', [
-    ("No module named 'pkg_resources'", 'mmengine',
-     [f'{INSTALL} "setuptools<81"']),
-    ('numpy.dtype size changed, may indicate binary incompatibility',
-     'pycocotools', ARRAYS),
-    ('operator torchvision::nms does not exist', 'mmcv', [PYPI_TORCH]),
-    ('MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4',
-     'mmdet', [f'{REINSTALL} onedl-mmcv==2.3.6']),
-    ("cannot import name 'Config' from 'mmengine' (/x/__init__.py)", 'mmdet',
-     [f'{REINSTALL} onedl-mmengine==0.10.12']),
-    ('  File "/v/lib/python3.11/site-packages/mmcv/a.py", line 1, in <module>'
-     '\nAttributeError: float', 'mmdet',
-     [f'{REINSTALL} onedl-mmcv==2.3.6']),
-    ("No module named 'mmseg'", 'mmseg',
-     [f'{REINSTALL} onedl-mmsegmentation==1.4.2']),
-    ("No module named 'ftfy'", 'mmpretrain', [f'{INSTALL} ftfy']),
-    ("No module named 'yaml'", 'mmengine', [f'{INSTALL} pyyaml']),
-    ("No module named 'sympy'", 'torch', [PYPI_TORCH]),
-    # Whoever offers a distribution of such a name is not known.
-    ("No module named 'helpers'", 'mmdet', []),
-    ('SyntaxError: invalid syntax', 'mmhier', []),
-])
+@pytest.mark.parametrize(
+    'error, module, fixes',
+    [
+        ("No module named 'pkg_resources'", 'mmengine',
+         [f'{INSTALL} "setuptools<81"']),
+        ('numpy.dtype size changed, may indicate binary incompatibility',
+         'pycocotools', ARRAYS),
+        ('operator torchvision::nms does not exist', 'mmcv', [PYPI_TORCH]),
+        ('MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4',
+         'mmdet', [f'{REINSTALL} onedl-mmcv==2.3.6']),
+        ("cannot import name 'Config' from 'mmengine' (/x/__init__.py)",
+         'mmdet', [f'{REINSTALL} onedl-mmengine==0.10.12']),
+        ('  File "/v/lib/python3.11/site-packages/mmcv/a.py", line 1, in '
+         '<module>\nAttributeError: float', 'mmdet',
+         [f'{REINSTALL} onedl-mmcv==2.3.6']),
+        ("No module named 'mmseg'", 'mmseg',
+         [f'{REINSTALL} onedl-mmsegmentation==1.4.2']),
+        ("No module named 'ftfy'", 'mmpretrain', [f'{INSTALL} ftfy']),
+        ("No module named 'yaml'", 'mmengine', [f'{INSTALL} pyyaml']),
+        ("No module named 'sympy'", 'torch', [PYPI_TORCH]),
+        # Whoever offers a distribution of such a name is not known.
+        ("No module named 'helpers'", 'mmdet', []),
+        ('SyntaxError: invalid syntax', 'mmhier', []),
+    ])
 def test_known_import_errors_have_a_remedy(doctor, monkeypatch, error, module,
                                            fixes):
     set_versions(doctor, monkeypatch, onedl_mmengine='0.10.12')
@@ -196,16 +204,22 @@ def test_known_import_errors_have_a_remedy(doctor, monkeypatch, error, module,
 def test_torch_and_torchvision_that_do_not_match(doctor, monkeypatch, torch,
                                                  torchvision, fix):
     versions = dict(torch=torch, torchvision=torchvision)
-    set_versions(doctor, monkeypatch,
-                 **{k: v for k, v in versions.items() if v})
+    set_versions(doctor, monkeypatch, **{
+        k: v
+        for k, v in versions.items() if v
+    })
     finding = doctor._check_torch_pair()
     assert finding.state == 'FAIL'
     assert finding.fixes[0].endswith(fix)
 
 
 def test_two_lines_over_each_other_are_one_fault(doctor, monkeypatch):
-    set_versions(doctor, monkeypatch, onedl_mmengine='0.10.12',
-                 mmengine='0.10.7', mmcv='2.1.0')
+    set_versions(
+        doctor,
+        monkeypatch,
+        onedl_mmengine='0.10.12',
+        mmengine='0.10.7',
+        mmcv='2.1.0')
     finding = doctor._check_line()
     assert finding.state == 'FAIL'
     assert finding.fixes[0].endswith('pip uninstall -y mmengine mmcv')
@@ -215,16 +229,16 @@ def test_two_lines_over_each_other_are_one_fault(doctor, monkeypatch):
 def test_setuptools_82_matters_to_the_original_line_only(doctor, monkeypatch):
     set_versions(doctor, monkeypatch, mmengine='0.10.7', setuptools='82.0.0')
     assert doctor._check_setuptools().state == 'FAIL'
-    set_versions(doctor, monkeypatch, onedl_mmengine='0.10.12',
-                 setuptools='82.0.0')
+    set_versions(
+        doctor, monkeypatch, onedl_mmengine='0.10.12', setuptools='82.0.0')
     assert doctor._check_setuptools().state == 'ok'
 
 
 @pytest.mark.skipif(any(MMCV.glob('_ext*.so')), reason='compiled operators')
 def test_missing_operators_are_mended_and_the_mending_undone(
         doctor, bare_mmcv, monkeypatch, capfd):
-    monkeypatch.setattr(
-        doctor, 'examine', lambda: doctor._run_checks(['operator source']))
+    monkeypatch.setattr(doctor, 'examine',
+                        lambda: doctor._run_checks(['operator source']))
     assert run_main(doctor, monkeypatch) == 0
     assert f'{sys.executable} -m mmhier.ops install' in capfd.readouterr().out
     assert not (bare_mmcv / '_ext.py').exists()
@@ -261,8 +275,8 @@ def test_fix_runs_what_was_printed_and_checks_again(doctor, shadows,
         f'pathlib.Path({str(shadows / "called")!r}).write_text('
         '" ".join(sys.argv[1:]))\n'
         f'pathlib.Path({str(broken)!r}).write_text("")')
-    monkeypatch.setattr(
-        doctor, 'examine', lambda: doctor._run_checks(['import cv2']))
+    monkeypatch.setattr(doctor, 'examine',
+                        lambda: doctor._run_checks(['import cv2']))
     assert run_main(doctor, monkeypatch, '--fix') == 0
     called = (shadows / 'called').read_text()
     assert called == ('install --force-reinstall --no-deps --no-cache-dir '
@@ -272,24 +286,24 @@ def test_fix_runs_what_was_printed_and_checks_again(doctor, shadows,
     assert out.index('1 of 1 checks failed') < out.index('all 1 checks passed')
 
 
-def test_fix_that_fails_is_said_and_stops(doctor, shadows, monkeypatch,
-                                          capfd):
+def test_fix_that_fails_is_said_and_stops(doctor, shadows, monkeypatch, capfd):
     (shadows / 'cv2.py').write_text('raise ImportError("libGL.so.1")')
     (shadows / 'pip.py').write_text('raise SystemExit(3)')
-    monkeypatch.setattr(
-        doctor, 'examine', lambda: doctor._run_checks(['import cv2']))
+    monkeypatch.setattr(doctor, 'examine',
+                        lambda: doctor._run_checks(['import cv2']))
     assert run_main(doctor, monkeypatch, '--fix') == 1
     assert 'error: this command failed' in capfd.readouterr().err
 
 
 def wrong_operators(patch):
-    patch.setattr(mmcv.ops, 'nms',
-                  lambda boxes, *_, **__: (boxes, torch.arange(3)))
+    patch.setattr(mmcv.ops, 'nms', lambda boxes, *_, **__:
+                  (boxes, torch.arange(3)))
 
 
 def lacking_operators(patch):
-    patch.setattr(mmcv.ops, 'nms', raising(
-        NotImplementedError("Could not run 'torchvision::nms'")))
+    patch.setattr(
+        mmcv.ops, 'nms',
+        raising(NotImplementedError("Could not run 'torchvision::nms'")))
 
 
 def no_gradients(patch):
@@ -297,8 +311,9 @@ def no_gradients(patch):
 
 
 def no_memory(patch):
-    patch.setattr(torch.Tensor, 'backward', raising(RuntimeError(
-        "DefaultCPUAllocator: can't allocate memory")))
+    patch.setattr(
+        torch.Tensor, 'backward',
+        raising(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
 
 
 def broken_backward(patch):
@@ -317,17 +332,23 @@ def full_disk(patch):
 
 
 def wrong_mean(patch):
-    patch.setattr(torch.multiprocessing, 'spawn', raising(
-        ProcessRaisedException(
-            '\n-- Process 0 terminated with the following error:\nTraceback\n'
-            'AssertionError: gradient 1.0, not the mean of 1 and 3', 0, 1)))
+    patch.setattr(
+        torch.multiprocessing, 'spawn',
+        raising(
+            ProcessRaisedException(
+                '\n-- Process 0 terminated with the following error:\n'
+                'Traceback\n'
+                'AssertionError: gradient 1.0, not the mean of 1 and 3', 0, 1)))
 
 
 def unreachable(patch):
-    patch.setattr(torch.multiprocessing, 'spawn', raising(
-        ProcessRaisedException(
-            '\n-- Process 0 terminated with the following error:\nTraceback\n'
-            'RuntimeError: connection refused', 0, 1)))
+    patch.setattr(
+        torch.multiprocessing, 'spawn',
+        raising(
+            ProcessRaisedException(
+                '\n-- Process 0 terminated with the following error:\n'
+                'Traceback\n'
+                'RuntimeError: connection refused', 0, 1)))
 
 
 def noise(patch):
@@ -339,21 +360,25 @@ def wrong_code(patch):
 
 
 def no_compiler(patch):
-    patch.setattr(torch, 'compile', raising(RuntimeError(
-        'InvalidCxxCompiler: No working C++ compiler found in cpp.cxx')))
+    patch.setattr(
+        torch, 'compile',
+        raising(
+            RuntimeError(
+                'InvalidCxxCompiler: No working C++ compiler found in cpp.cxx'))
+    )
 
 
 def no_backend(patch):
-    patch.setattr(torch, 'compile', raising(RuntimeError(
-        'the compiler of this backend gave up')))
+    patch.setattr(torch, 'compile',
+                  raising(RuntimeError('the compiler of this backend gave up')))
 
 
 @pytest.mark.parametrize('name, fault, detail, fixes', [
     ('operators', wrong_operators, 'nms keeps [0, 1, 2], not [0, 2]',
      [PYPI_TORCH]),
     ('operators', lacking_operators, 'Could not run', [PYPI_TORCH]),
-    ('training step', no_gradients, 'parameters without gradient',
-     [PYPI_TORCH]),
+    ('training step', no_gradients, 'parameters without gradient', [PYPI_TORCH
+                                                                    ]),
     ('training step', broken_backward, 'internal assert', [PYPI_TORCH]),
     ('training step', no_memory, 'allocate memory', []),
     ('save and resume', lost_iterations, 'iterations are (1, 4)',
@@ -371,8 +396,9 @@ def no_backend(patch):
     ('compile', no_backend, 'gave up', []),
 ])
 @pytest.mark.skipif(any(MMCV.glob('_ext*.so')), reason='compiled operators')
-def test_each_fault_has_what_mends_it_or_nothing(
-        doctor, tmp_path, monkeypatch, capfd, name, fault, detail, fixes):
+def test_each_fault_has_what_mends_it_or_nothing(doctor, tmp_path, monkeypatch,
+                                                 capfd, name, fault, detail,
+                                                 fixes):
     monkeypatch.chdir(tmp_path)
     set_versions(doctor, monkeypatch, onedl_mmengine='0.10.12')
     monkeypatch.setattr(os, 'geteuid', lambda: 0)
@@ -410,12 +436,11 @@ def test_checks_that_crash_or_are_killed(doctor, shadows):
 
 
 @pytest.mark.parametrize('smi, built, state, detail, fixes', [
-    ('CUDA Version: 12.4', '13.0', 'FAIL', 'does not take',
-     [torch_of('cu126')]),
-    ('CUDA Version: 12.9', '13.0', 'FAIL', 'does not take',
-     [torch_of('cu128')]),
-    ('CUDA Version: 11.4', '13.0', 'FAIL', 'does not take',
-     [torch_of('cpu')]),
+    ('CUDA Version: 12.4', '13.0', 'FAIL', 'does not take', [torch_of('cu126')
+                                                             ]),
+    ('CUDA Version: 12.9', '13.0', 'FAIL', 'does not take', [torch_of('cu128')
+                                                             ]),
+    ('CUDA Version: 11.4', '13.0', 'FAIL', 'does not take', [torch_of('cpu')]),
     ('CUDA Version: 13.1', None, 'FAIL', 'built without CUDA',
      [torch_of('cu130')]),
     ('CUDA Version: 11.4', None, 'note', 'too old', []),
@@ -444,25 +469,27 @@ def test_gpu_that_this_torch_has_no_code_for(doctor, monkeypatch, capfd):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: 'V100')
-    monkeypatch.setattr(torch.cuda, 'get_device_capability',
-                        lambda i: (7, 0))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda i: (7, 0))
     monkeypatch.setattr(doctor, '_driver_cuda', lambda: (13, 0))
-    monkeypatch.setattr(torch.Tensor, 'to', raising(RuntimeError(
-        'CUDA error: no kernel image is available for execution')))
+    monkeypatch.setattr(
+        torch.Tensor, 'to',
+        raising(
+            RuntimeError(
+                'CUDA error: no kernel image is available for execution')))
     found = run_one(doctor, capfd, 'CUDA')
     assert found['detail'] == 'this torch has no code for V100'
     assert found['fixes'] == [torch_of('cu126')]
 
 
 @pytest.mark.parametrize('versions, state, detail', [
-    (dict(numpy='2.2.6', opencv_python='4.12.0.88', pycocotools='2.0.11'),
-     'ok', '2.2.6'),
+    (dict(numpy='2.2.6', opencv_python='4.12.0.88',
+          pycocotools='2.0.11'), 'ok', '2.2.6'),
     (dict(numpy='2.2.6', opencv_python='4.9.0.80', pycocotools='2.0.11'),
      'FAIL', '2.2.6, but opencv-python 4.9.0.80 is built for numpy 1'),
     (dict(numpy='2.0.0', opencv_python='4.10.0.84', pycocotools='2.0.7'),
      'FAIL', '2.0.0, but pycocotools 2.0.7 is built for numpy 1'),
-    (dict(numpy='1.26.4', opencv_python='4.9.0.80', pycocotools='2.0.7'),
-     'ok', '1.26.4'),
+    (dict(numpy='1.26.4', opencv_python='4.9.0.80',
+          pycocotools='2.0.7'), 'ok', '1.26.4'),
     (dict(opencv_python='4.12.0.88'), 'FAIL', 'not installed'),
 ])
 def test_numpy_is_that_of_what_is_built_on_it(doctor, monkeypatch, versions,
@@ -471,16 +498,19 @@ def test_numpy_is_that_of_what_is_built_on_it(doctor, monkeypatch, versions,
     monkeypatch.setattr(doctor, 'requires', lambda distribution: [])
     found = doctor._check_numpy()
     assert (found.name, found.state, found.detail) == ('numpy', state, detail)
-    assert found.fixes == (
-        [] if state == 'ok' else
-        [f'{ARRAYS[0]} opencv-python==4.12.0.88', ARRAYS[1]])
+    assert found.fixes == ([] if state == 'ok' else
+                           [f'{ARRAYS[0]} opencv-python==4.12.0.88', ARRAYS[1]])
 
 
 def test_numpy_that_a_package_says_it_does_not_want(doctor, monkeypatch):
     set_versions(doctor, monkeypatch, numpy='2.3.0')
-    needs = {'opencv-python': ['numpy<2.0; python_version < "3.9"',
-                               'numpy<2.3.0,>=2; python_version >= "3.9"'],
-             'torch': ['filelock', 'numpy>9; extra == "all"']}
+    needs = {
+        'opencv-python': [
+            'numpy<2.0; python_version < "3.9"',
+            'numpy<2.3.0,>=2; python_version >= "3.9"'
+        ],
+        'torch': ['filelock', 'numpy>9; extra == "all"']
+    }
     monkeypatch.setattr(doctor, 'requires', needs.get)
     found = doctor._check_numpy()
     assert found.state == 'note'
@@ -497,8 +527,8 @@ def test_arrays_that_are_misread(doctor, monkeypatch, capfd):
     assert found['fixes'] == ARRAYS
 
 
-def test_checkpoint_is_read_without_executing_it(doctor, tmp_path,
-                                                 monkeypatch, capfd):
+def test_checkpoint_is_read_without_executing_it(doctor, tmp_path, monkeypatch,
+                                                 capfd):
     monkeypatch.setattr(doctor, 'examine', lambda: [])
     trap, path = tmp_path / 'executed', tmp_path / 'a.pth'
     torch.save(dict(state_dict={}, meta=Executes(trap)), path)

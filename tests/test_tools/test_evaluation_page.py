@@ -73,8 +73,9 @@ def folder(tmp_path, coco_root, masks_root, monkeypatch) -> Path:
         cfg = Config.fromfile(ROOT / 'configs' / 'hatnet' / f'{name}.py')
         init_default_scope(scope)
         torch.manual_seed(0)
-        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()),
-                   tmp_path / checkpoint)
+        torch.save(
+            dict(state_dict=MODELS.build(cfg.model).state_dict()),
+            tmp_path / checkpoint)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -108,8 +109,8 @@ def test_the_page(folder, monkeypatch, capfd):
     for command in COMMANDS:
         run(command, monkeypatch)
     out = capfd.readouterr().out
-    assert len(list((folder / 'work_dirs/hatnet').glob(
-        'test_record_*.json'))) == 3
+    assert len(list(
+        (folder / 'work_dirs/hatnet').glob('test_record_*.json'))) == 3
     assert 'mask-rcnn_hatnet-tiny_fpn_1x_coco' in (
         folder / 'leaderboard/leaderboard.html').read_text()
     assert (folder / 'work_dirs/hatnet/analysis/analysis.json').is_file()

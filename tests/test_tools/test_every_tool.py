@@ -35,8 +35,8 @@ def call(*command, **environment: str) -> subprocess.CompletedProcess:
                           capture_output=True,
                           text=True,
                           timeout=300,
-                          env=dict(os.environ, OMP_NUM_THREADS='1',
-                                   **environment))
+                          env=dict(
+                              os.environ, OMP_NUM_THREADS='1', **environment))
 
 
 def with_modules(folder: Path) -> dict:
@@ -60,18 +60,17 @@ def test_scripts_tell_their_arguments(name):
 def test_number_of_processes_in_the_wrong_place(name):
     ended = call('bash', TOOLS / f'{name}.sh', *SCRIPTS[name], 'other.pth')
     assert ended.returncode == 2
-    assert ended.stderr == (
-        'error: other.pth is not a number of processes\n')
+    assert ended.stderr == ('error: other.pth is not a number of processes\n')
 
 
 @pytest.mark.parametrize('command, message', [
-    (['test.py', 'none.py', 'none.pth'],
-     'error: config file none.py does not exist'),
-    (['leaderboard.py', '/none'],
-     'error: /none is not a folder: name work dirs of tools/test.py, or a '
+    (['test.py', 'none.py', 'none.pth'
+      ], 'error: config file none.py does not exist'),
+    (['leaderboard.py', '/none'
+      ], 'error: /none is not a folder: name work dirs of tools/test.py, or a '
      'folder that holds some'),
-    (['model_tables.py', '--chekc'],
-     'model_tables.py: error: unrecognized arguments: --chekc'),
+    (['model_tables.py', '--chekc'
+      ], 'model_tables.py: error: unrecognized arguments: --chekc'),
 ])
 def test_mistakes_end_with_one_line(command, message):
     ended = call(sys.executable, TOOLS / command[0], *command[1:])
@@ -82,8 +81,10 @@ def test_mistakes_end_with_one_line(command, message):
 
 def test_web_page(detector_run, tmp_path):
     checkpoint = Path(detector_run.work_dir) / 'epoch_1.pth'
-    command = [sys.executable, TOOLS / 'web_demo.py', DETECTOR, checkpoint,
-               '--port', '7861', '--device', 'cpu']
+    command = [
+        sys.executable, TOOLS / 'web_demo.py', DETECTOR, checkpoint, '--port',
+        '7861', '--device', 'cpu'
+    ]
     (tmp_path / 'gradio.py').write_text(GRADIO)
     served = call(*command, **with_modules(tmp_path))
     assert served.returncode == 0, served.stderr
@@ -102,8 +103,8 @@ def test_visualize(tmp_path):
     photo = tmp_path / 'photo.png'
     cv2.imwrite(str(photo), np.full((64, 96, 3), 80, np.uint8))
     drawn = call(sys.executable, TOOLS / 'visualize.py', 'features', photo,
-                 '--configs', CONFIGS / 'segmentor.py', '--size', '64',
-                 '--out', tmp_path / 'out.png')
+                 '--configs', CONFIGS / 'segmentor.py', '--size', '64', '--out',
+                 tmp_path / 'out.png')
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.splitlines()[-1] == f'drawn to {tmp_path}/out.png'
     assert cv2.imread(str(tmp_path / 'out.png')) is not None

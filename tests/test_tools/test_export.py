@@ -47,8 +47,9 @@ def folder(tmp_path_factory):
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         torch.save(
-            dict(state_dict=model.state_dict(),
-                 meta=dict(dataset_meta=dict(classes=('cat', 'dog')))),
+            dict(
+                state_dict=model.state_dict(),
+                meta=dict(dataset_meta=dict(classes=('cat', 'dog')))),
             folder / f'{seed}.pth')
     return folder
 
@@ -67,8 +68,8 @@ def commands():
 
 
 def run_main(arguments, monkeypatch):
-    spec = importlib.util.spec_from_file_location(
-        'export_tool', ROOT / 'tools' / 'export.py')
+    spec = importlib.util.spec_from_file_location('export_tool',
+                                                  ROOT / 'tools' / 'export.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     monkeypatch.setattr(sys, 'argv', ['export.py', *arguments])
@@ -76,9 +77,12 @@ def run_main(arguments, monkeypatch):
 
 
 def run_tool(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools' / 'export.py',
-         *arguments], cwd=cwd, text=True, capture_output=True)
+    return subprocess.run([
+        sys.executable, '-W', 'ignore', ROOT / 'tools' / 'export.py', *arguments
+    ],
+                          cwd=cwd,
+                          text=True,
+                          capture_output=True)
 
 
 def test_the_commands_of_the_guide(folder, monkeypatch, capsys):
@@ -158,20 +162,19 @@ def test_a_file_that_is_no_graph_is_named(folder, monkeypatch, tmp_path):
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr('mmhier.export.exporting.find_spec',
-                        lambda name: None)
+    monkeypatch.setattr('mmhier.export.exporting.find_spec', lambda name: None)
     with pytest.raises(MMHierError, match='run pip install onnx onnxscript'):
         require_format('onnx')
     require_format('torch')
 
 
 def test_nothing_is_left_of_a_failed_export(folder, monkeypatch, tmp_path):
+
     def fail(graph, path, *args):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('mmhier.export.exporting.write_graph', fail)
     with pytest.raises(MMHierError, match='cannot write .*No space left'):
-        export_model(
-            str(folder / 'config.py'), None, tmp_path / 'model.onnx')
+        export_model(str(folder / 'config.py'), None, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())

@@ -42,11 +42,9 @@ def errors(tool, monkeypatch):
 
 def test_all_of_them_were_measured_and_are_equal(tool):
     rows = tool.read_rows(tool.PAGE.read_text())
-    assert set(rows) == {
-        (name, part, format)
-        for name, (_, part) in tool.list_exports().items()
-        for format in SUFFIXES
-    }
+    assert set(rows) == {(name, part, format)
+                         for name, (_, part) in tool.list_exports().items()
+                         for format in SUFFIXES}
     assert all(float(row[-1]) <= TOLERANCE for row in rows.values())
 
 
@@ -56,8 +54,9 @@ def test_rows_are_every_variant_and_the_smallest_as_whole_models(tool):
             if part == 'backbone'] == VARIANTS
     whole = [name for name, (_, part) in exports.items() if part == 'model']
     assert len(whole) == 16
-    assert {name.split('_')[1] for name in whole if name[:3] == 'upe'} == {
-        'hatnet-tiny', 'lit-tiny', 'hvt-ti-1', 'accvit-femto'}
+    assert {name.split('_')[1]
+            for name in whole if name[:3] == 'upe'
+            } == {'hatnet-tiny', 'lit-tiny', 'hvt-ti-1', 'accvit-femto'}
     for config, _ in exports.values():
         assert (ROOT / config).is_file()
 
@@ -65,18 +64,18 @@ def test_rows_are_every_variant_and_the_smallest_as_whole_models(tool):
 def test_rows_that_are_not_named_stay(tool, errors, capsys):
     tool.main([])
     before = tool.read_rows(tool.PAGE.read_text())
-    assert list(before) == [
-        (name, part, format)
-        for name, (_, part) in tool.list_exports().items()
-        for format in SUFFIXES
-    ]
+    assert list(before) == [(name, part, format)
+                            for name, (_, part) in tool.list_exports().items()
+                            for format in SUFFIXES]
     text = tool.PAGE.read_text()
     errors['lit-base'] = '5.0e-05'
     tool.main(['lit-base'])
     after = tool.read_rows(tool.PAGE.read_text())
     assert list(after) == list(before)
-    assert {key for key in after if after[key] != before[key]} == {
-        ('lit-base', 'backbone', format) for format in SUFFIXES}
+    assert {key
+            for key in after
+            if after[key] != before[key]} == {('lit-base', 'backbone', format)
+                                              for format in SUFFIXES}
     assert 'lit-base backbone onnx 1.0 4 9 5.0e-05' in capsys.readouterr().out
     errors['lit-base'] = '1.0e-06'
     tool.main(['lit-base'])
@@ -115,13 +114,15 @@ def test_a_measured_row(tool, tmp_path):
 
 def test_a_good_and_a_bad_call(tool):
     command = [sys.executable, ROOT / 'tools' / 'export_table.py']
-    listed = subprocess.run(
-        [*command, '--list'], text=True, capture_output=True)
+    listed = subprocess.run([*command, '--list'],
+                            text=True,
+                            capture_output=True)
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.splitlines()[-len(VARIANTS) - 16:] == list(
         tool.list_exports())
-    ended = subprocess.run(
-        [*command, 'lit-giant'], text=True, capture_output=True)
+    ended = subprocess.run([*command, 'lit-giant'],
+                           text=True,
+                           capture_output=True)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
         'error: lit-giant is no row of the table: --list prints their names')

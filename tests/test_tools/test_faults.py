@@ -57,14 +57,17 @@ def fail(run, *args, **kwargs) -> str:
     return message
 
 
-@pytest.mark.parametrize('content, reason, workers', [
-    (b'', 'is empty', 0),
-    (b'not an image', 'is not an image', 0),
-    (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is cut off', 0),
-    # One is enough: torch waits five seconds for a worker of a loader that
-    # was given up.
-    (b'', 'is empty', 1),
-], ids=['empty', 'text', 'cut-off', 'worker'])
+@pytest.mark.parametrize(
+    'content, reason, workers',
+    [
+        (b'', 'is empty', 0),
+        (b'not an image', 'is not an image', 0),
+        (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is cut off', 0),
+        # One is enough: torch waits five seconds for a worker of a loader that
+        # was given up.
+        (b'', 'is empty', 1),
+    ],
+    ids=['empty', 'text', 'cut-off', 'worker'])
 def test_image_that_cannot_be_decoded(root, tmp_path, trained, content, reason,
                                       workers):
     for name in BROKEN:
@@ -163,8 +166,7 @@ def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch,
     assert not list(tmp_path.glob('.*.unfinished'))
 
 
-def test_jpeg_that_opencv_fills_with_gray(root, tmp_path, trained,
-                                          monkeypatch):
+def test_jpeg_that_opencv_fills_with_gray(root, tmp_path, trained, monkeypatch):
     """As its versions before 4.12 do."""
     for name in BROKEN:
         (root / name).write_bytes((root / name).read_bytes()[:-30])
@@ -172,8 +174,7 @@ def test_jpeg_that_opencv_fills_with_gray(root, tmp_path, trained,
 
     def fill(content, flags):
         image = decode(content, flags)
-        return np.full((64, 96, 3), 128,
-                       np.uint8) if image is None else image
+        return np.full((64, 96, 3), 128, np.uint8) if image is None else image
 
     monkeypatch.setattr(cv2, 'imdecode', fill)
     arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
@@ -216,9 +217,8 @@ def write_exif(path):
     Image.new('RGB', (96, 64), (200, 40, 40)).save(path, 'JPEG', exif=exif)
 
 
-@pytest.mark.parametrize('write', [
-    write_cmyk, write_palette, write_sixteen_bits
-])
+@pytest.mark.parametrize('write',
+                         [write_cmyk, write_palette, write_sixteen_bits])
 def test_unusual_images_are_trained_and_tested_on(root, tmp_path, write):
     for name in BROKEN:
         write(root / name)
@@ -231,8 +231,8 @@ def train_and_test(root, tmp_path, **options):
         work_dir=str(tmp_path / 'run'),
         cfg_options=options)
     assert apis.train(DETECTOR, **arguments).epoch == 1
-    metrics = apis.test(
-        DETECTOR, str(tmp_path / 'run' / 'epoch_1.pth'), **arguments)
+    metrics = apis.test(DETECTOR, str(tmp_path / 'run' / 'epoch_1.pth'),
+                        **arguments)
     assert 'coco/bbox_mAP' in metrics
 
 
@@ -243,14 +243,15 @@ def check(root, config=DETECTOR, every_file=True, **options) -> str:
         config,
         data_root=str(root),
         every_file=every_file,
-        cfg_options={'model.backbone.arch': 'giant', **options})
-    return '; '.join(
-        f.message for f in findings
-        if f.level == 'error' and f.subject == 'train data')
+        cfg_options={
+            'model.backbone.arch': 'giant',
+            **options
+        })
+    return '; '.join(f.message for f in findings
+                     if f.level == 'error' and f.subject == 'train data')
 
 
-def test_image_that_is_turned_while_its_boxes_are_not(root, tmp_path,
-                                                      trained):
+def test_image_that_is_turned_while_its_boxes_are_not(root, tmp_path, trained):
     for name in BROKEN:
         write_exif(root / name)
     reason = ('is 64x96 pixels, but its annotations are for 96x64, so boxes '
@@ -379,8 +380,8 @@ def test_segmentation_of_images_without_area(masks_root, tmp_path, size):
 NOT_UTF8 = os.fsdecode(b'caf\xe9')
 
 
-@pytest.mark.parametrize('name', ['config', 'work_dir', 'data_root',
-                                  'checkpoint', 'option'])
+@pytest.mark.parametrize(
+    'name', ['config', 'work_dir', 'data_root', 'checkpoint', 'option'])
 def test_paths_that_are_not_utf8_are_named(root, tmp_path, trained, name):
     path = tmp_path / NOT_UTF8
     changed = {
@@ -464,27 +465,38 @@ def harmful(tmp_path):
 def pretrained(checkpoint: str) -> dict:
     """Options of a backbone that starts from a checkpoint."""
     return {
-        'model.backbone.init_cfg': dict(
-            type='Pretrained', checkpoint=checkpoint)
+        'model.backbone.init_cfg':
+        dict(type='Pretrained', checkpoint=checkpoint)
     }
 
 
-@pytest.mark.parametrize('run', [
-    lambda path, root, out: convert_checkpoint_file(path, out / 'a.pth'),
-    lambda path, root, out: publish_checkpoint_file(path, out / 'a.pth'),
-    lambda path, root, out: export_model(DETECTOR, path, out / 'a.onnx'),
-    lambda path, root, out: load_subjects([DETECTOR], [path]),
-    lambda path, root, out: submit_coco(
-        DETECTOR, path, data_root=str(root), work_dir=str(out),
-        image_list=str(root / 'annotations/instances_val2017.json')),
-    lambda path, root, out: apis.train(
-        DETECTOR, data_root=str(root), work_dir=str(out),
-        cfg_options=pretrained(path)),
-    lambda path, root, out: apis.train(
-        DETECTOR, data_root=str(root), work_dir=str(out),
-        cfg_options=dict(load_from=path)),
-], ids=['convert', 'publish', 'export', 'draw', 'submit', 'pretrained',
-        'load_from'])
+@pytest.mark.parametrize(
+    'run', [
+        lambda path, root, out: convert_checkpoint_file(path, out / 'a.pth'),
+        lambda path, root, out: publish_checkpoint_file(path, out / 'a.pth'),
+        lambda path, root, out: export_model(DETECTOR, path, out / 'a.onnx'),
+        lambda path, root, out: load_subjects([DETECTOR], [path]),
+        lambda path, root, out: submit_coco(
+            DETECTOR,
+            path,
+            data_root=str(root),
+            work_dir=str(out),
+            image_list=str(root / 'annotations/instances_val2017.json')),
+        lambda path, root, out: apis.train(
+            DETECTOR,
+            data_root=str(root),
+            work_dir=str(out),
+            cfg_options=pretrained(path)),
+        lambda path, root, out: apis.train(
+            DETECTOR,
+            data_root=str(root),
+            work_dir=str(out),
+            cfg_options=dict(load_from=path)),
+    ],
+    ids=[
+        'convert', 'publish', 'export', 'draw', 'submit', 'pretrained',
+        'load_from'
+    ])
 def test_no_tool_executes_a_checkpoint(root, tmp_path, harmful, run):
     path, trap = harmful
     out = tmp_path / 'out'
@@ -498,8 +510,7 @@ def test_no_tool_executes_a_checkpoint(root, tmp_path, harmful, run):
 
 def test_a_dry_run_executes_no_checkpoint(root, harmful):
     path, trap = harmful
-    findings = apis.check_config(
-        DETECTOR, data_root=str(root), checkpoint=path)
+    findings = apis.check_config(DETECTOR, data_root=str(root), checkpoint=path)
     message, = (f.message for f in findings if f.subject == 'checkpoint')
     assert 'could execute code' in message and path in message
     assert not trap.exists()

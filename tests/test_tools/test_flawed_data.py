@@ -31,9 +31,9 @@ def test_flawed_annotations_are_counted(tmp_path, capfd):
     content = json.loads(path.read_text())
     annotations = content['annotations']
     good = annotations[-1]
-    for i, flaw in enumerate((dict(segmentation=[[5, 5, 20, 20]]),
-                              dict(bbox=[5, 5, 0, 20], area=0),
-                              dict(bbox=[20, 20, -9, -9], area=81))):
+    for i, flaw in enumerate(
+        (dict(segmentation=[[5, 5, 20, 20]]), dict(bbox=[5, 5, 0, 20], area=0),
+         dict(bbox=[20, 20, -9, -9], area=81))):
         annotations.append(dict(good, id=100 + i, **flaw))
     path.write_text(json.dumps(content))
     runner = apis.train(
@@ -53,8 +53,8 @@ def test_flawed_annotations_are_counted(tmp_path, capfd):
             'so they are left out, such as annotation 101') in printed
 
 
-def test_masks_that_are_ignored_whole_or_have_palettes(
-        masks_root, tmp_path, capfd):
+def test_masks_that_are_ignored_whole_or_have_palettes(masks_root, tmp_path,
+                                                       capfd):
     root = shutil.copytree(masks_root, tmp_path / 'masks')
     folder = root / 'annotations' / 'training'
     Image.new('L', (64, 64), 255).save(folder / '0.png')
@@ -79,9 +79,8 @@ def test_masks_that_are_ignored_whole_or_have_palettes(
     assert sorted(found) == [[0, 1], [255]]
 
 
-@pytest.mark.parametrize('write', [
-    write_cmyk, write_palette, write_sixteen_bits
-])
+@pytest.mark.parametrize('write',
+                         [write_cmyk, write_palette, write_sixteen_bits])
 def test_unusual_images_are_segmented(masks_root, tmp_path, write):
     root = shutil.copytree(masks_root, tmp_path / 'masks')
     for split in ('training', 'validation'):
@@ -92,8 +91,8 @@ def test_unusual_images_are_segmented(masks_root, tmp_path, write):
     config = write_config('segmentor', tmp_path / 'config.py')
     arguments = dict(data_root=str(root), work_dir=str(tmp_path / 'run'))
     assert_finite(apis.train(config, **arguments))
-    metrics = apis.test(
-        config, str(tmp_path / 'run' / 'iter_4.pth'), **arguments)
+    metrics = apis.test(config, str(tmp_path / 'run' / 'iter_4.pth'),
+                        **arguments)
     assert 'mIoU' in metrics
 
 

@@ -84,8 +84,10 @@ def test_detections_are_those_of_mmdets_inferencer(detector, coco_root,
                                                    tmp_path):
     from mmdet.apis import DetInferencer
     image = coco_root / 'val2017' / '002.jpg'
-    official = DetInferencer(DETECTOR, detector, device='cpu')(
-        str(image), return_datasamples=True)['predictions'][0].pred_instances
+    official = DetInferencer(
+        DETECTOR, detector, device='cpu')(
+            str(image),
+            return_datasamples=True)['predictions'][0].pred_instances
     # Some lie below.
     score_thr = official.scores.mean().item()
     official = official[official.scores >= score_thr]
@@ -136,7 +138,10 @@ def test_label_maps_are_those_of_mmsegs_inferencer(random_weights, photo,
         SEGMENTOR, weights, device='cpu')(photo)['predictions']
     assert labels.dtype == np.uint8
     assert (labels == official).all() and 0 < labels.mean() < 1
-    assert {s['class']: s['pixels'] for s in entry['segments']} == {
+    assert {
+        s['class']: s['pixels']
+        for s in entry['segments']
+    } == {
         'ground': int((official == 0).sum()),
         'tile': int((official == 1).sum())
     }
@@ -154,7 +159,8 @@ def test_classes_are_those_of_mmpretrains_inferencer(random_weights, photo,
         str(tmp_path / 'photo.png'),
         out_dir=str(tmp_path / 'out'))
     official, = ImageClassificationInferencer(
-        CLASSIFIER, weights, device='cpu')(str(tmp_path / 'photo.png'))
+        CLASSIFIER, weights, device='cpu')(
+            str(tmp_path / 'photo.png'))
     # Fewer classes than top_k.
     first, second = result['images'][0]['top']
     assert first['class'] == official['pred_class']
@@ -189,10 +195,13 @@ def test_batches_change_nothing(detector, coco_root, tmp_path):
 
 def test_progress_is_shown(detector, coco_root, tmp_path, monkeypatch):
     terminal = io.StringIO()
-    monkeypatch.setattr(
-        rich, '_console', Console(file=terminal, force_terminal=True))
+    monkeypatch.setattr(rich, '_console',
+                        Console(file=terminal, force_terminal=True))
     infer(
-        DETECTOR, detector, str(coco_root / 'val2017'), batch_size=4,
+        DETECTOR,
+        detector,
+        str(coco_root / 'val2017'),
+        batch_size=4,
         out_dir=str(tmp_path))
     assert 'Inference' in terminal.getvalue()
     shares = [int(x) for x in re.findall(r'(\d+)%', terminal.getvalue())]
@@ -211,9 +220,12 @@ def test_full_disk_leaves_no_half_of_a_picture(detector, coco_root, tmp_path,
         return write(path, content)
 
     monkeypatch.setattr(Path, 'write_bytes', fill)
-    with pytest.raises(MMHierError, match=r'^cannot write .*/002\.jpg: No space'):
+    with pytest.raises(
+            MMHierError, match=r'^cannot write .*/002\.jpg: No space'):
         infer(
-            DETECTOR, detector, str(coco_root / 'val2017'),
+            DETECTOR,
+            detector,
+            str(coco_root / 'val2017'),
             out_dir=str(tmp_path))
     assert os.listdir(tmp_path) == ['pictures']
     assert sorted(os.listdir(tmp_path / 'pictures')) == ['000.jpg', '001.jpg']
@@ -242,7 +254,8 @@ def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
     # Links to nowhere are listed, but cannot be read.
     (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere.jpg')
     monkeypatch.setattr(sys, 'argv', [
-        'infer.py', DETECTOR, detector, str(folder), '--out-dir',
+        'infer.py', DETECTOR, detector,
+        str(folder), '--out-dir',
         str(tmp_path / 'out'), '--batch-size', '3'
     ])
     with pytest.raises(SystemExit) as exit_:
@@ -271,8 +284,8 @@ def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
     assert f'skipped: {folder}/empty.jpg is empty (0 bytes)' in output.err
 
 
-@pytest.mark.parametrize('config, classes', [
-    (SEGMENTOR, ('ground', 'tile')), (CLASSIFIER, ('bright', 'dark'))])
+@pytest.mark.parametrize('config, classes', [(SEGMENTOR, ('ground', 'tile')),
+                                             (CLASSIFIER, ('bright', 'dark'))])
 def test_images_without_area_are_done_or_skipped(random_weights, photo,
                                                  tmp_path, config, classes):
     folder = tmp_path / os.fsdecode(b'\xe9')
@@ -328,6 +341,7 @@ def test_cut_off_image_that_opencv_fills_with_gray(photo, tmp_path,
 
 
 def test_image_too_large_to_decode(tmp_path, monkeypatch):
+
     def refuse(*_):
         raise cv2.error('too many pixels')
 
@@ -344,9 +358,7 @@ def test_what_an_input_stands_for(tmp_path):
         path.write_bytes(b'x')
 
     def names(inputs):
-        return [
-            os.path.relpath(f, tmp_path) for f in list_images(str(inputs))
-        ]
+        return [os.path.relpath(f, tmp_path) for f in list_images(str(inputs))]
 
     assert names(tmp_path) == ['a.PNG', 'b.jpg']
     assert names(tmp_path / 'notes.txt') == ['notes.txt']
@@ -374,8 +386,8 @@ def test_pictures_of_files_that_share_a_name_stay_apart(detector, photo,
     assert [e['picture'] for e in result['images']] == [
         'pictures/a.bmp.jpg', 'pictures/a.png.jpg', 'pictures/sub/a.jpg'
     ]
-    assert all((tmp_path / 'out' / e['picture']).is_file()
-               for e in result['images'])
+    assert all(
+        (tmp_path / 'out' / e['picture']).is_file() for e in result['images'])
 
 
 @pytest.fixture(scope='module')
@@ -408,13 +420,13 @@ def test_video_of_a_segmentor_has_label_maps(random_weights, film, tmp_path):
         film,
         out_dir=str(tmp_path),
         max_frames=2)
-    assert [f['labels'] for f in result['frames']] == [
-        'labels/000000.png', 'labels/000001.png'
-    ]
+    assert [f['labels'] for f in result['frames']
+            ] == ['labels/000000.png', 'labels/000001.png']
 
 
 def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
     """OpenCV's writer tells of no error."""
+
     class FullDisk:
         fourcc = cv2.VideoWriter.fourcc
 
@@ -444,8 +456,10 @@ class FakeCapture:
 
     def connect(self, number, monkeypatch):
         monkeypatch.setattr(
-            cv2, 'VideoCapture', lambda source, opened=cv2.VideoCapture:
-            self if source == number else opened(source))
+            cv2,
+            'VideoCapture',
+            lambda source, opened=cv2.VideoCapture: self
+            if source == number else opened(source))
 
     def isOpened(self):
         return True
@@ -497,8 +511,9 @@ def test_results_are_not_overwritten_unasked(detector, photo, tmp_path):
     arguments = (DETECTOR, detector, str(tmp_path / 'a.png'))
     infer(*arguments, out_dir=str(tmp_path / 'out'))
     before = (tmp_path / 'out/predictions.json').stat().st_mtime_ns
-    with pytest.raises(MMHierError, match='predictions.json, pictures.*'
-                       '--overwrite'):
+    with pytest.raises(
+            MMHierError, match='predictions.json, pictures.*'
+            '--overwrite'):
         infer(*arguments, out_dir=str(tmp_path / 'out'))
     assert (tmp_path / 'out/predictions.json').stat().st_mtime_ns == before
     (tmp_path / 'out/pictures/mine.txt').write_text('kept')
@@ -566,8 +581,7 @@ class Executes:
 def test_malicious_checkpoint_is_not_executed(tmp_path):
     trap = tmp_path / 'executed'
     torch.save(dict(state_dict={}, meta=Executes(trap)), tmp_path / 'evil.pth')
-    (tmp_path / 'old.pth').write_bytes(
-        pickle.dumps(Executes(trap), protocol=2))
+    (tmp_path / 'old.pth').write_bytes(pickle.dumps(Executes(trap), protocol=2))
     for name in ('evil.pth', 'old.pth'):
         with pytest.raises(MMHierError, match='could execute code|not loaded'):
             Predictor(DETECTOR, str(tmp_path / name))

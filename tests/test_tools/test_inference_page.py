@@ -32,8 +32,8 @@ SMALL_TEST = [
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> Path:
     """Checkpoint of the page's detector, as it is initialized."""
-    cfg = Config.fromfile(
-        ROOT / 'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py')
+    cfg = Config.fromfile(ROOT /
+                          'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py')
     init_default_scope('mmdet')
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'epoch_12.pth'
@@ -80,14 +80,15 @@ def run(command, monkeypatch, *options) -> None:
 def of(tool: str, *words: str) -> list:
     """Commands of a tool that hold all of some words."""
     return [
-        c for c in COMMANDS if c[1] == f'tools/{tool}.py' and set(words) <=
-        set(c)
+        c for c in COMMANDS
+        if c[1] == f'tools/{tool}.py' and set(words) <= set(c)
     ]
 
 
 def test_every_command_is_run_here():
-    counts = [len(of(*w)) for w in (('infer', ), ('web_demo', ),
-                                    ('visualize', ))]
+    counts = [
+        len(of(*w)) for w in (('infer', ), ('web_demo', ), ('visualize', ))
+    ]
     assert counts == [5, 1, 5] and sum(counts) == len(COMMANDS)
 
 
@@ -121,8 +122,8 @@ def test_web_page(folder, monkeypatch):
     assert opened[0] in PAGE
 
 
-@pytest.mark.parametrize('kind', ['attention', 'offsets', 'receptive-field',
-                                  'features'])
+@pytest.mark.parametrize(
+    'kind', ['attention', 'offsets', 'receptive-field', 'features'])
 def test_pictures(kind, folder, monkeypatch):
     (command, ) = of('visualize', kind)
     run(command, monkeypatch, '--size', '64')

@@ -32,14 +32,13 @@ def test_commands(tmp_path, fake_mmcv, monkeypatch, capfd):
 
     assert 'torchvision' in printed['python -m mmhier.ops status']
     assert not (fake_mmcv / '_ext.py').exists()
-    assert called[0] == ['mend', 'it'] and called[1][-2:] == [
-        'mmhier.ops', 'remove'
-    ]
+    assert called[0] == ['mend', 'it'
+                         ] and called[1][-2:] == ['mmhier.ops', 'remove']
     assert 'all 1 checks passed' in printed['python tools/doctor.py --fix']
     assert (ROOT / trained[0]).is_file()
 
-    made = dict(zip((c for c in commands(PAGE) if c.startswith('make')),
-                    shell.made))
+    made = dict(
+        zip((c for c in commands(PAGE) if c.startswith('make')), shell.made))
     for command, lines in made.items():
         pinned = 'original' if 'original' in command else 'pinned'
         assert f'install --quiet -r requirements/{pinned}.txt' in lines

@@ -33,7 +33,9 @@ KNOWN_FLOPS = {
 
 def run_tool(*arguments):
     return subprocess.run([sys.executable, '-W', 'ignore', *arguments],
-                          cwd=ROOT, text=True, capture_output=True)
+                          cwd=ROOT,
+                          text=True,
+                          capture_output=True)
 
 
 def load_tool(name='model_tables'):
@@ -47,9 +49,8 @@ def load_tool(name='model_tables'):
 def test_every_config_is_in_a_metafile_of_its_folder():
     assert sorted(model['Config'] for model in MODELS) == ZOO
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    assert sorted(index['Import']) == [
-        str(path.relative_to(ROOT)) for path in METAFILES
-    ]
+    assert sorted(
+        index['Import']) == [str(path.relative_to(ROOT)) for path in METAFILES]
     for path in METAFILES:
         metafile = yaml.safe_load(path.read_text())
         collection, = metafile['Collections']
@@ -111,7 +112,8 @@ def test_a_stale_table_is_told(tmp_path, monkeypatch):
     (folder / 'README.md').write_text(readme)
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['model_tables.py', '--check'])
-    with pytest.raises(MMHierError, match='out of step: configs/lit/README.md;'):
+    with pytest.raises(
+            MMHierError, match='out of step: configs/lit/README.md;'):
         tool.main()
     monkeypatch.setattr(sys, 'argv', ['model_tables.py'])
     tool.main()
@@ -127,9 +129,8 @@ def test_get_flops_lists_the_parts():
                        '--shape', '64', '96', '--depth', '1')
     assert process.returncode == 0, process.stderr
     *parts, total = process.stdout.splitlines()[-5:]
-    assert [part.split()[0] for part in parts] == [
-        'backbone', 'neck', 'rpn_head', 'roi_head'
-    ]
+    assert [part.split()[0]
+            for part in parts] == ['backbone', 'neck', 'rpn_head', 'roi_head']
     columns = list(zip(*(part.split() for part in parts)))
     assert sum(map(float, columns[1])) == pytest.approx(39.54, abs=0.01)
     assert sum(map(float, columns[3])) == pytest.approx(
@@ -146,7 +147,7 @@ def test_get_flops_names_mistakes(monkeypatch):
     runtime = str(ROOT / 'configs/_base_/default_runtime.py')
     for arguments, message in {
         (lit, '--shape', '16'):
-        '--shape 16: expected one or two numbers of at least 32 pixels',
+            '--shape 16: expected one or two numbers of at least 32 pixels',
         (runtime, ): f'{runtime} has no model',
     }.items():
         monkeypatch.setattr(sys, 'argv', ['get_flops.py', *arguments])

@@ -17,8 +17,7 @@ from . import samples
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text()
-SECTIONS = dict(
-    zip(('intro', 'json', 'masks', 'folders'), PAGE.split('\n## ')))
+SECTIONS = dict(zip(('intro', 'json', 'masks', 'folders'), PAGE.split('\n## ')))
 # Whole models on small images, few proposals, one epoch or iteration;
 # checkpoints keep the names that the page gives them.
 SMALL = {
@@ -31,8 +30,7 @@ SMALL = {
 }
 SMALL = {
     'json': {
-        **SMALL,
-        'train_dataloader.dataset.pipeline.2.scale': '(96,64)',
+        **SMALL, 'train_dataloader.dataset.pipeline.2.scale': '(96,64)',
         'val_dataloader.dataset.pipeline.1.scale': '(96,64)',
         'test_dataloader.dataset.pipeline.1.scale': '(96,64)',
         'model.train_cfg.rpn_proposal.max_per_img': 20,
@@ -43,8 +41,7 @@ SMALL = {
         'default_hooks.checkpoint.filename_tmpl': 'epoch_12.pth'
     },
     'masks': {
-        **SMALL,
-        'model.data_preprocessor.size': '(64,64)',
+        **SMALL, 'model.data_preprocessor.size': '(64,64)',
         'train_dataloader.dataset.pipeline.2.scale': '(64,64)',
         'train_dataloader.dataset.pipeline.3.crop_size': '(64,64)',
         'val_dataloader.dataset.pipeline.1.scale': '(64,64)',
@@ -53,8 +50,7 @@ SMALL = {
         'default_hooks.checkpoint.filename_tmpl': 'iter_160000.pth'
     },
     'folders': {
-        **SMALL,
-        'train_dataloader.batch_size': 4,
+        **SMALL, 'train_dataloader.batch_size': 4,
         'train_cfg.max_epochs': 1,
         'default_hooks.checkpoint.filename_tmpl': 'epoch_300.pth'
     }
@@ -63,8 +59,7 @@ SMALL = {
 
 def blocks(section: str, language: str) -> list:
     """Code blocks of a language in a section of the page."""
-    return re.findall(rf'```{language}\n(.*?)```', SECTIONS[section],
-                      re.DOTALL)
+    return re.findall(rf'```{language}\n(.*?)```', SECTIONS[section], re.DOTALL)
 
 
 def commands(section: str) -> list:
@@ -137,16 +132,16 @@ def test_json(run, tmp_path, coco_root, capfd):
 
     run('json', 3)
     printed = capfd.readouterr().out
-    report = re.search(r'checkpoint: (\d+) of (\d+) keys matched; 6 of another'
-                       r' shape: roi_head.bbox_head.fc_cls.bias', printed)
+    report = re.search(
+        r'checkpoint: (\d+) of (\d+) keys matched; 6 of another'
+        r' shape: roi_head.bbox_head.fc_cls.bias', printed)
     assert report and int(report[2]) - int(report[1]) == 6
     assert 'leaves out 1 of the 3 categories' in printed
     tuned = load('work_dirs/finetuned/epoch_12.pth')['state_dict']
     assert [len(tuned[name]) for name in heads] == [3, 2]
     # A small rate, so the rest is what it was.
     for name in 'neck.fpn_convs.0.conv.weight', 'rpn_head.rpn_conv.weight':
-        assert torch.allclose(tuned[name], state['state_dict'][name],
-                              atol=1e-4)
+        assert torch.allclose(tuned[name], state['state_dict'][name], atol=1e-4)
 
     # The last command, on another layout.
     export = tmp_path / 'data' / 'export'

@@ -55,8 +55,9 @@ def load(tmp_path, monkeypatch):
                 (folder / path.name).symlink_to(path)
             for path in (source / folder.name).glob('resnet50_*.py'):
                 (folder / path.name).symlink_to(path)
-        name, = re.findall(r'`configs/(\S+)`(?:;[^`]*)?:\n\n```python\n'
-                           + re.escape(code), TEXT) or ['mask_rcnn/own.py']
+        name, = re.findall(
+            r'`configs/(\S+)`(?:;[^`]*)?:\n\n```python\n' + re.escape(code),
+            TEXT) or ['mask_rcnn/own.py']
         (copy / name).write_text(code)
         cfg = Config.fromfile(copy / name)
         init_default_scope(package)
@@ -85,8 +86,10 @@ def test_mmdets_own_trainer_takes_the_config(load, tmp_path, coco_root,
     runpy.run_path(str(configs_of('mmdet').parent / tool), run_name='__main__')
     printed = ''.join(capfd.readouterr())
     assert 'hatnet-tiny.pth' in printed and '100.0 %' in printed
-    state = torch.load('work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_1'
-                       '.pth', weights_only=False)['state_dict']
+    state = torch.load(
+        'work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_1'
+        '.pth',
+        weights_only=False)['state_dict']
     assert state['neck.lateral_convs.3.conv.weight'].shape[1] == 384
 
 
@@ -125,8 +128,10 @@ def test_table_of_channels():
 
 
 def test_table_of_arguments():
-    rows = re.findall(r'^\| `(\w+)` \| ', TEXT[TEXT.index(
-        '## Arguments'):TEXT.index('`norm_cfg` of LIT')], re.MULTILINE)
+    rows = re.findall(
+        r'^\| `(\w+)` \| ',
+        TEXT[TEXT.index('## Arguments'):TEXT.index('`norm_cfg` of LIT')],
+        re.MULTILINE)
     for name in backbones.__all__:
         text = getattr(backbones, name).__doc__
         assert all(f'{row} (' in text or f'``{row}``' in text
@@ -159,7 +164,8 @@ def test_rates_of_the_backbone(code, by_depth, load):
     groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
     found = {
         param: group['lr']
-        for group in groups for param in group['params']
+        for group in groups
+        for param in group['params']
     }
     stem = found[next(model.backbone.patch_embed.parameters())]
     last = found[next(model.backbone.blocks[-1][-1].parameters())]

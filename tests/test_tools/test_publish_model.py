@@ -13,10 +13,11 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'publish_model.py'
 
 
 def call(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, TOOL, *(str(a) for a in arguments)],
-        capture_output=True, text=True, timeout=300,
-        env=dict(os.environ, OMP_NUM_THREADS='1'))
+    return subprocess.run([sys.executable, TOOL, *(str(a) for a in arguments)],
+                          capture_output=True,
+                          text=True,
+                          timeout=300,
+                          env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
 def test_command_line(detector_run, tmp_path):
@@ -36,8 +37,8 @@ def test_command_line(detector_run, tmp_path):
         '--overwrite\n')
 
 
-def test_published_models_are_tested_by_their_bare_name(
-        detector_run, coco_root, tmp_path, monkeypatch):
+def test_published_models_are_tested_by_their_bare_name(detector_run, coco_root,
+                                                        tmp_path, monkeypatch):
     source = Path(detector_run.work_dir) / 'epoch_1.pth'
     published = publish_checkpoint_file(source, tmp_path / 'w' / 'model.pth')
     arguments = dict(data_root=str(coco_root), work_dir=str(tmp_path / 'work'))
@@ -53,6 +54,6 @@ def test_published_models_are_tested_by_their_bare_name(
     assert runner.cfg.load_from == str(published)
 
     published.write_bytes(source.read_bytes())
-    with pytest.raises(apis.MMHierError,
-                       match=f'{published.name}.*expected a sha256'):
+    with pytest.raises(
+            apis.MMHierError, match=f'{published.name}.*expected a sha256'):
         apis.test(DETECTOR, 'model.pth', **arguments)

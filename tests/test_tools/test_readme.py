@@ -64,8 +64,8 @@ def test_tested_versions_are_those_that_make_installs():
             re.findall(r'^([\w-]+)==(\S+)$',
                        (ROOT / f'requirements/{name}.txt').read_text(),
                        re.MULTILINE))
-        for package, version in zip(packages.split(', '),
-                                    versions.split(', '), strict=True):
+        for package, version in zip(
+                packages.split(', '), versions.split(', '), strict=True):
             package = re.sub('^-', 'onedl-', package)
             assert pins[package] == version
 
@@ -84,8 +84,7 @@ def test_pretrained_weights_of_a_family(family, tmp_path, monkeypatch):
         tool, 'train', lambda **kwargs: received.update(kwargs))
     for command in (export, convert, train):
         shell.run(command)
-    cfg = load_config(received['config'],
-                      cfg_options=received['cfg_options'])
+    cfg = load_config(received['config'], cfg_options=received['cfg_options'])
     backbone = MODELS.build(cfg.model.backbone)
     before = next(backbone.parameters()).clone()
     backbone.init_weights()

@@ -20,9 +20,8 @@ ADE_MINI = DATA / 'ade_mini'
 IMAGENET_MINI = DATA / 'imagenet_mini'
 EMPTY, GRAY, CROWD = 508, 10125, 10432
 # The folders of imagenet_mini.
-WORDNET_IDS = ('n01440764', 'n02102040', 'n02979186', 'n03000684',
-               'n03028079', 'n03394916', 'n03417042', 'n03425413',
-               'n03445777', 'n03888257')
+WORDNET_IDS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
+               'n03394916', 'n03417042', 'n03425413', 'n03445777', 'n03888257')
 
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason='no shared/data beside the repository')
@@ -185,8 +184,8 @@ def test_classifier(tmp_path):
     ('hvt/semantic-fpn_hvt-ti-1_overfit_ade-mini.py', ADE_MINI, 4),
     ('hvt/hvt-ti-1_overfit_imagenet-mini.py', IMAGENET_MINI, 20),
 ])
-def test_overfit_configs_test_on_their_training_photos(
-        name, data_root, number, tmp_path):
+def test_overfit_configs_test_on_their_training_photos(name, data_root, number,
+                                                       tmp_path):
     cfg = apis.load_config(
         str(ROOT / 'configs' / name),
         data_root=str(data_root),
@@ -201,8 +200,7 @@ def test_overfit_configs_test_on_their_training_photos(
     assert len(set(photos['train'])) == number
     assert cfg.lowest_metrics
     if cfg.default_scope == 'mmpretrain':
-        assert sorted(i['gt_label'] for i in infos) == sorted(
-            [*range(10)] * 2)
+        assert sorted(i['gt_label'] for i in infos) == sorted([*range(10)] * 2)
     if cfg.default_scope == 'mmseg':
         # The hall has walls.
         labels = dataset[2]['data_samples'].gt_sem_seg.data.unique()
@@ -211,25 +209,29 @@ def test_overfit_configs_test_on_their_training_photos(
 
 def test_unusual_photos_go_through_training_and_testing(tmp_path, capfd):
     options = {
-        'model.roi_head.bbox_head.num_classes': 80,
-        'model.roi_head.mask_head.num_classes': 80,
-        'default_hooks.logger.interval': 1,
+        'model.roi_head.bbox_head.num_classes':
+        80,
+        'model.roi_head.mask_head.num_classes':
+        80,
+        'default_hooks.logger.interval':
+        1,
         'test_dataloader.dataset.ann_file':
         'annotations/instances_train2017.json',
-        'test_dataloader.dataset.data_prefix.img': 'train2017/',
+        'test_dataloader.dataset.data_prefix.img':
+        'train2017/',
         'test_evaluator.ann_file':
         str(COCO_MINI / 'annotations/instances_train2017.json'),
     }
     for phase in ('train', 'test'):
         options.update({
-            f'{phase}_dataloader.dataset.type': 'mmhier.CocoSubset',
+            f'{phase}_dataloader.dataset.type':
+            'mmhier.CocoSubset',
             f'{phase}_dataloader.dataset.img_ids': [EMPTY, GRAY, CROWD],
-            f'{phase}_dataloader.dataset.metainfo': None
+            f'{phase}_dataloader.dataset.metainfo':
+            None
         })
     arguments = dict(
-        data_root=str(COCO_MINI),
-        work_dir=str(tmp_path),
-        cfg_options=options)
+        data_root=str(COCO_MINI), work_dir=str(tmp_path), cfg_options=options)
     runner = apis.train(DETECTOR, no_validate=True, **arguments)
     # The gray one and the crowd; the empty one is left out.
     dataset = runner.train_dataloader.dataset
@@ -253,9 +255,12 @@ LINE, GAP = 20, 6
 
 def load_subject(name: str, **backbone) -> pictures.Subject:
     torch.manual_seed(0)
-    subject, = pictures.load_subjects(
-        [name], device='cpu',
-        cfg_options={f'model.backbone.{k}': v for k, v in backbone.items()})
+    subject, = pictures.load_subjects([name],
+                                      device='cpu',
+                                      cfg_options={
+                                          f'model.backbone.{k}': v
+                                          for k, v in backbone.items()
+                                      })
     return subject
 
 
@@ -265,7 +270,9 @@ def lit() -> pictures.Subject:
         'lit-small_8xb128_in1k', out_type='featmap', out_indices=(0, 1, 2, 3))
 
 
-def panels_of(picture: np.ndarray, height: int, width: int,
+def panels_of(picture: np.ndarray,
+              height: int,
+              width: int,
               lines: int = 2) -> list:
     """Rows of panels, the first column of each, without their titles."""
     title = LINE * lines + 4
@@ -284,8 +291,8 @@ def test_attention_lies_over_the_photo(name):
     photo, scale = pictures.load_photo(PHOTO, SIZE)
     height, width = photo.shape[:2]
     point = 250 * scale[0], 160 * scale[1]
-    maps = vis.attention_maps(
-        subject.model.backbone, subject.normalize(photo), point, 3)
+    maps = vis.attention_maps(subject.model.backbone, subject.normalize(photo),
+                              point, 3)
     first, *panels = panels_of(
         pictures.draw_attention([subject], PHOTO, (250, 160), 3, size=SIZE),
         height, width)
@@ -296,8 +303,7 @@ def test_attention_lies_over_the_photo(name):
     assert len(panels) == len(maps)
     for panel, attention in zip(panels, maps):
         probs, cell = attention.probs, attention.cell
-        torch.testing.assert_close(
-            probs.sum((1, 2)), torch.ones(len(probs)))
+        torch.testing.assert_close(probs.sum((1, 2)), torch.ones(len(probs)))
         mean = probs.mean(0).numpy()
         seen = (mean > 0).repeat(cell, 0).repeat(cell, 1)
         assert np.abs(panel - gray)[away & ~seen].max(initial=0) <= 1
@@ -310,8 +316,7 @@ def test_attention_lies_over_the_photo(name):
             low, high = np.nanmin(cells, (1, 3)), np.nanmax(cells, (1, 3))
         assert np.nanmax((high - low)[mean > 0]) <= 1.01
         light = high.sum(2)
-        assert light[mean == mean.max()].max() >= np.nanmax(
-            light[mean > 0]) - 2
+        assert light[mean == mean.max()].max() >= np.nanmax(light[mean > 0]) - 2
 
 
 def test_offsets_lie_on_the_photo_where_they_were_put(lit):
@@ -346,8 +351,8 @@ def test_receptive_field_of_mlps_is_their_patch(lit):
     panels = panels_of(
         pictures.draw_receptive_field([lit], PHOTO, SIZE), SIZE, SIZE, 3)
     for level, patch in ((0, 4), (1, 8)):
-        field = vis.effective_receptive_field(
-            lit.model.backbone, [images], level)
+        field = vis.effective_receptive_field(lit.model.backbone, [images],
+                                              level)
         rows, columns = field.nonzero().T
         for found in (rows, columns):
             assert (found.min(), found.max()) == (80, 80 + patch - 1)
@@ -377,8 +382,9 @@ def test_equal_halves_of_a_photo_have_equal_features(lit, tmp_path):
     for panels in (means, colours):
         for level, panel in enumerate(panels):
             cell = 4 * 2**level
-            assert (panel == panel[::cell, ::cell].repeat(
-                cell, 0).repeat(cell, 1)).all()
+            assert (panel == panel[::cell, ::cell].repeat(cell,
+                                                          0).repeat(cell,
+                                                                    1)).all()
             assert panel.std() > 20
             if level < 2:
                 assert np.abs(panel[:, :128] - panel[:, 128:]).max() <= 2

@@ -62,9 +62,8 @@ def test_the_record_of_a_test(tested, detector_run, coco_root):
     data, = record.data
     assert (data.split, data.num_images, data.num_listed) == ('val2017', 6, 6)
     annotations = coco_root / 'annotations/instances_val2017.json'
-    assert [file.sha256 for file in data.annotations] == [
-        hashlib.sha256(annotations.read_bytes()).hexdigest()
-    ]
+    assert [file.sha256 for file in data.annotations
+            ] == [hashlib.sha256(annotations.read_bytes()).hexdigest()]
     assert record.resizing == [
         dict(type='Resize', scale=[96, 64], keep_ratio=True)
     ]
@@ -81,8 +80,8 @@ def test_the_record_of_a_test(tested, detector_run, coco_root):
     assert record.model.macs > 0 and record.model.macs_size == [64, 96]
     assert (record.model.family, record.model.head,
             record.model.schedule) == ('HATNet', 'MaskRCNN', '1 epoch')
-    assert record.cost.images_per_second == pytest.approx(
-        6 / record.cost.seconds)
+    assert record.cost.images_per_second == pytest.approx(6 /
+                                                          record.cost.seconds)
     assert record.cost.peak_memory > 10**8
     assert record.started <= record.finished
 
@@ -95,16 +94,15 @@ def test_the_record_of_a_training(detector_run):
     assert (Path(detector_run.work_dir) / session.scalars).is_file()
     data, = record.data
     # The one without annotations is left out.
-    assert (data.split, data.num_images, data.num_listed) == ('train2017', 5,
-                                                              6)
+    assert (data.split, data.num_images, data.num_listed) == ('train2017', 5, 6)
     assert record.seed == 0
     checkpoint = Path(detector_run.work_dir) / 'epoch_1.pth'
     assert record.final_checkpoint.sha256 == hashlib.sha256(
         checkpoint.read_bytes()).hexdigest()
 
 
-def test_an_interrupted_training_shows_and_is_continued(
-        detector_run, coco_root, tmp_path):
+def test_an_interrupted_training_shows_and_is_continued(detector_run, coco_root,
+                                                        tmp_path):
     for name in ('epoch_1.pth', 'train_record.json'):
         shutil.copy(Path(detector_run.work_dir) / name, tmp_path / name)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
@@ -134,8 +132,7 @@ def test_a_training_that_fails_is_left_unfinished(coco_root, tmp_path,
     monkeypatch.setattr('mmengine.hooks.IterTimerHook.after_train_iter', fail)
     monkeypatch.setattr('mmengine.hooks.IterTimerHook._after_iter', fail)
     with pytest.raises(KeyboardInterrupt):
-        apis.train(
-            DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path))
+        apis.train(DETECTOR, data_root=str(coco_root), work_dir=str(tmp_path))
     record = read_record(tmp_path / 'train_record.json')
     assert record.sessions[0].finished is None
     assert record.final_checkpoint is None and record.cost is None
@@ -190,13 +187,12 @@ def test_moved_files_are_found_by_options(tested, coco_root, tmp_path):
         replace(
             record,
             checkpoint=replace(record.checkpoint, path='gone.pth'),
-            config_text=record.config_text.replace(
-                str(coco_root), '/gone')), tmp_path / 'test_record_1.json')
+            config_text=record.config_text.replace(str(coco_root), '/gone')),
+        tmp_path / 'test_record_1.json')
     with pytest.raises(apis.MMHierError, match='gone.pth does not exist.*--ch'):
         replay(str(tmp_path / 'test_record_1.json'))
     with pytest.raises(apis.MMHierError, match='/gone.*--data-root'):
-        replay(
-            str(tmp_path / 'test_record_1.json'), checkpoint=str(checkpoint))
+        replay(str(tmp_path / 'test_record_1.json'), checkpoint=str(checkpoint))
     assert replay(
         str(tmp_path / 'test_record_1.json'),
         checkpoint=str(checkpoint),
@@ -220,8 +216,8 @@ def lengthen_image(root):
      'sha256 [0-9a-f]{64}, recorded was'),
     (lengthen_image, 'the val2017 images in .* differ in names or file size'),
 ])
-def test_other_data_is_named_before_the_test(tamper, message, tested,
-                                             coco_root, tmp_path):
+def test_other_data_is_named_before_the_test(tamper, message, tested, coco_root,
+                                             tmp_path):
     root = shutil.copytree(coco_root, tmp_path / 'data')
     tamper(root)
     with pytest.raises(apis.MMHierError, match=message):
@@ -238,8 +234,9 @@ def test_another_checkpoint_is_named_before_the_test(tested, tmp_path):
     content = bytearray(Path(record.checkpoint.path).read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
-    with pytest.raises(apis.MMHierError,
-                       match='epoch_1.pth is not the one that was tested'):
+    with pytest.raises(
+            apis.MMHierError,
+            match='epoch_1.pth is not the one that was tested'):
         replay(
             str(tested[1]),
             checkpoint=str(checkpoint),
@@ -258,10 +255,9 @@ def test_differences_and_the_tolerance(tested):
         environment=replace(record.environment, device='another'))
     result = compare_records(record, other)
     assert not result.agrees
-    assert [v.name for v in result.metrics if not v.agrees
-            ] == ['coco/bbox_mAP']
-    assert [(v.name, v.replayed) for v in result.environment
-            ] == [('device', 'another')]
+    assert [v.name for v in result.metrics if not v.agrees] == ['coco/bbox_mAP']
+    assert [(v.name, v.replayed)
+            for v in result.environment] == [('device', 'another')]
     assert compare_records(record, other, 0.011).agrees
     assert not compare_records(record, other, 0.009).agrees
 
@@ -283,8 +279,7 @@ def test_a_config_in_a_record_holds_values_only(text, tested, tmp_path):
     canary = tmp_path / 'canary'
     path = tmp_path / 'test_record_1.json'
     record = read_record(tested[1])
-    write_record(
-        replace(record, config_text=text.format(canary=canary)), path)
+    write_record(replace(record, config_text=text.format(canary=canary)), path)
     with pytest.raises(apis.MMHierError, match='config_text is not a dumped'):
         replay(str(path))
     assert not canary.exists()
@@ -301,8 +296,7 @@ def test_only_records_of_tests_are_replayed(detector_run, tmp_path):
 
 
 def test_runs_and_curves_reach_the_leaderboard(tested, detector_run):
-    board = build_leaderboard(
-        [tested[1].parent, Path(detector_run.work_dir)])
+    board = build_leaderboard([tested[1].parent, Path(detector_run.work_dir)])
     run = next(run for table in board.tables for run in table.runs
                if run.path == tested[1])
     assert {curve.name for curve in run.curves} >= {'coco/bbox_mAP'}
@@ -329,8 +323,10 @@ def test_the_tool_repeats_a_test(tested, tmp_path):
     shutil.copy(tested[1], tmp_path / 'test_record_1.json')
     ended = call(TOOLS / 'replay.py', tmp_path / 'test_record_1.json')
     assert ended.returncode == 0, ended.stderr
-    lines = [line.split() for line in ended.stdout.splitlines()
-             if line.startswith('coco/')]
+    lines = [
+        line.split() for line in ended.stdout.splitlines()
+        if line.startswith('coco/')
+    ]
     assert len(lines) == len(tested[0])
     assert {line[-1] for line in lines} == {'yes'}
     assert 'scores by class: 6 of 6 agree' in ended.stdout
@@ -365,8 +361,8 @@ def test_a_mistake_ends_the_tool_with_one_line(tmp_path):
 def test_the_tool_hands_its_arguments_on(monkeypatch):
     tool = load_tool()
     received = {}
-    monkeypatch.setattr(tool, 'replay', lambda **kwargs: received.update(
-        kwargs))
+    monkeypatch.setattr(tool, 'replay',
+                        lambda **kwargs: received.update(kwargs))
     monkeypatch.setattr(sys, 'argv', [
         'replay', 'a.json', '--checkpoint', 'b.pth', '--data-root', 'c',
         '--work-dir', 'd', '--tolerance', '0.5'
@@ -388,8 +384,7 @@ def test_a_killed_test_damages_nothing_and_the_next_one_says_so(
     before = Path(earlier).read_bytes()
     command = [
         sys.executable,
-        str(TOOLS / 'test.py'), DETECTOR, record.checkpoint.path,
-        '--data-root',
+        str(TOOLS / 'test.py'), DETECTOR, record.checkpoint.path, '--data-root',
         str(coco_root), '--work-dir',
         str(tmp_path)
     ]

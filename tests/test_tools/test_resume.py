@@ -29,18 +29,27 @@ SLIM = dict(
     grid_sizes=(8, 7, 7, 1),
     ds_ratios=(8, 4, 2, 1))
 AUGMENTATIONS = {
-    'mask-rcnn': dict(
-        type='RandomResize', scale=(96, 64), ratio_range=(0.5, 1.5),
+    'mask-rcnn':
+    dict(
+        type='RandomResize',
+        scale=(96, 64),
+        ratio_range=(0.5, 1.5),
         keep_ratio=True),
-    'segmentor': dict(type='RandomCrop', crop_size=(48, 48)),
+    'segmentor':
+    dict(type='RandomCrop', crop_size=(48, 48)),
     # Its images are of one colour each.
-    'classifier': dict(type='ColorJitter', brightness=0.5)
+    'classifier':
+    dict(type='ColorJitter', brightness=0.5)
 }
 FLIP = dict(type='RandomFlip', prob=0.5)
 
 
-def write_config(kind: str, path: Path, by_epoch: bool = False,
-                 num_steps: int = 4, every: int = 2, **checkpoint) -> str:
+def write_config(kind: str,
+                 path: Path,
+                 by_epoch: bool = False,
+                 num_steps: int = 4,
+                 every: int = 2,
+                 **checkpoint) -> str:
     """Config of a short training with all that holds a state: moving
     averages, random augmentations, drop path, a schedule, validation in
     between."""
@@ -50,7 +59,8 @@ def write_config(kind: str, path: Path, by_epoch: bool = False,
         if part in cfg.model:
             cfg.model[part].in_channels = channels
     cfg.train_cfg = dict(
-        by_epoch=by_epoch, val_interval=every,
+        by_epoch=by_epoch,
+        val_interval=every,
         **{'max_epochs' if by_epoch else 'max_iters': num_steps})
     dataset = cfg.train_dataloader.dataset
     dataset = dataset.get('dataset', dataset)
@@ -123,23 +133,37 @@ def test_two_and_two_are_four(kind, interruption, request, tmp_path):
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     resumed.mkdir()
     # No seed is given: the resumed run takes over that of the first.
-    apis.train(config, data_root=data_root, work_dir=str(whole),
-               cfg_options={**options, **workers(2)})
+    apis.train(
+        config,
+        data_root=data_root,
+        work_dir=str(whole),
+        cfg_options={
+            **options,
+            **workers(2)
+        })
     middle = 'epoch_2.pth' if interruption == 'epochs' else 'iter_2.pth'
     end = Path((whole / 'last_checkpoint').read_text()).name
     (resumed / middle).write_bytes((whole / middle).read_bytes())
     torch.rand(7)  # other draws in between
-    apis.train(config, data_root=data_root, resume='auto',
-               work_dir=str(resumed), cfg_options={**options, **other_workers})
+    apis.train(
+        config,
+        data_root=data_root,
+        resume='auto',
+        work_dir=str(resumed),
+        cfg_options={
+            **options,
+            **other_workers
+        })
     states = [training_state(folder / end) for folder in (whole, resumed)]
-    assert {'state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'
-            } <= set(states[0])
+    assert {'state_dict', 'optimizer', 'param_schedulers',
+            'ema_state_dict'} <= set(states[0])
     assert_same(*states)
     before = training_state(whole / middle)
     assert states[0]['meta']['iter'] > before['meta']['iter']
-    moved = [not torch.equal(v, before['state_dict'][k])
-             for k, v in states[0]['state_dict'].items()
-             if v.is_floating_point()]
+    moved = [
+        not torch.equal(v, before['state_dict'][k])
+        for k, v in states[0]['state_dict'].items() if v.is_floating_point()
+    ]
     assert any(moved)
 
 
@@ -147,16 +171,19 @@ def test_resuming_does_not_load_the_data_again(masks_root, tmp_path,
                                                monkeypatch):
     from mmseg.datasets import BaseSegDataset
     config = write_config('segmentor', tmp_path / 'config.py')
-    arguments = dict(data_root=str(masks_root), work_dir=str(tmp_path),
-                     no_validate=True)
+    arguments = dict(
+        data_root=str(masks_root), work_dir=str(tmp_path), no_validate=True)
     apis.train(config, **arguments)
     loaded = []
     prepare = BaseSegDataset.prepare_data
     monkeypatch.setattr(
         BaseSegDataset, 'prepare_data',
         lambda self, idx: loaded.append(idx) or prepare(self, idx))
-    runner = apis.train(config, resume='auto', **arguments,
-                        cfg_options={'train_cfg.max_iters': 6})
+    runner = apis.train(
+        config,
+        resume='auto',
+        **arguments,
+        cfg_options={'train_cfg.max_iters': 6})
     assert len(loaded) == 2 * runner.train_dataloader.batch_size
 
 
@@ -206,13 +233,18 @@ for config in configs:
 def test_kill_at_any_moment_loses_no_checkpoint(masks_root, tmp_path, capfd):
     # One checkpoint is kept, so the first is outdated when the second comes.
     configs = [
-        write_config('segmentor', tmp_path / f'{name}.py', name == 'epochs',
-                     max_keep_ckpts=1, save_best='mIoU', rule='less')
-        for name in ('iters', 'epochs')
+        write_config(
+            'segmentor',
+            tmp_path / f'{name}.py',
+            name == 'epochs',
+            max_keep_ckpts=1,
+            save_best='mIoU',
+            rule='less') for name in ('iters', 'epochs')
     ]
     done = subprocess.run(
         [sys.executable, '-c', KILLED, tmp_path, masks_root, *configs],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True)
     assert done.returncode == 0, done.stderr
     for config in configs:
         name = Path(config).stem
@@ -237,8 +269,12 @@ def test_kill_at_any_moment_loses_no_checkpoint(masks_root, tmp_path, capfd):
                 read_checkpoint(path)
             unfinished = list(work_dir.glob('.*.unfinished'))
             capfd.readouterr()
-            apis.train(config, data_root=str(masks_root), resume='auto',
-                       work_dir=str(work_dir), seed=0)
+            apis.train(
+                config,
+                data_root=str(masks_root),
+                resume='auto',
+                work_dir=str(work_dir),
+                seed=0)
             out = ''.join(capfd.readouterr())
             assert newest is None or f'going on from {newest}' in out
             resumed_from.add(newest and Path(newest).name)
@@ -290,8 +326,8 @@ def test_damaged_checkpoint_is_skipped_and_named(damage, reason, masks_root,
 
 def test_newest_is_that_of_the_last_iteration(masks_root, tmp_path):
     """Whatever copying made of the files' times, and their names."""
-    config = write_config('segmentor', tmp_path / 'config.py', num_steps=10,
-                          save_best='mIoU')
+    config = write_config(
+        'segmentor', tmp_path / 'config.py', num_steps=10, save_best='mIoU')
     apis.train(config, data_root=str(masks_root), work_dir=str(tmp_path))
     for age, step in enumerate((10, 4, 8, 2, 6)):
         os.utime(tmp_path / f'iter_{step}.pth', (age, age))
@@ -307,8 +343,7 @@ def test_newest_is_that_of_the_last_iteration(masks_root, tmp_path):
 
 
 def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
-    config = write_config('segmentor', tmp_path / 'config.py',
-                          max_keep_ckpts=1)
+    config = write_config('segmentor', tmp_path / 'config.py', max_keep_ckpts=1)
     fsync, calls = os.fsync, []
 
     def full(descriptor):
@@ -318,8 +353,9 @@ def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(apis.MMHierError,
-                       match='iter_4.pth cannot be written: No space left'):
+    with pytest.raises(
+            apis.MMHierError,
+            match='iter_4.pth cannot be written: No space left'):
         apis.train(config, data_root=str(masks_root), work_dir=str(tmp_path))
     assert [p.name for p in tmp_path.glob('*.pth')] == ['iter_2.pth']
     read_checkpoint(tmp_path / 'iter_2.pth')
@@ -328,13 +364,15 @@ def test_full_disk_keeps_what_is_there(masks_root, tmp_path, monkeypatch):
 
 def test_loss_that_is_no_number_stops_the_training(coco_root, tmp_path):
     config = write_config('mask-rcnn', tmp_path / 'config.py')
-    arguments = dict(data_root=str(coco_root), work_dir=str(tmp_path),
-                     no_validate=True)
+    arguments = dict(
+        data_root=str(coco_root), work_dir=str(tmp_path), no_validate=True)
     apis.train(config, **arguments)
     kept = {p: p.read_bytes() for p in tmp_path.glob('*.pth')}
     with pytest.raises(apis.MMHierError) as raised:
         apis.train(
-            config, resume='auto', **arguments,
+            config,
+            resume='auto',
+            **arguments,
             cfg_options={
                 'train_cfg.max_iters': 8,
                 'model.rpn_head.loss_bbox.loss_weight': float('nan')

@@ -69,33 +69,33 @@ def unlabelled(tmp_path_factory) -> Path:
     return root
 
 
-def test_boxes_and_masks_of_images_without_annotations(
-        detector, unlabelled, tmp_path, capfd):
+def test_boxes_and_masks_of_images_without_annotations(detector, unlabelled,
+                                                       tmp_path, capfd):
     summaries = submit_coco(
         DETECTOR, detector, data_root=str(unlabelled), work_dir=str(tmp_path))
     out = tmp_path / 'submissions'
-    assert sorted(out.rglob('*.*')) == [
-        out / 'bbox' / PACKAGE, out / 'segm' / PACKAGE
-    ]
+    assert sorted(
+        out.rglob('*.*')) == [out / 'bbox' / PACKAGE, out / 'segm' / PACKAGE]
     images = read_image_list(unlabelled / 'annotations' /
                              'image_info_test-dev2017.json')
     for task, summary in zip(('bbox', 'segm'), summaries):
         assert summary.path == str(out / task / PACKAGE)
         # At most ten for each of the six.
         assert 0 < summary.num_results <= 60
-        again = check_coco_package(summary.path, images,
-                                   6 - summary.num_images)
+        again = check_coco_package(summary.path, images, 6 - summary.num_images)
         assert again.kind == task
         with zipfile.ZipFile(summary.path) as archive:
-            content = json.loads(
-                archive.read(PACKAGE.replace('.zip', '.json')))
+            content = json.loads(archive.read(PACKAGE.replace('.zip', '.json')))
         # Official ids, not the model's class numbers.
         assert {d['category_id'] for d in content} <= {10, 20, 30}
     assert 'interrupted' not in capfd.readouterr().out
     # Both are refused before the model is built.
     with pytest.raises(MMHierError, match='bbox.*exists.*--overwrite'):
-        submit_coco(DETECTOR, detector, data_root=str(unlabelled),
-                    work_dir=str(tmp_path))
+        submit_coco(
+            DETECTOR,
+            detector,
+            data_root=str(unlabelled),
+            work_dir=str(tmp_path))
 
 
 def test_another_list_and_only_boxes(detector, coco_root, tmp_path):
@@ -172,19 +172,29 @@ test_dataloader = dict(dataset=dict(metainfo=dict(classes={classes},
 ])
 def test_mistakes_are_named(arguments, reason, detector, unlabelled, tmp_path):
     with pytest.raises(MMHierError, match=reason):
-        submit_coco(DETECTOR, detector, data_root=str(unlabelled),
-                    work_dir=str(tmp_path), **arguments)
+        submit_coco(
+            DETECTOR,
+            detector,
+            data_root=str(unlabelled),
+            work_dir=str(tmp_path),
+            **arguments)
     assert not list(tmp_path.rglob('*.zip'))
 
 
 def test_models_for_the_other_server(detector, segmentor, unlabelled,
                                      masks_root, tmp_path):
     with pytest.raises(MMHierError, match='config for mmseg.*results of mmdet'):
-        submit_coco(SEGMENTOR, segmentor, data_root=str(masks_root),
-                    work_dir=str(tmp_path))
+        submit_coco(
+            SEGMENTOR,
+            segmentor,
+            data_root=str(masks_root),
+            work_dir=str(tmp_path))
     with pytest.raises(MMHierError, match='config for mmdet.*results of mmseg'):
-        submit_ade20k(DETECTOR, detector, data_root=str(unlabelled),
-                      work_dir=str(tmp_path))
+        submit_ade20k(
+            DETECTOR,
+            detector,
+            data_root=str(unlabelled),
+            work_dir=str(tmp_path))
 
 
 def test_a_model_without_masks(detector, unlabelled, tmp_path):
@@ -202,10 +212,11 @@ def test_a_model_without_masks(detector, unlabelled, tmp_path):
 def random_weights_without_masks(detector: str, folder: Path) -> str:
     weights = torch.load(detector, weights_only=True)['state_dict']
     path = folder / 'boxes.pth'
-    torch.save({
-        name: value
-        for name, value in weights.items() if 'mask_head' not in name
-    }, path)
+    torch.save(
+        {
+            name: value
+            for name, value in weights.items() if 'mask_head' not in name
+        }, path)
     return str(path)
 
 
@@ -233,9 +244,10 @@ def test_killed_while_the_model_runs(detector, unlabelled, tmp_path, capfd):
     package.write_bytes(b'earlier')
     process = subprocess.Popen([
         sys.executable, '-c', SLOW_RUN, marker, SUBMIT, 'coco', DETECTOR,
-        detector, '--task', 'bbox', '--data-root', unlabelled, '--out-dir',
-        out, '--work-dir', tmp_path, '--overwrite'
-    ], env=dict(os.environ, OMP_NUM_THREADS='1'))
+        detector, '--task', 'bbox', '--data-root', unlabelled, '--out-dir', out,
+        '--work-dir', tmp_path, '--overwrite'
+    ],
+                               env=dict(os.environ, OMP_NUM_THREADS='1'))
     arguments = dict(
         tasks=['bbox'],
         data_root=str(unlabelled),
@@ -264,7 +276,9 @@ def test_killed_while_the_model_runs(detector, unlabelled, tmp_path, capfd):
 def call(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, SUBMIT, *(str(a) for a in arguments)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
@@ -311,14 +325,14 @@ def tool(monkeypatch, capsys):
     (['ade20k', 'config.py', '--check', 'x.zip'], 2, 'needs no CONFIG'),
     (['coco', '--check', 'x.zip'], 2, 'package x.zip does not exist'),
     (['ade20k', '--check', 'x.zip'], 2, 'package x.zip does not exist'),
-    (['coco', '--check', 'x.zip', '--allow-empty-images', 'few'], 2,
-     'expected a number or "all", got few'),
-    (['coco', '--check', 'x.zip', '--data-root', 'none'], 2,
-     'none/annotations/image_info_test-dev2017.json: No such file'),
-    (['ade20k', '--check', 'x.zip', '--data-root', 'none'], 2,
-     'image folder none/images/testing does not exist'),
-    (['coco', 'a.py', 'b.pth', '--cfg-options', 'x'], 2,
-     '--cfg-options: expected KEY=VALUE'),
+    (['coco', '--check', 'x.zip', '--allow-empty-images', 'few'
+      ], 2, 'expected a number or "all", got few'),
+    (['coco', '--check', 'x.zip', '--data-root', 'none'
+      ], 2, 'none/annotations/image_info_test-dev2017.json: No such file'),
+    (['ade20k', '--check', 'x.zip', '--data-root', 'none'
+      ], 2, 'image folder none/images/testing does not exist'),
+    (['coco', 'a.py', 'b.pth', '--cfg-options', 'x'
+      ], 2, '--cfg-options: expected KEY=VALUE'),
 ])
 def test_arguments(arguments, status, printed, tool):
     found_status, found = tool(*arguments)
@@ -329,14 +343,12 @@ def test_arguments(arguments, status, printed, tool):
 def test_missing_images_may_be_allowed(tool, unlabelled, tmp_path):
     image_list = unlabelled / 'annotations' / 'image_info_test-dev2017.json'
     package = tmp_path / PACKAGE
-    detection = dict(
-        image_id=2, category_id=10, bbox=[1, 2, 30, 20], score=.5)
+    detection = dict(image_id=2, category_id=10, bbox=[1, 2, 30, 20], score=.5)
     with zipfile.ZipFile(package, 'w') as archive:
-        archive.writestr(package.with_suffix('.json').name,
-                         json.dumps([detection]))
+        archive.writestr(
+            package.with_suffix('.json').name, json.dumps([detection]))
     check = ['coco', '--check', package]
-    for options in (['--image-list', image_list],
-                    ['--data-root', unlabelled],
+    for options in (['--image-list', image_list], ['--data-root', unlabelled],
                     ['--annotations', image_list, '--allow-empty-images', 4]):
         status, printed = tool(*check, *options)
         assert status == 2
@@ -352,13 +364,11 @@ def test_missing_images_may_be_allowed(tool, unlabelled, tmp_path):
 
 def test_the_name_of_a_package_tells_its_images(tool, coco_root, tmp_path):
     package = tmp_path / 'detections_val2017_mine_results.zip'
-    detection = dict(
-        image_id=2, category_id=10, bbox=[1, 2, 30, 20], score=.5)
+    detection = dict(image_id=2, category_id=10, bbox=[1, 2, 30, 20], score=.5)
     with zipfile.ZipFile(package, 'w') as archive:
-        archive.writestr(package.with_suffix('.json').name,
-                         json.dumps([detection]))
-    status, printed = tool('coco', '--check', package, '--data-root',
-                           coco_root)
+        archive.writestr(
+            package.with_suffix('.json').name, json.dumps([detection]))
+    status, printed = tool('coco', '--check', package, '--data-root', coco_root)
     assert status == 2
     path = coco_root / 'annotations' / 'instances_val2017.json'
     assert f'missing images: 5 of the 6 in {path}' in printed

@@ -63,9 +63,7 @@ def test_predictions_are_not_overwritten_unasked(detector_run, tmp_path):
 def test_a_run_is_not_overwritten_unasked(detector_run, coco_root):
     with pytest.raises(apis.MMHierError, match='epoch_1.pth.*--resume'):
         apis.train(
-            DETECTOR,
-            data_root=str(coco_root),
-            work_dir=detector_run.work_dir)
+            DETECTOR, data_root=str(coco_root), work_dir=detector_run.work_dir)
 
 
 def test_resume_goes_on_where_the_run_stopped(detector_run, coco_root,
@@ -81,8 +79,10 @@ def test_resume_goes_on_where_the_run_stopped(detector_run, coco_root,
         cfg_options={'train_cfg.max_epochs': 2})
     assert (runner.epoch, runner.iter) == (2, 6)
     # The optimizer's own step count went on as well.
-    steps = {int(s['step']) for s in runner.optim_wrapper.optimizer.state.
-             values()}
+    steps = {
+        int(s['step'])
+        for s in runner.optim_wrapper.optimizer.state.values()
+    }
     assert steps == {6}
 
 

@@ -92,8 +92,8 @@ def check_jobs(started: list) -> None:
         assert job['node_rank'] == rank
         assert (job['nnodes'], job['master_addr']) == ('2', '10.0.0.1')
     job, received = slurm_train
-    assert (job['partition'], job['ntasks'], job['ntasks-per-node']) == (
-        'gpu', '16', '8')
+    assert (job['partition'], job['ntasks'],
+            job['ntasks-per-node']) == ('gpu', '16', '8')
     assert received['work_dir'] == 'work_dirs/hatnet'
     job, received = slurm_test
     assert (job['job-name'], job['time']) == ('hatnet-test', '1:00:00')

@@ -30,9 +30,11 @@ DEVIATIONS = {
     'conv_seg.weight': 1.
 }
 SEGMENTORS = {
-    'upernet': 'configs/hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
-    'semantic-fpn': 'configs/hatnet/'
-                    'semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py'
+    'upernet':
+    'configs/hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
+    'semantic-fpn':
+    'configs/hatnet/'
+    'semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py'
 }
 
 
@@ -209,8 +211,9 @@ def test_views_of_a_segmentor_are_averaged_as_by_mmseg(photo):
 
 
 @pytest.mark.parametrize('name, num_views', [
-    *[(name, 6) for name in DETECTORS.values()],
-    *[(name, 12) for name in SEGMENTORS.values()]
+    *[(name, 6)
+      for name in DETECTORS.values()], *[(name, 12)
+                                         for name in SEGMENTORS.values()]
 ])
 def test_views_of_the_configs(name, num_views):
     cfg = read(name)
@@ -219,17 +222,20 @@ def test_views_of_the_configs(name, num_views):
     augmentation = Compose(cfg.tta_pipeline).transforms[1]
     assert len(augmentation.subroutines) == num_views
     # One of them is the pipeline without augmentation.
-    plain = [
-        {k: v for k, v in t.items() if k != 'meta_keys'}
-        for t in cfg.test_pipeline[1:] if t['type'] != 'RandomFlip'
+    plain = [{
+        k: v
+        for k, v in t.items() if k != 'meta_keys'
+    } for t in cfg.test_pipeline[1:] if t['type'] != 'RandomFlip']
+    steps = [
+        choices for choices in cfg.tta_pipeline[1].transforms
+        if choices[0]['type'] != 'RandomFlip'
     ]
-    steps = [choices for choices in cfg.tta_pipeline[1].transforms
-             if choices[0]['type'] != 'RandomFlip']
     assert len(steps) == len(plain)
     for transform, choices in zip(plain, steps):
-        assert transform in [
-            {k: v for k, v in c.items() if k != 'meta_keys'} for c in choices
-        ]
+        assert transform in [{
+            k: v
+            for k, v in c.items() if k != 'meta_keys'
+        } for c in choices]
 
 
 def test_boxes_and_masks_are_evaluated(detector_run, coco_root, tmp_path):

@@ -41,12 +41,15 @@ for verb, arguments in json.loads(sys.argv[1]):
 
 def run_in_two_processes(jobs: list) -> None:
     """Call functions of mmhier.apis by their names."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node=2', '--no-python', sys.executable, '-c', RUN,
-         json.dumps(jobs)],
-        capture_output=True, text=True, timeout=600,
-        env=dict(os.environ, OMP_NUM_THREADS='1'))
+    done = subprocess.run([
+        sys.executable, '-m', 'torch.distributed.run', '--standalone',
+        '--nproc_per_node=2', '--no-python', sys.executable, '-c', RUN,
+        json.dumps(jobs)
+    ],
+                          capture_output=True,
+                          text=True,
+                          timeout=600,
+                          env=dict(os.environ, OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stderr
 
 
@@ -83,10 +86,13 @@ def runs(coco_root, folders_root, tmp_path_factory):
     """Folders of what two processes did, and their arguments, by name."""
     folder = tmp_path_factory.mktemp('two')
     jobs = {
-        family: ('train', dict(
-            config=write_classifier(family, folder / f'{family}.py'),
-            data_root=str(folders_root), seed=0, no_validate=True,
-            cfg_options={'train_dataloader.batch_size': 2}))
+        family: ('train',
+                 dict(
+                     config=write_classifier(family, folder / f'{family}.py'),
+                     data_root=str(folders_root),
+                     seed=0,
+                     no_validate=True,
+                     cfg_options={'train_dataloader.batch_size': 2}))
         for family in FAMILIES
     }
 
@@ -94,9 +100,13 @@ def runs(coco_root, folders_root, tmp_path_factory):
     for name, config in (('detector', detector),
                          ('sharded', write_sharded(detector, folder))):
         common = dict(
-            config=config, data_root=str(coco_root), seed=0,
-            cfg_options={**workers(1), 'train_dataloader.batch_size': 1,
-                         'optim_wrapper.paramwise_cfg.norm_decay_mult': 0.})
+            config=config,
+            data_root=str(coco_root),
+            seed=0,
+            cfg_options={
+                **workers(1), 'train_dataloader.batch_size': 1,
+                'optim_wrapper.paramwise_cfg.norm_decay_mult': 0.
+            })
         jobs[name] = 'train', common
         jobs[f'{name}_resumed'] = 'train', dict(
             common, resume=str(folder / name / 'epoch_2.pth'))
@@ -106,29 +116,37 @@ def runs(coco_root, folders_root, tmp_path_factory):
         shutil.copy(masks_root / kind / 'training' / f'0.{suffix}',
                     masks_root / kind / 'validation' / f'2.{suffix}')
     jobs['segmentor'] = 'train', dict(
-        config=str(CONFIGS / 'segmentor.py'), data_root=str(masks_root),
-        seed=0, no_validate=True)
-    for name, checkpoint in (('segmentor', 'iter_1.pth'),
-                             ('HATNet', 'epoch_1.pth')):
+        config=str(CONFIGS / 'segmentor.py'),
+        data_root=str(masks_root),
+        seed=0,
+        no_validate=True)
+    for name, checkpoint in (('segmentor', 'iter_1.pth'), ('HATNet',
+                                                           'epoch_1.pth')):
         jobs[f'{name}_tested'] = 'test', dict(
-            {key: jobs[name][1][key] for key in ('config', 'data_root')},
+            {key: jobs[name][1][key]
+             for key in ('config', 'data_root')},
             checkpoint=str(folder / name / checkpoint),
-            cfg_options={'test_dataloader.batch_size': 1,
-                         'test_dataloader.dataset.indices': 3})
+            cfg_options={
+                'test_dataloader.batch_size': 1,
+                'test_dataloader.dataset.indices': 3
+            })
 
     for name, (_, arguments) in jobs.items():
         arguments['work_dir'] = str(folder / name)
     run_in_two_processes(list(jobs.values()))
-    return {name: (folder / name, arguments)
-            for name, (_, arguments) in jobs.items()}
+    return {
+        name: (folder / name, arguments)
+        for name, (_, arguments) in jobs.items()
+    }
 
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_gradients_are_those_of_the_doubled_batch(family, runs, tmp_path):
     folder, arguments = runs[family]
     apis.train(**dict(arguments, work_dir=str(tmp_path), cfg_options={}))
-    one, two = (read_checkpoint(path / 'epoch_1.pth')['optimizer']['state']
-                for path in (tmp_path, folder))
+    one, two = (
+        read_checkpoint(path / 'epoch_1.pth')['optimizer']['state']
+        for path in (tmp_path, folder))
     assert one.keys() == two.keys() and len(one) > 20
     # After the first step the momentum is the gradient.
     one, two = ([state['momentum_buffer'] for state in states.values()]
@@ -144,8 +162,9 @@ def test_gradients_are_those_of_the_doubled_batch(family, runs, tmp_path):
 def test_two_and_two_are_four(name, runs):
     whole, resumed = (runs[run][0] for run in (name, f'{name}_resumed'))
     assert not (resumed / 'epoch_2.pth').exists()
-    states = [training_state(folder / 'epoch_4.pth')
-              for folder in (whole, resumed)]
+    states = [
+        training_state(folder / 'epoch_4.pth') for folder in (whole, resumed)
+    ]
     assert_same(*states)
     # FSDP writes names in place of numbers.
     sharded = 'backbone.patch_embed.0.weight' in states[0]['optimizer']['state']
@@ -161,16 +180,20 @@ def test_sharded_checkpoint_is_that_of_the_whole_model(runs, tmp_path):
         torch.testing.assert_close(
             value, replicated[f'module.{name}'], rtol=1e-4, atol=1e-6)
     assert apis.test(
-        arguments['config'], str(sharded / 'epoch_4.pth'),
-        data_root=arguments['data_root'], work_dir=str(tmp_path))
+        arguments['config'],
+        str(sharded / 'epoch_4.pth'),
+        data_root=arguments['data_root'],
+        work_dir=str(tmp_path))
 
 
 def test_resuming_names_another_kind_of_training(runs, tmp_path):
     (replicated, arguments), (sharded, _) = runs['detector'], runs['sharded']
     message = 'saved {} FSDP, and this config trains {} it'
     with pytest.raises(apis.MMHierError, match=message.format('by', 'without')):
-        apis.train(**dict(arguments, work_dir=str(tmp_path),
-                          resume=str(sharded / 'epoch_2.pth')))
+        apis.train(**dict(
+            arguments,
+            work_dir=str(tmp_path),
+            resume=str(sharded / 'epoch_2.pth')))
     runner = SimpleNamespace(
         _resume=True, strategy=SimpleNamespace(whole_model=nn.Linear(1, 1)))
     with pytest.raises(CheckpointError, match=message.format('without', 'by')):
@@ -188,8 +211,9 @@ def test_sharding_needs_a_launcher(runs, tmp_path):
 def test_evaluation_counts_each_of_three_images_once(name, runs, tmp_path):
     folder, arguments = runs[name]
     apis.test(**dict(arguments, work_dir=str(tmp_path)))
-    one, two = (json.loads(path.read_text()) for place in (tmp_path, folder)
-                for path in place.glob('test_record_*.json'))
+    one, two = (
+        json.loads(path.read_text()) for place in (tmp_path, folder)
+        for path in place.glob('test_record_*.json'))
     for key in ('metrics', 'per_class'):
         assert one[key] == two[key]
     assert any(0 < value < 100 for value in one['metrics'].values())

@@ -29,8 +29,8 @@ TOOLS = Path(__file__).parents[2] / 'tools'
 SEGMENTOR = str(CONFIGS / 'segmentor.py')
 CLASSIFIER = str(CONFIGS / 'classifier.py')
 LIT = {
-    'model.backbone': dict(
-        type='mmhier.LIT', arch='tiny', out_indices=(0, 1, 2, 3))
+    'model.backbone':
+    dict(type='mmhier.LIT', arch='tiny', out_indices=(0, 1, 2, 3))
 }
 # Height of the title, and width of the gap between panels.
 LINE, GAP = 20, 6
@@ -46,8 +46,7 @@ def load_tool(name):
 @pytest.fixture(scope='module')
 def photo(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp('photo') / 'photo.png'
-    small = np.random.default_rng(0).integers(
-        0, 256, (5, 7, 3), dtype=np.uint8)
+    small = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     cv2.imwrite(str(path), cv2.resize(small, (192, 128)))
     return str(path)
 
@@ -73,8 +72,8 @@ def size_of(rows, columns, lines, height=64, width=96):
 def test_photos_are_resized_to_multiples_of_32(photo, tmp_path):
     picture, scale = load_photo(photo, 64)
     assert picture.shape == (64, 96, 3) and scale == (0.5, 0.5)
-    image = cv2.resize(cv2.imread(photo), (96, 64),
-                       interpolation=cv2.INTER_AREA)
+    image = cv2.resize(
+        cv2.imread(photo), (96, 64), interpolation=cv2.INTER_AREA)
     assert (picture == image[..., ::-1]).all()
     cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((3, 300, 3), np.uint8))
     (tmp_path / 'text.png').write_text('no image')
@@ -104,15 +103,14 @@ def test_attention(segmentors, photo):
         segmentors[:1], photo, stage=2, block=0, head=1, size=64)
     assert single.shape == one.shape and (single != one).any()
     # A row for the photo, one with the heads of each attention.
-    every = draw_attention(
-        segmentors[:1], photo, stage=2, head='all', size=64)
+    every = draw_attention(segmentors[:1], photo, stage=2, head='all', size=64)
     assert every.shape == size_of(3, 2, 2)
     for changes, message in ((dict(head=2), '--head 2: this block has heads '
                               '0 to 1'), (dict(stage=7), 'stage 7'),
                              (dict(point=(500, 0)), 'outside')):
         with pytest.raises(MMHierError, match=message):
-            draw_attention(segmentors, photo, **dict(
-                dict(stage=2, size=64), **changes))
+            draw_attention(segmentors, photo,
+                           **dict(dict(stage=2, size=64), **changes))
 
 
 def test_attention_follows_the_point(segmentors, photo):
@@ -153,9 +151,9 @@ def test_features(segmentors, photo):
     assert picture.shape == size_of(6, 2, 2)
 
 
-@pytest.mark.parametrize('draw', [
-    partial(draw_attention, stage=3), draw_receptive_field, draw_features
-])
+@pytest.mark.parametrize(
+    'draw',
+    [partial(draw_attention, stage=3), draw_receptive_field, draw_features])
 def test_two_families_side_by_side(segmentors, lit, photo, draw):
     """Each as it is drawn alone; HAT-Net's attention has a map more."""
     both = draw([segmentors[0], lit[0]], photo, size=64)
@@ -196,12 +194,9 @@ def test_checkpoints(detector_run):
 def test_browse_draws_every_sample(config, root, count, request, tmp_path):
     root = str(request.getfixturevalue(root))
     # Training leaves the image without annotations out.
-    assert browse(
-        config, str(tmp_path / 'all'), data_root=root) == (count, [])
+    assert browse(config, str(tmp_path / 'all'), data_root=root) == (count, [])
     pictures = sorted((tmp_path / 'all').iterdir())
-    assert [p.name[:6] for p in pictures] == [
-        f'{i:05d}_' for i in range(count)
-    ]
+    assert [p.name[:6] for p in pictures] == [f'{i:05d}_' for i in range(count)]
     for path in pictures:
         assert cv2.imread(str(path)).shape[0] == 64
     arguments = dict(data_root=root, num=2, split='val')
@@ -223,18 +218,25 @@ def test_browse_draws_boxes_where_they_are(coco_root, tmp_path):
 
 
 @pytest.mark.parametrize('with_mask', [True, False])
-def test_browse_applies_the_pipeline_to_boxes_and_masks(
-        coco_root, tmp_path, with_mask):
+def test_browse_applies_the_pipeline_to_boxes_and_masks(coco_root, tmp_path,
+                                                        with_mask):
     """Twice as large and mirrored, the annotations with the image."""
     browse(
-        DETECTOR, str(tmp_path), data_root=str(coco_root), num=1,
-        cfg_options={'train_dataloader.dataset.pipeline': [
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
-            dict(type='Resize', scale=(192, 128)),
-            dict(type='RandomFlip', prob=1.),
-            dict(type='PackDetInputs')
-        ]})
+        DETECTOR,
+        str(tmp_path),
+        data_root=str(coco_root),
+        num=1,
+        cfg_options={
+            'train_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(
+                    type='LoadAnnotations', with_bbox=True,
+                    with_mask=with_mask),
+                dict(type='Resize', scale=(192, 128)),
+                dict(type='RandomFlip', prob=1.),
+                dict(type='PackDetInputs')
+            ]
+        })
     path, = tmp_path.iterdir()
     stored = cv2.imread(str(coco_root / 'train2017/001.jpg'))
     expected = cv2.resize(stored, (192, 128))[:, ::-1].astype(int)
@@ -250,13 +252,18 @@ def test_browse_applies_the_pipeline_to_boxes_and_masks(
 
 def test_browse_applies_the_pipeline_to_segmentations(masks_root, tmp_path):
     browse(
-        SEGMENTOR, str(tmp_path), data_root=str(masks_root), num=1,
-        cfg_options={'train_dataloader.dataset.dataset.pipeline': [
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='RandomFlip', prob=1.),
-            dict(type='PackSegInputs')
-        ]})
+        SEGMENTOR,
+        str(tmp_path),
+        data_root=str(masks_root),
+        num=1,
+        cfg_options={
+            'train_dataloader.dataset.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations'),
+                dict(type='RandomFlip', prob=1.),
+                dict(type='PackSegInputs')
+            ]
+        })
     path, = tmp_path.iterdir()
     image, mask = (
         cv2.imread(str(masks_root / kind))[:, ::-1].astype(int)
@@ -295,8 +302,7 @@ def test_browse_names_what_cannot_be_loaded(folders_root, tmp_path):
 ])
 def test_browse_mistakes(changes, message, tmp_path):
     with pytest.raises(MMHierError, match=message):
-        browse(**dict(
-            dict(config=SEGMENTOR, out_dir=str(tmp_path)), **changes))
+        browse(**dict(dict(config=SEGMENTOR, out_dir=str(tmp_path)), **changes))
 
 
 def run_main(monkeypatch, name, *arguments):
@@ -341,10 +347,13 @@ def test_help_has_examples(name, example, monkeypatch, capsys):
 
 
 def test_command_in_a_process_of_its_own(photo):
-    process = subprocess.run(
-        [sys.executable, TOOLS / 'visualize.py', 'attention', photo,
-         '--configs', 'none.py', '--out', 'none.png'],
-        capture_output=True, text=True, timeout=300)
+    process = subprocess.run([
+        sys.executable, TOOLS / 'visualize.py', 'attention', photo, '--configs',
+        'none.py', '--out', 'none.png'
+    ],
+                             capture_output=True,
+                             text=True,
+                             timeout=300)
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1] == (
         'error: config file none.py does not exist')
@@ -395,16 +404,20 @@ def test_web_page_answers_over_http(detector_run, coco_root, tmp_path,
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    page = subprocess.Popen(
-        [sys.executable, '-u', TOOLS / 'web_demo.py', DETECTOR, checkpoint,
-         '--score-thr', '0', '--device', 'cpu', '--port', str(port)],
-        stdout=subprocess.PIPE, text=True,
-        env=dict(os.environ, OMP_NUM_THREADS='1'))
+    page = subprocess.Popen([
+        sys.executable, '-u', TOOLS / 'web_demo.py', DETECTOR, checkpoint,
+        '--score-thr', '0', '--device', 'cpu', '--port',
+        str(port)
+    ],
+                            stdout=subprocess.PIPE,
+                            text=True,
+                            env=dict(os.environ, OMP_NUM_THREADS='1'))
     try:
         url = f'http://127.0.0.1:{port}'
         assert any(url in line for line in page.stdout), page.wait()
-        picture, record = Client(url, verbose=False).predict(
-            handle_file(image), api_name='/predict')
+        picture, record = Client(
+            url, verbose=False).predict(
+                handle_file(image), api_name='/predict')
     finally:
         page.terminate()
         page.wait()

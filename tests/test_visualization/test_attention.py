@@ -22,8 +22,8 @@ def build(kind, arch, **kwargs):
 @pytest.fixture(scope='module')
 def images():
     # No multiple of the windows, so that some of them are partial.
-    return torch.randn(1, 3, 120, 136, generator=torch.Generator(
-    ).manual_seed(0))
+    return torch.randn(
+        1, 3, 120, 136, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +40,9 @@ def run(backbone, images, *modules):
     """Inputs and outputs of modules in a forward pass."""
     calls = {}
     handles = [
-        m.register_forward_hook(lambda m, inputs, output: calls.update(
-            {m: (inputs, output)})) for m in modules
+        m.register_forward_hook(
+            lambda m, inputs, output: calls.update({m: (inputs, output)}))
+        for m in modules
     ]
     # As the pictures are made: peaks amplify what rounding is in fused layers.
     with torch.no_grad(), whole_maps():
@@ -60,8 +61,7 @@ def test_rows_sum_to_one(family, stage, point, images, request):
     for attention in maps:
         assert (attention.probs >= 0).all()
         torch.testing.assert_close(
-            attention.probs.sum((1, 2)),
-            torch.ones(len(attention.probs)))
+            attention.probs.sum((1, 2)), torch.ones(len(attention.probs)))
     names = [attention.name for attention in maps]
     if family == 'accvit':
         dilations = ((1, 2, 4, 8), (1, 2, 4), (1, 2), (1, ))[stage - 1]
@@ -93,8 +93,8 @@ def test_hatnet_maps_give_back_the_output_of_the_block(hatnet, images, stage):
             mixed = mixed.flatten()
             if stage < 4:
                 (total, ), g = calls[module.grid_norm]
-                torch.testing.assert_close(
-                    (total - x)[0, row, column], mixed, **close)
+                torch.testing.assert_close((total - x)[0, row, column], mixed,
+                                           **close)
                 pooled = calls[module.kv][1][0].chunk(2, -1)[1]
                 pooled = pooled.unflatten(1, (heads, -1))
                 mixed = g[0, row, column] + torch.einsum(
@@ -104,16 +104,15 @@ def test_hatnet_maps_give_back_the_output_of_the_block(hatnet, images, stage):
 
 
 @pytest.mark.parametrize('stage', [1, 2, 4])
-def test_accvit_maps_give_back_the_output_of_each_branch(
-        accvit, images, stage):
+def test_accvit_maps_give_back_the_output_of_each_branch(accvit, images, stage):
     branches = accvit.stages[stage - 1][-1].attn.branches
     calls = run(accvit, images, *branches)
     stride = 4 * 2**(stage - 1)
     x = calls[branches[0]][0][0]
     height, width = x.shape[1:3]
     for row, column in ((0, 0), (height - 1, width - 1), (3, width // 2)):
-        maps = attention_maps(accvit, images,
-                              (stride * column, stride * row), stage)
+        maps = attention_maps(accvit, images, (stride * column, stride * row),
+                              stage)
         for branch, attention in zip(branches, maps):
             with torch.no_grad():
                 normed = x[0] * branch.norm.weight + branch.norm.bias
@@ -136,8 +135,8 @@ def test_lit_equals_an_independent_softmax(images, arch, out_type):
     stage = 4 if out_type == 'cls_token' else 3
     module = backbone.layers[stage - 1].blocks[1].attn
     (x, height, width), _ = run(backbone, images, module)[module]
-    q, k, _ = module.qkv(x)[0].unflatten(
-        1, (3, module.num_heads, -1)).permute(1, 2, 0, 3)
+    q, k, _ = module.qkv(x)[0].unflatten(1, (3, module.num_heads, -1)).permute(
+        1, 2, 0, 3)
     logits = q @ k.transpose(1, 2) / q.shape[-1]**0.5
     if module.bias_size is not None:
         logits = logits + relative_position_bias(
@@ -148,9 +147,9 @@ def test_lit_equals_an_independent_softmax(images, arch, out_type):
     extra = x.shape[1] - height * width
     assert extra == (out_type == 'cls_token')
     for row, column in ((0, 0), (height - 1, width - 1), (2, 4)):
-        attention, = attention_maps(
-            backbone, images, (stride * column + 3, stride * row + 3), stage,
-            1)
+        attention, = attention_maps(backbone, images,
+                                    (stride * column + 3, stride * row + 3),
+                                    stage, 1)
         expected = probs[:, extra + row * width + column, extra:]
         torch.testing.assert_close(
             attention.probs.flatten(1), expected, rtol=1e-4, atol=1e-6)
@@ -162,8 +161,8 @@ def test_lit_equals_an_independent_softmax(images, arch, out_type):
 def test_hvt_equals_an_independent_softmax(arch, pool_mode, size):
     backbone = build(HVT, arch, pool_mode=pool_mode)
     # Of images on which no two tokens are attended to alike.
-    images = torch.randn(1, 3, *size, generator=torch.Generator(
-    ).manual_seed(0))
+    images = torch.randn(
+        1, 3, *size, generator=torch.Generator().manual_seed(0))
     module = backbone.blocks[4]
     (x, ), _ = run(backbone, images, module.attn)[module.attn]
     q, k, _ = module.attn.qkv(x)[0].unflatten(
@@ -191,8 +190,8 @@ def test_peak_lies_where_it_was_constructed():
         # Positions alone tell tokens apart: token i holds a code of its own.
         backbone.patch_embed.proj.weight.zero_()
         backbone.patch_embed.proj.bias.zero_()
-        codes = torch.randn(196, 384, generator=torch.Generator(
-        ).manual_seed(1))
+        codes = torch.randn(
+            196, 384, generator=torch.Generator().manual_seed(1))
         backbone.pos_embed[0] = codes
         normed = module.norm1(codes)
         weight = torch.zeros(3, 384, 384)
@@ -203,8 +202,8 @@ def test_peak_lies_where_it_was_constructed():
         weight[1] = torch.linalg.lstsq(normed, target).solution.t()
         module.attn.qkv.weight.copy_(weight.flatten(0, 1))
         module.attn.qkv.bias.zero_()
-    attention, = attention_maps(
-        backbone, torch.zeros(1, 3, 224, 224), (16 * 5 + 8, 16 * 9 + 8), 1, 0)
+    attention, = attention_maps(backbone, torch.zeros(1, 3, 224, 224),
+                                (16 * 5 + 8, 16 * 9 + 8), 1, 0)
     for head in attention.probs:
         assert divmod(head.argmax().item(), 14) == (9, 7)
         assert head[9, 7] > 0.99

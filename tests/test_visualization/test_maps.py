@@ -84,8 +84,8 @@ def test_receptive_field_of_convolutions(depth, dilation):
         profile = np.convolve(profile, box)
     expected = np.zeros((41, 41))
     reach = depth * dilation
-    expected[20 - reach:21 + reach, 20 - reach:21 + reach] = np.outer(
-        profile, profile)
+    expected[20 - reach:21 + reach,
+             20 - reach:21 + reach] = np.outer(profile, profile)
     np.testing.assert_allclose(field, expected / expected.max(), atol=1e-6)
     assert field_square(field, 1.) == (20, 20, 2 * reach + 1)
 
@@ -99,6 +99,7 @@ def test_square_around_the_centre_of_mass():
 
 
 def test_receptive_field_of_nothing():
+
     class Constant(nn.Module):
 
         def forward(self, x):
@@ -128,8 +129,8 @@ def test_principal_components_find_directions():
     assert colours.shape == (8, 8, 3)
     assert (colours[:, :4, 0] == 0).all() and (colours[:, 4:, 0] == 1).all()
     # The same at any scale and offset.
-    torch.testing.assert_close(pca_map(5 * features + 3)[..., 0],
-                               colours[..., 0])
+    torch.testing.assert_close(
+        pca_map(5 * features + 3)[..., 0], colours[..., 0])
 
 
 def test_cells_fill_squares():

@@ -32,9 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', required=True, metavar='DIR', help='folder for the results')
     parser.add_argument(
-        '--overwrite',
-        action='store_true',
-        help='replace the results in --out')
+        '--overwrite', action='store_true', help='replace the results in --out')
     parser.add_argument(
         '--iou-type',
         choices=['bbox', 'segm'],

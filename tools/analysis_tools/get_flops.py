@@ -51,7 +51,7 @@ def input_size(shape, scope) -> tuple:
         return usual.get(scope, (224, 224))
     if len(shape) > 2 or min(shape) < MIN_INPUT_SIZE:
         raise MMHierError(f'--shape {" ".join(map(str, shape))}: expected one '
-                        f'or two numbers of at least {MIN_INPUT_SIZE} pixels')
+                          f'or two numbers of at least {MIN_INPUT_SIZE} pixels')
     return (shape[0], shape[-1])
 
 

@@ -28,9 +28,8 @@ def main() -> None:
         is_new = generate_shapes(**vars(arguments))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f'{arguments.out_dir}: ' +
-          ('the set was drawn.' if is_new else
-           'reused, it holds the same set already.'))
+    print(f'{arguments.out_dir}: ' + ('the set was drawn.' if is_new else
+                                      'reused, it holds the same set already.'))
 
 
 if __name__ == '__main__':

@@ -15,9 +15,9 @@ bbox_heads = [
         reg_class_agnostic=True,
         loss_cls=dict(
             type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-        loss_bbox=smooth_l1) for stds in ([0.1, 0.1, 0.2, 0.2],
-                                          [0.05, 0.05, 0.1, 0.1],
-                                          [0.033, 0.033, 0.067, 0.067])
+        loss_bbox=smooth_l1)
+    for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1],
+                 [0.033, 0.033, 0.067, 0.067])
 ]
 rcnn_stages = [
     dict(
@@ -43,10 +43,8 @@ model = dict(
     type='mmhier.CascadeRCNN',
     rpn_head=dict(
         loss_bbox=dict(
-            _delete_=True,
-            type='SmoothL1Loss',
-            beta=1.0 / 9.0,
-            loss_weight=1.0)),
+            _delete_=True, type='SmoothL1Loss', beta=1.0 /
+            9.0, loss_weight=1.0)),
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,

@@ -8,8 +8,7 @@ _base_ = './schedule_1x.py'
 train_cfg = dict(max_epochs=36)
 param_scheduler = [
     dict(
-        type='LinearLR', start_factor=0.001, by_epoch=False, begin=0,
-        end=1000),
+        type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(
         type='MultiStepLR',
         begin=0,

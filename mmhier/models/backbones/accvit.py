@@ -76,12 +76,11 @@ class ConvNorm(nn.Sequential):
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         conv, norm = self
         if (torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or norm.training
-                or getattr(norm, 'running_var', None) is None):
+                or norm.training or getattr(norm, 'running_var', None) is None):
             return super().forward(x)
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight.detach(), conv.bias, norm.running_mean,
-            norm.running_var, norm.eps, norm.weight, norm.bias)
+        weight, bias = fuse_conv_bn_weights(conv.weight.detach(), conv.bias,
+                                            norm.running_mean, norm.running_var,
+                                            norm.eps, norm.weight, norm.bias)
         return conv._conv_forward(x, weight, bias)
 
 
@@ -141,25 +140,22 @@ class AtrousInvertedResidual(nn.Module):
         self.pre_norm = build_norm(norm_cfg, in_channels)
         self.post_norm = build_norm(norm_cfg, out_channels)
         self.expand = nn.Sequential(
-            ConvNorm(
-                PointwiseConv(in_channels, hidden, bias=False), norm_cfg),
+            ConvNorm(PointwiseConv(in_channels, hidden, bias=False), norm_cfg),
             nn.GELU())
         self.branches = nn.ModuleList([
             nn.Sequential(
                 ConvNorm(
                     DilatedDepthwiseConv(hidden, stride, dilation), norm_cfg),
-                nn.GELU())
-            for dilation in CONV_DILATIONS
+                nn.GELU()) for dilation in CONV_DILATIONS
         ])
-        self.squeeze_excites = nn.ModuleList([
-            SqueezeExcite(hidden, out_channels // 4) for _ in CONV_DILATIONS
-        ])
+        self.squeeze_excites = nn.ModuleList(
+            [SqueezeExcite(hidden, out_channels // 4) for _ in CONV_DILATIONS])
         self.gate = BranchGate(hidden, len(CONV_DILATIONS), attn_impl)
         self.project = PointwiseConv(hidden, out_channels)
         self.drop_path = DropPath(drop_path_rate)
         self.shortcut = nn.Sequential(
-            AveragePool(), PointwiseConv(in_channels, out_channels)
-        ) if stride > 1 else nn.Identity()
+            AveragePool(), PointwiseConv(
+                in_channels, out_channels)) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
@@ -206,7 +202,7 @@ class AtrousBranch(nn.Module):
         batch, height, width = x.shape[:3]
         layout = height, width, WINDOW_SIZE, self.dilation
         qkv = linear(x, self.qkv.weight * self.norm.weight,
-                       self.qkv.bias + self.qkv.weight @ self.norm.bias)
+                     self.qkv.bias + self.qkv.weight @ self.norm.bias)
         windows = partition_windows(qkv, WINDOW_SIZE, self.dilation)
         q, k, v = windows.unflatten(2, (3, self.num_heads, -1)).permute(
             2, 0, 3, 1, 4)
@@ -216,8 +212,7 @@ class AtrousBranch(nn.Module):
         if mask is not None:
             mask = mask.repeat(batch, 1)[:, None, None]
         out = attend(q, k, v, bias, mask, self.attn_impl)
-        return self.proj(merge_windows(out.transpose(1, 2).flatten(2),
-                                       *layout))
+        return self.proj(merge_windows(out.transpose(1, 2).flatten(2), *layout))
 
 
 class AtrousAttention(nn.Module):
@@ -257,8 +252,7 @@ class Block(nn.Module):
         self.topology = topology
         self.conv = AtrousInvertedResidual(in_channels, embed_dims, stride,
                                            drop_path_rate, norm_cfg, attn_impl)
-        self.attn = AtrousAttention(embed_dims, num_heads, dilations,
-                                    attn_impl)
+        self.attn = AtrousAttention(embed_dims, num_heads, dilations, attn_impl)
         self.norm = nn.LayerNorm(embed_dims)
         self.mlp = Mlp(embed_dims, EXPANSION * embed_dims)
         self.drop_path = DropPath(drop_path_rate)
@@ -389,7 +383,7 @@ class ACCViT(HierarchicalBackbone):
         for name in ('embed_dims', 'depths', 'dilations'):
             if len(settings[name]) != 4:
                 raise MMHierError(f'{name}={settings[name]} in the arch of '
-                                 'ACCViT: expected four entries')
+                                  'ACCViT: expected four entries')
         if any(c % head_dim or c % 4 for c in dims):
             raise MMHierError(
                 f'embed_dims={dims} in the arch of ACCViT: expected multiples '
@@ -407,18 +401,16 @@ class ACCViT(HierarchicalBackbone):
         self.stem = nn.Sequential(
             ConvNorm(
                 nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False),
-                norm_cfg), nn.GELU(),
-            nn.Conv2d(stem, stem, 3, padding=1))
+                norm_cfg), nn.GELU(), nn.Conv2d(stem, stem, 3, padding=1))
         self.stages = nn.ModuleList()
         channels = stem
         for i in range(self.out_indices[-1] + 1):
             blocks = nn.ModuleList()
             for j in range(depths[i]):
                 blocks.append(
-                    Block(channels, dims[i], 1 if j else 2,
-                          dims[i] // head_dim, settings['dilations'][i],
-                          topology, rates[sum(depths[:i]) + j], norm_cfg,
-                          self.attn_impl))
+                    Block(channels, dims[i], 1 if j else 2, dims[i] // head_dim,
+                          settings['dilations'][i], topology,
+                          rates[sum(depths[:i]) + j], norm_cfg, self.attn_impl))
                 channels = dims[i]
             self.stages.append(blocks)
         self.freeze_stages()
@@ -451,7 +443,7 @@ class ACCViT(HierarchicalBackbone):
         return sum(len(self.stages[i]) for i in range(stage)) + block + 1
 
     @classmethod
-    def convert_official(cls, state_dict: dict[str, Tensor]
-                         ) -> dict[str, Tensor] | None:
+    def convert_official(
+            cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """None: the authors published no weights."""
         return None

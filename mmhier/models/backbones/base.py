@@ -39,8 +39,10 @@ def _compiled_forward(cls: Any, **arguments: Any) -> Callable:
     """
     key = (cls, repr(sorted(arguments.items())))
     if key not in _COMPILED:
-        _COMPILED[key] = torch.compile(
-            cls.forward_maps, **{'dynamic': True, **arguments})
+        _COMPILED[key] = torch.compile(cls.forward_maps, **{
+            'dynamic': True,
+            **arguments
+        })
     return _COMPILED[key]
 
 
@@ -175,19 +177,18 @@ class HierarchicalBackbone(BaseModule):
             if key not in cls.arch_zoo:
                 known = [*cls.arch_zoo, *cls.arch_aliases]
                 raise MMHierError(f'unknown arch {arch!r} of {name}: expected '
-                                 f'one of {", ".join(known)}, or a dict')
+                                  f'one of {", ".join(known)}, or a dict')
             return deepcopy(cls.arch_zoo[key])
         if not isinstance(arch, dict):
             raise MMHierError(f'arch of {name} must be a name or a dict, not '
-                             f'{type(arch).__name__}')
+                              f'{type(arch).__name__}')
         expected = set(next(iter(cls.arch_zoo.values())))
         missing, unknown = expected - set(arch), set(arch) - expected
         if missing or unknown:
-            raise MMHierError(
-                f'wrong keys in the arch dict of {name}: '
-                f'missing {sorted(missing) or "none"}, unknown '
-                f'{sorted(unknown) or "none"}; expected exactly '
-                f'{sorted(expected)}')
+            raise MMHierError(f'wrong keys in the arch dict of {name}: '
+                              f'missing {sorted(missing) or "none"}, unknown '
+                              f'{sorted(unknown) or "none"}; expected exactly '
+                              f'{sorted(expected)}')
         return deepcopy(dict(arch))
 
     @abstractmethod
@@ -232,8 +233,8 @@ class HierarchicalBackbone(BaseModule):
 
     @classmethod
     @abstractmethod
-    def convert_official(cls, state_dict: dict[str, Tensor]
-                         ) -> dict[str, Tensor] | None:
+    def convert_official(
+            cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """Rename an official state dict of this family.
 
         Args:
@@ -283,7 +284,7 @@ class HierarchicalBackbone(BaseModule):
         """
         if x.ndim != 4 or x.shape[1] != 3:
             raise MMHierError(f'{type(self).__name__} expects images of shape '
-                             f'(B, 3, H, W), not {tuple(x.shape)}')
+                              f'(B, 3, H, W), not {tuple(x.shape)}')
         if x.shape[2] < MIN_INPUT_SIZE or x.shape[3] < MIN_INPUT_SIZE:
             raise MMHierError(
                 f'{type(self).__name__} expects images of at least '

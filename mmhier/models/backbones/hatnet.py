@@ -65,8 +65,12 @@ class DepthwiseConv(nn.Conv2d):
 
     def __init__(self, channels: int, kernel_size: int):
         super().__init__(
-            channels, channels, kernel_size, padding=kernel_size // 2,
-            groups=channels, bias=False)
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=channels,
+            bias=False)
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
         """The result is activated too if what it is given already is."""
@@ -82,12 +86,17 @@ class DepthwiseConv(nn.Conv2d):
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution on (..., C), activated before it if asked for."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True,
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 bias: bool = True,
                  activation: str | None = None):
         super().__init__(in_channels, out_channels, 1, bias=bias)
         self.activation = activation
 
-    def forward(self, x: Tensor, activated: bool = False,
+    def forward(self,
+                x: Tensor,
+                activated: bool = False,
                 then: str | None = None) -> Tensor:
         weight = self.weight.flatten(1)
         if self.activation is None or activated:
@@ -336,10 +345,10 @@ class HATNet(HierarchicalBackbone):
         for name in set(settings) - {'head_dim'}:
             if len(settings[name]) != 4:
                 raise MMHierError(f'{name}={settings[name]} in the arch of '
-                                 'HATNet: expected four numbers')
+                                  'HATNet: expected four numbers')
         if any(c % head_dim for c in dims):
             raise MMHierError(f'embed_dims={dims} in the arch of HATNet: '
-                             f'expected multiples of head_dim={head_dim}')
+                              f'expected multiples of head_dim={head_dim}')
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         num_stages = self.out_indices[-1] + 1
         depths = settings['depths']
@@ -399,8 +408,8 @@ class HATNet(HierarchicalBackbone):
         return sum(len(self.blocks[i]) for i in range(stage)) + block + 1
 
     @classmethod
-    def convert_official(cls, state_dict: dict[str, Tensor]
-                         ) -> dict[str, Tensor] | None:
+    def convert_official(
+            cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
         if 'blocks.0.0.attn.grid_norm.weight' not in state_dict:
             return None
         converted = {}

@@ -144,8 +144,8 @@ class TokenLayout:
         token = torch.arange(self.num_tokens(level), device=x.device)
         columns = self.columns(level)
         row = token // columns * self.row_stride(level)
-        return x.index_select(
-            1, row * self.row_width + token % columns * 2**level)
+        return x.index_select(1,
+                              row * self.row_width + token % columns * 2**level)
 
 
 def resample_positions(table: Tensor, layout: TokenLayout,
@@ -398,8 +398,8 @@ class HVT(HierarchicalBackbone):
             self.taps = [depth - 1]
 
         self.patch_embed = nn.Sequential()
-        self.patch_embed.add_module(
-            'proj', nn.Conv2d(3, dims, PATCH_SIZE, PATCH_SIZE))
+        self.patch_embed.add_module('proj',
+                                    nn.Conv2d(3, dims, PATCH_SIZE, PATCH_SIZE))
         trained = TokenLayout(TRAINED_GRID, TRAINED_GRID, '1d')
         self.pos_embed = _position_table(trained.num_tokens(0), dims)
         self.blocks = nn.ModuleList()
@@ -413,11 +413,11 @@ class HVT(HierarchicalBackbone):
                       self.attn_impl,
                       trained.num_tokens(level) if pools else 0))
         for tap in self.taps:
-            self.add_module(
-                self._norm_name(tap), nn.LayerNorm(dims, eps=1e-6))
+            self.add_module(self._norm_name(tap), nn.LayerNorm(dims, eps=1e-6))
         if out_type == 'featmap':
             self.pyramid = nn.ModuleDict({
-                f'stride{s}': PyramidLevel(dims, s, norm_cfg)
+                f'stride{s}':
+                PyramidLevel(dims, s, norm_cfg)
                 for s in self.strides
             })
         self.freeze_stages()
@@ -435,8 +435,8 @@ class HVT(HierarchicalBackbone):
                 f'pool_block_width={width} in the arch of HVT: expected 0 (no'
                 f' pooling) or, for at most six pools, {-(-depth // 6)} or '
                 'more')
-        for name, allowed in (('pool_mode', POOL_MODES),
-                              ('out_type', OUT_TYPES)):
+        for name, allowed in (('pool_mode', POOL_MODES), ('out_type',
+                                                          OUT_TYPES)):
             if getattr(self, name) not in allowed:
                 raise MMHierError(
                     f'{name}={getattr(self, name)!r} of HVT: expected one of '
@@ -487,10 +487,9 @@ class HVT(HierarchicalBackbone):
                 x = x + resample_positions(block.pos_embed, layout, level)
         if self.out_type == 'avg_featmap':
             return (self.norm(x).mean(1), )
-        return tuple(
-            self.pyramid[f'stride{stride}'](maps[self.tap_indices[i]], height,
-                                            width)
-            for i, stride in zip(self.out_indices, self.strides))
+        return tuple(self.pyramid[f'stride{stride}'](maps[self.tap_indices[i]],
+                                                     height, width)
+                     for i, stride in zip(self.out_indices, self.strides))
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:
@@ -517,8 +516,8 @@ class HVT(HierarchicalBackbone):
         return self.num_blocks + 1
 
     @classmethod
-    def convert_official(cls, state_dict: dict[str, Tensor]
-                         ) -> dict[str, Tensor] | None:
+    def convert_official(
+            cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
         names = {
             'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight'
         }
@@ -527,8 +526,11 @@ class HVT(HierarchicalBackbone):
                 name.startswith(('cls_token', *cls.new_parameters))
                 for name in state_dict):
             return None
-        return {
-            name.replace('head.', 'head.fc.') if name.startswith('head.') else
-            f'backbone.{name}': value
-            for name, value in state_dict.items()
-        }
+        converted = {}
+        for name, value in state_dict.items():
+            if name.startswith('head.'):
+                name = name.replace('head.', 'head.fc.')
+            else:
+                name = f'backbone.{name}'
+            converted[name] = value
+        return converted

@@ -135,8 +135,8 @@ class Attention(SelfAttention):
             :func:`mmhier.models.layers.attend`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int,
-                 bias_size: int | None, attn_impl: str):
+    def __init__(self, embed_dims: int, num_heads: int, bias_size: int | None,
+                 attn_impl: str):
         super().__init__(embed_dims, num_heads, attn_impl)
         self.bias_size = bias_size
         if bias_size is not None:
@@ -243,8 +243,8 @@ class Stage(nn.Module):
         if cls_token:
             assert pos_embed is not None
             self.cls_token = nn.Parameter(
-                trunc_normal_(pos_embed.new_empty(1, 1, pos_embed.shape[2]),
-                              std=0.02))
+                trunc_normal_(
+                    pos_embed.new_empty(1, 1, pos_embed.shape[2]), std=0.02))
             self.cls_pos_embed = nn.Parameter(
                 trunc_normal_(torch.empty_like(self.cls_token), std=0.02))
         self.blocks = nn.ModuleList(blocks)
@@ -333,28 +333,32 @@ class LIT(HierarchicalBackbone):
     """
 
     arch_zoo = {
-        'tiny': dict(
+        'tiny':
+        dict(
             embed_dims=(64, 128, 320, 512),
             depths=(3, 4, 6, 3),
             num_heads=(5, 8),
             mlp_ratios=(8, 8, 4, 4),
             position='absolute',
             norm_eps=1e-6),
-        'small': dict(
+        'small':
+        dict(
             embed_dims=(96, 192, 384, 768),
             depths=(2, 2, 6, 2),
             num_heads=(12, 24),
             mlp_ratios=(4, 4, 4, 4),
             position='relative',
             norm_eps=1e-5),
-        'medium': dict(
+        'medium':
+        dict(
             embed_dims=(96, 192, 384, 768),
             depths=(2, 2, 18, 2),
             num_heads=(12, 24),
             mlp_ratios=(4, 4, 4, 4),
             position='relative',
             norm_eps=1e-5),
-        'base': dict(
+        'base':
+        dict(
             embed_dims=(128, 256, 512, 1024),
             depths=(2, 2, 18, 2),
             num_heads=(16, 32),
@@ -369,8 +373,7 @@ class LIT(HierarchicalBackbone):
     # Convolutions keep PyTorch's initialization, offsets start at zero.
     default_init_cfg = [
         dict(type='TruncNormal', layer='Linear', std=0.02, bias=0),
-        dict(type='Constant', layer=['LayerNorm', '_BatchNorm'], val=1,
-             bias=0),
+        dict(type='Constant', layer=['LayerNorm', '_BatchNorm'], val=1, bias=0),
     ]
 
     def __init__(self,
@@ -384,7 +387,7 @@ class LIT(HierarchicalBackbone):
                  **kwargs: Any):
         if out_type not in self.out_types:
             raise MMHierError(f'out_type={out_type!r} of LIT: expected one of '
-                             f'{", ".join(map(repr, self.out_types))}')
+                              f'{", ".join(map(repr, self.out_types))}')
         if out_indices is None:
             out_indices = range(4) if out_type == 'featmap' else (3, )
         super().__init__(arch, out_indices=out_indices, **kwargs)
@@ -397,8 +400,8 @@ class LIT(HierarchicalBackbone):
         absolute = settings['position'] == 'absolute'
         if out_type == 'cls_token' and not absolute:
             raise MMHierError("out_type='cls_token' of LIT: only an arch with "
-                             'absolute position embeddings (tiny) has a class '
-                             "token, take 'avg_featmap'")
+                              'absolute position embeddings (tiny) has a class '
+                              "token, take 'avg_featmap'")
         self.out_type = out_type
         self.bias_sizes = self._resolve_bias_size(bias_size)
         dims, depths = settings['embed_dims'], settings['depths']
@@ -420,8 +423,11 @@ class LIT(HierarchicalBackbone):
             if absolute:
                 pos_embed = torch.empty(1, IMAGENET_GRIDS[i]**2, dims[i])
             self.layers.append(
-                Stage(blocks, downsample, pos_embed,
-                      cls_token=i == 3 and out_type == 'cls_token'))
+                Stage(
+                    blocks,
+                    downsample,
+                    pos_embed,
+                    cls_token=i == 3 and out_type == 'cls_token'))
         if out_type != 'featmap':
             self.norm = nn.LayerNorm(dims[-1], settings['norm_eps'])
         else:
@@ -436,10 +442,10 @@ class LIT(HierarchicalBackbone):
         for name, length in lengths.items():
             if len(settings[name]) != length:
                 raise MMHierError(f'{name}={settings[name]} in the arch of '
-                                 f'LIT: expected {length} numbers')
+                                  f'LIT: expected {length} numbers')
         if settings['position'] not in ('absolute', 'relative'):
             raise MMHierError(f'position={settings["position"]!r} in the arch '
-                             "of LIT: expected 'absolute' or 'relative'")
+                              "of LIT: expected 'absolute' or 'relative'")
         for dims, heads in zip(settings['embed_dims'][2:],
                                settings['num_heads']):
             if dims % heads:
@@ -449,8 +455,8 @@ class LIT(HierarchicalBackbone):
                     f'{settings["embed_dims"]}')
 
     def _resolve_bias_size(
-            self, bias_size: int | tuple[int, int] | None
-    ) -> tuple[int | None, ...]:
+            self,
+            bias_size: int | tuple[int, int] | None) -> tuple[int | None, ...]:
         """Sides of the grids of the bias tables, per stage; None without."""
         if self.settings['position'] == 'absolute':
             if bias_size is not None:
@@ -473,15 +479,14 @@ class LIT(HierarchicalBackbone):
                 '(segmentation)')
         return (None, None, *sides)
 
-    def _resolve_out_norms(self,
-                           out_norms: Sequence[int] | None) -> list[int]:
+    def _resolve_out_norms(self, out_norms: Sequence[int] | None) -> list[int]:
         """Levels that are returned with a norm."""
         if out_norms is None:
             absolute = self.settings['position'] == 'absolute'
             out_norms = () if absolute else (1, 2, 3)
         if not set(out_norms) <= set(range(4)):
             raise MMHierError(f'out_norms={tuple(out_norms)} of LIT: expected '
-                             'numbers from 0 to 3')
+                              'numbers from 0 to 3')
         return [i for i in self.out_indices if i in out_norms]
 
     def _attention(self, stage: int) -> Attention | None:
@@ -558,8 +563,8 @@ class LIT(HierarchicalBackbone):
         return resized
 
     @classmethod
-    def convert_official(cls, state_dict: dict[str, Tensor]
-                         ) -> dict[str, Tensor] | None:
+    def convert_official(
+            cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """Rename weights of a released classifier or backbone."""
         if 'pos_embed4' in state_dict and 'block1.0.norm2.bias' in state_dict:
             state_dict = _rename_tiny(state_dict)

@@ -50,15 +50,17 @@ def activated_conv(x: Tensor, conv: nn.Conv2d, activation: str) -> Tensor:
     """
     weight, bias = _in_dtype_of(x, conv.weight, conv.bias)
     if not _stores(x, weight):
-        return F.conv2d(ACTIVATIONS[activation](x), weight, bias,
-                        padding=conv.padding, groups=conv.groups)
+        return F.conv2d(
+            ACTIVATIONS[activation](x),
+            weight,
+            bias,
+            padding=conv.padding,
+            groups=conv.groups)
     return _ActivatedConv.apply(x, weight, bias, activation, conv.padding,
                                 conv.groups)
 
 
-def activated_linear(x: Tensor,
-                     weight: Tensor,
-                     bias: Tensor | None,
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None,
                      activation: str) -> Tensor:
     """activation(x) @ weight.T + bias.
 
@@ -93,8 +95,7 @@ def _stores(x: Tensor, weight: Tensor) -> bool:
     """Whether a graph is recorded; a compiler decides by itself what to keep.
     """
     return (torch.is_grad_enabled()
-            and (x.requires_grad or weight.requires_grad)
-            and not is_traced())
+            and (x.requires_grad or weight.requires_grad) and not is_traced())
 
 
 class _ActivatedConv(torch.autograd.Function):
@@ -104,8 +105,12 @@ class _ActivatedConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias, activation, padding, groups):
         ctx.save_for_backward(x, weight)
         ctx.settings = activation, padding, groups, bias is not None
-        return F.conv2d(ACTIVATIONS[activation](x), weight, bias,
-                        padding=padding, groups=groups)
+        return F.conv2d(
+            ACTIVATIONS[activation](x),
+            weight,
+            bias,
+            padding=padding,
+            groups=groups)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -97,7 +97,9 @@ class SelfAttention(nn.Module):
         attn_impl (str): See :func:`attend`. Defaults to 'auto'.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int,
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
                  attn_impl: str = 'auto'):
         super().__init__()
         self.num_heads = num_heads

@@ -18,7 +18,6 @@ from .tracing import is_traced
 BAND_BYTES = 2**22
 TRAINING_BAND_BYTES = 2**23
 
-
 _whole_maps = ContextVar('whole_maps', default=False)
 
 
@@ -64,13 +63,15 @@ def row_bands(x: Tensor, width: int, multiple: int = 1) -> list[slice]:
     ]
 
 
-def apply_in_bands(function: Callable[..., Tensor],
-                   x: Tensor,
-                   width: int,
-                   multiple: int = 1,
-                   halo: int = 0,
-                   tensors: Sequence[Tensor] = (),
-                   modules: Sequence[nn.Module] = ()) -> Tensor:
+def apply_in_bands(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    width: int,
+    multiple: int = 1,
+    halo: int = 0,
+    tensors: Sequence[Tensor] = (),
+    modules: Sequence[nn.Module] = ()
+) -> Tensor:
     """``function(x, *tensors)``, a band of rows after the other where it pays.
 
     Args:
@@ -118,8 +119,9 @@ def _run_in_bands(function: Callable[..., Tensor], bands: list[slice],
 def _with_halo(band: slice, halo: int, num_rows: int) -> tuple[slice, slice]:
     """The rows that a band depends on, and where among them it lies."""
     first = max(band.start - halo, 0)
-    return (slice(first, min(band.stop + halo, num_rows)),
-            slice(band.start - first, band.stop - first))
+    return (slice(first,
+                  min(band.stop + halo,
+                      num_rows)), slice(band.start - first, band.stop - first))
 
 
 class _RecomputedBands(torch.autograd.Function):

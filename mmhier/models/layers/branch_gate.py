@@ -19,8 +19,7 @@ class BranchGate(nn.Conv2d):
     """
 
     def __init__(self, channels: int, num_branches: int, attn_impl: str):
-        super().__init__(
-            channels, num_branches * channels, 1, groups=channels)
+        super().__init__(channels, num_branches * channels, 1, groups=channels)
         self.attn_impl = attn_impl
 
     def forward(self,
@@ -45,8 +44,9 @@ class BranchGate(nn.Conv2d):
         if scales is not None:
             factors = torch.stack(list(scales)).flatten(2, 3)
         if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
-            out = _GatedSum.apply(x.flatten(1, 2), weight, bias, factors,
-                                  *(y.flatten(1, 2) for y in branches))
+            out = _GatedSum.apply(
+                x.flatten(1, 2), weight, bias, factors,
+                *(y.flatten(1, 2) for y in branches))
             return out.view_as(branches[0])
         gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
         gates = gates.softmax(0)
@@ -116,6 +116,6 @@ class _GatedSum(torch.autograd.Function):
             grad_logits = shares.addcmul_(gates, shares.sum(0), value=-1)
             grad_x[:, part] = (grad_logits * weight).sum(0)
             grad_bias += grad_logits.sum((1, 2), keepdim=True)
-            grad_weight += (grad_logits * x[None, :, part]).sum(
-                (1, 2), keepdim=True)
+            grad_weight += (grad_logits * x[None, :, part]).sum((1, 2),
+                                                                keepdim=True)
         return grad_x, grad_weight, grad_bias, grad_scales, *grad_branches

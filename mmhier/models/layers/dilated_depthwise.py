@@ -18,13 +18,19 @@ class DilatedDepthwiseConv(nn.Conv2d):
 
     def __init__(self, channels: int, stride: int, dilation: int):
         super().__init__(
-            channels, channels, 3, stride, dilation, dilation,
-            groups=channels, bias=False)
+            channels,
+            channels,
+            3,
+            stride,
+            dilation,
+            dilation,
+            groups=channels,
+            bias=False)
 
     def _conv_forward(self, x: Tensor, weight: Tensor,
                       bias: Tensor | None) -> Tensor:
-        if (self.dilation[0] == 1 or bias is not None
-                or x.device.type != 'cpu' or torch.compiler.is_compiling()
+        if (self.dilation[0] == 1 or bias is not None or x.device.type != 'cpu'
+                or torch.compiler.is_compiling()
                 or not torch.is_grad_enabled()):
             return super()._conv_forward(x, weight, bias)
         return _DilatedDepthwiseConv.apply(x, weight, self.stride[0],

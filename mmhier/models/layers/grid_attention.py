@@ -77,7 +77,9 @@ class _GridAttention(torch.autograd.Function):
             bias = buffer[:, :rows.stop - rows.start].copy_(windows[:, rows])
             queries = slice(rows.start * width, rows.stop * width)
             out[:, :, queries] = F.scaled_dot_product_attention(
-                q[:, :, queries], k, v,
+                q[:, :, queries],
+                k,
+                v,
                 attn_mask=bias.reshape(1, heads, -1, num_keys))
         ctx.save_for_backward(q, k, v, table, out)
         return out
@@ -122,5 +124,5 @@ class _GridAttention(torch.autograd.Function):
             grad_q[:, queries] = grad_logits.mT @ k
             grad_k += grad_logits @ q_rows
         grads = (grad_q * head_dim**-0.5, grad_k.to(dtype), grad_v.to(dtype))
-        return (*(g.unflatten(0, (batch, heads)) for g in grads),
-                grad_table.to(table.dtype))
+        return (*(g.unflatten(0, (batch, heads))
+                  for g in grads), grad_table.to(table.dtype))

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import (
 from .bands import uses_whole_maps
 from .tracing import is_traced
 
-HAS_ONEDNN = (torch.backends.mkldnn.is_available()
-              and hasattr(torch.ops.mkldnn, '_convolution_pointwise'))
+HAS_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, '_convolution_pointwise'))
 # Convolutions of one image of up to this many numbers bypass oneDNN.
 SMALLEST_CONVOLUTION = 20480
 # Positions up to which oneDNN's linear layer, which lays out its weights at a
@@ -83,14 +84,14 @@ def linear(x: Tensor,
             return _linear_of_graph(x, weight, bias, activation)
         if x.numel() > MOST_LINEAR_ROWS * x.shape[-1]:
             return over_pixels(
-                lambda x: convolve(x, weight[:, :, None, None], bias,
-                                   activation), x)
+                lambda x: convolve(x, weight[:, :, None, None], bias, activation
+                                   ), x)
         name, algorithm = ONEDNN_ACTIVATIONS[activation]
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [],
                                                   algorithm)
     if takes_convolution(x):
-        x = over_pixels(
-            lambda x: F.conv2d(x, weight[:, :, None, None], bias), x)
+        x = over_pixels(lambda x: F.conv2d(x, weight[:, :, None, None], bias),
+                        x)
     else:
         x = F.linear(x, weight, bias)
     return x if activation is None else ACTIVATIONS[activation](x)
@@ -131,14 +132,14 @@ def convolve(x: Tensor,
         Tensor: (B, out_channels, H', W').
     """
     name, algorithm = ONEDNN_ACTIVATIONS[activation]
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, [padding] * 2, [1] * 2, [1] * 2, groups, name, [],
-        algorithm)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias,
+                                                   [padding] * 2, [1] * 2,
+                                                   [1] * 2, groups, name, [],
+                                                   algorithm)
 
 
-def _count_convolution(x_shape: list[int], weight_shape: list[int],
-                       *args: Any, out_shape: list[int],
-                       **kwargs: Any) -> int:
+def _count_convolution(x_shape: list[int], weight_shape: list[int], *args: Any,
+                       out_shape: list[int], **kwargs: Any) -> int:
     return conv_flop_count(x_shape, weight_shape, out_shape)
 
 

@@ -30,12 +30,13 @@ def partition_windows(x: Tensor, size: int, dilation: int = 1) -> Tensor:
     rows = _num_windows(height, multiple)
     columns = _num_windows(width, multiple)
     if may_need_padding(height, width, multiple):
-        x = F.pad(x, (0, 0, 0, columns * multiple - width, 0,
-                      rows * multiple - height))
+        x = F.pad(
+            x,
+            (0, 0, 0, columns * multiple - width, 0, rows * multiple - height))
     x = x.reshape(batch, rows, size, dilation, columns, size, dilation,
                   channels)
-    x = x.permute(0, 3, 6, 1, 4, 2, 5, 7).clone(
-        memory_format=torch.contiguous_format)
+    x = x.permute(0, 3, 6, 1, 4, 2, 5,
+                  7).clone(memory_format=torch.contiguous_format)
     return x.view(batch * dilation**2 * rows * columns, size**2, channels)
 
 
@@ -63,8 +64,8 @@ def merge_windows(windows: Tensor,
     batch = windows.shape[0] // (dilation**2 * rows * columns)
     x = windows.reshape(batch, dilation, dilation, rows, columns, size, size,
                         channels)
-    x = x.permute(0, 3, 5, 1, 4, 6, 2, 7).clone(
-        memory_format=torch.contiguous_format)
+    x = x.permute(0, 3, 5, 1, 4, 6, 2,
+                  7).clone(memory_format=torch.contiguous_format)
     x = x.view(batch, rows * multiple, columns * multiple, channels)
     if torch.compiler.is_compiling():
         # A slice would make the graph depend on whether anything is cut off.
@@ -77,8 +78,7 @@ def window_key_mask(height: int,
                     width: int,
                     size: int,
                     dilation: int = 1,
-                    device: torch.device | None = None
-                    ) -> Tensor | None:
+                    device: torch.device | None = None) -> Tensor | None:
     """Which tokens of each window are real.
 
     Args:

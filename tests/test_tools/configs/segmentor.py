@@ -34,8 +34,8 @@ train_dataloader = dict(
             type='BaseSegDataset',
             data_root=data_root,
             data_prefix=dict(
-                img_path='images/training', seg_map_path='annotations/training'
-            ),
+                img_path='images/training',
+                seg_map_path='annotations/training'),
             metainfo=dict(classes=('ground', 'tile')),
             pipeline=train_pipeline)))
 val_dataloader = dict(
@@ -58,8 +58,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
     visualization=dict(type='SegVisualizationHook'))
