@@ -4,17 +4,39 @@ PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-original test-exports docs install install-tests clean
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test test-all test-zoo test-original test-floor test-exports lint \
+	docs install install-tests clean
 
 demo: install
 	$(PY) tools/demo.py
 
+# Every promise once, about 8 minutes on two cores.
 test: install-tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m 'not slow and not zoo'
 
-# The same on the original OpenMMLab line.
+# Also trainings, resuming, several processes and exports, about 25 minutes.
+test-all: install-tests
+	$(PYTEST) -m 'not zoo'
+
+# Every config trained, every backbone exported, learning runs, about an hour.
+test-zoo: install-tests
+	$(PYTEST) -m zoo
+
+# All but the zoo on the original OpenMMLab line.
 test-original:
-	$(MAKE) test VENV=.venv-original PINNED=requirements/original.txt
+	$(MAKE) test-all VENV=.venv-original PINNED=requirements/original.txt
+
+# The fast tests on the oldest supported versions.
+test-floor:
+	$(MAKE) test VENV=.venv-floor PINNED=requirements/floor.txt
+
+lint: install-tests docs
+	$(PY) -m ruff check .
+	git ls-files '*.py' | xargs $(PY) -m yapf --diff
+	$(PY) -m mypy
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 # The site: build/docs/index.html.
 docs: $(VENV)/.installed

@@ -1,11 +1,7 @@
-"""ruff, of the version that pre-commit runs."""
+"""Settings of the linters that `make lint` runs."""
+import pytest
 import yaml
 from .conftest import ROOT, run_module
-
-
-def test_ruff_finds_nothing():
-    result = run_module('ruff', 'check', '--no-cache', '.')
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_settings_refuse_unused_imports_and_long_lines(tmp_path):
@@ -23,3 +19,17 @@ def test_pre_commit_runs_the_pinned_version():
     version = run_module('ruff', 'version').stdout.split()[1]
     pins = (ROOT / 'requirements/tests.txt').read_text().split()
     assert revision == f'v{version}' and f'ruff=={version}' in pins
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('function', [
+    'def f(a, b: int) -> int:\n    return b\n',
+    'def f(a):\n    return a\n',
+])
+def test_settings_refuse_functions_without_types(tmp_path, function):
+    path = tmp_path / 'module.py'
+    path.write_text(function)
+    result = run_module('mypy', '--cache-dir', str(tmp_path), '--config-file',
+                        str(ROOT / 'pyproject.toml'), str(path))
+    assert result.returncode == 1
+    assert 'missing a type annotation' in result.stdout
