@@ -63,7 +63,8 @@ def environment() -> dict:
                 mmpretrain)
     return dict(
         # Without the kind of build, such as +cpu.
-        {p.__name__: p.__version__.split('+')[0] for p in packages},
+        {p.__name__: p.__version__.split('+')[0]
+         for p in packages},
         device=get_device(),
         cpu_capability=torch.backends.cpu.get_cpu_capability())
 
@@ -152,8 +153,7 @@ def coco_metrics(data_root: Path, backend: str) -> dict:
     return evaluator.evaluate(len(samples))
 
 
-def _detections(coco: COCO, image: dict,
-                rng: np.random.Generator) -> dict:
+def _detections(coco: COCO, image: dict, rng: np.random.Generator) -> dict:
     """Shifted objects with misses, wrong labels, repeats, false alarms."""
     boxes, labels, masks = [], [], []
     for annotation in coco.imgToAnns[image['id']]:
@@ -211,8 +211,14 @@ def iou_metrics(data_root: Path) -> dict:
     # Rounded to two digits of a percentage.
     rounded = evaluator.evaluate(len(samples))
     return {
-        **{name: float(value) for name, value in rounded.items()},
-        **{f'exact {name}': value.tolist() for name, value in exact.items()}
+        **{
+            name: float(value)
+            for name, value in rounded.items()
+        },
+        **{
+            f'exact {name}': value.tolist()
+            for name, value in exact.items()
+        }
     }
 
 
@@ -232,7 +238,10 @@ def write(name: str, content: dict) -> None:
 def main() -> None:
     commit = subprocess.run(
         ['git', 'describe', '--always', '--dirty', '--exclude=*'],
-        cwd=FOLDER, capture_output=True, text=True, check=True).stdout.strip()
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        check=True).stdout.strip()
     with tempfile.TemporaryDirectory() as scratch:
         data_root = Path(scratch) / 'shapes'
         write(
@@ -246,9 +255,8 @@ def main() -> None:
         write('coco', results[0])
         write('iou', iou_metrics(data_root))
         for config in CONFIGS:
-            write(config,
-                  train_record(config, data_root,
-                               Path(scratch) / config))
+            write(config, train_record(config, data_root,
+                                       Path(scratch) / config))
 
 
 if __name__ == '__main__':

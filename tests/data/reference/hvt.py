@@ -26,7 +26,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(192, 192)),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackInputs')]
+    dict(type='PackInputs')
+]
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,
@@ -52,7 +53,8 @@ param_scheduler = [
         by_epoch=False,
         begin=50,
         end=600,
-        eta_min=1e-05)]
+        eta_min=1e-05)
+]
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=20))

@@ -42,9 +42,7 @@ model = dict(
             target_means=[0.0, 0.0, 0.0, 0.0],
             target_stds=[1.0, 1.0, 1.0, 1.0]),
         loss_cls=dict(
-            type='CrossEntropyLoss',
-            use_sigmoid=True,
-            loss_weight=1.0),
+            type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
     roi_head=dict(
         type='StandardRoIHead',
@@ -66,9 +64,7 @@ model = dict(
                 target_stds=[0.1, 0.1, 0.2, 0.2]),
             reg_class_agnostic=False,
             loss_cls=dict(
-                type='CrossEntropyLoss',
-                use_sigmoid=False,
-                loss_weight=1.0),
+                type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
             loss_bbox=dict(type='L1Loss', loss_weight=1.0),
             num_shared_convs=2,
             num_shared_fcs=1,
@@ -87,9 +83,7 @@ model = dict(
             num_convs=2,
             conv_out_channels=64,
             loss_mask=dict(
-                type='CrossEntropyLoss',
-                use_mask=True,
-                loss_weight=1.0))),
+                type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
@@ -146,7 +140,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')]
+    dict(type='PackDetInputs')
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -174,7 +169,8 @@ param_scheduler = [
         by_epoch=False,
         begin=50,
         end=800,
-        eta_min=1e-05)]
+        eta_min=1e-05)
+]
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=20))

@@ -75,7 +75,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')]
+    dict(type='PackDetInputs')
+]
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
@@ -103,7 +104,8 @@ param_scheduler = [
         by_epoch=False,
         begin=50,
         end=1200,
-        eta_min=1e-05)]
+        eta_min=1e-05)
+]
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=20))

@@ -52,7 +52,8 @@ train_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='Resize', scale=(96, 96)),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackSegInputs')]
+    dict(type='PackSegInputs')
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -61,17 +62,10 @@ train_dataloader = dict(
         type='BaseSegDataset',
         data_root=data_root,
         data_prefix=dict(
-            img_path='images/training',
-            seg_map_path='annotations/training'),
+            img_path='images/training', seg_map_path='annotations/training'),
         metainfo=dict(
-            classes=(
-                'other',
-                'circle',
-                'cross',
-                'ring',
-                'square',
-                'star',
-                'triangle')),
+            classes=('other', 'circle', 'cross', 'ring', 'square', 'star',
+                     'triangle')),
         pipeline=train_pipeline))
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)
@@ -86,7 +80,8 @@ param_scheduler = [
         by_epoch=False,
         begin=50,
         end=800,
-        eta_min=1e-05)]
+        eta_min=1e-05)
+]
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=20))

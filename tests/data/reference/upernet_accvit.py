@@ -18,7 +18,7 @@ model = dict(
         arch=dict(
             embed_dims=(16, 32, 64, 128),
             depths=(1, 1, 2, 1),
-            dilations=((1, 2), (1, 2), (1,), (1,)),
+            dilations=((1, 2), (1, 2), (1, ), (1, )),
             stem_channels=16,
             head_dim=16),
         norm_cfg=dict(type='BN', momentum=0.1)),
@@ -61,7 +61,8 @@ train_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='Resize', scale=(96, 96)),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackSegInputs')]
+    dict(type='PackSegInputs')
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -70,17 +71,10 @@ train_dataloader = dict(
         type='BaseSegDataset',
         data_root=data_root,
         data_prefix=dict(
-            img_path='images/training',
-            seg_map_path='annotations/training'),
+            img_path='images/training', seg_map_path='annotations/training'),
         metainfo=dict(
-            classes=(
-                'other',
-                'circle',
-                'cross',
-                'ring',
-                'square',
-                'star',
-                'triangle')),
+            classes=('other', 'circle', 'cross', 'ring', 'square', 'star',
+                     'triangle')),
         pipeline=train_pipeline))
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)
@@ -95,7 +89,8 @@ param_scheduler = [
         by_epoch=False,
         begin=50,
         end=800,
-        eta_min=1e-05)]
+        eta_min=1e-05)
+]
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=20))
