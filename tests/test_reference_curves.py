@@ -10,8 +10,8 @@ import pytest
 from tests import record_reference as reference
 
 LENGTH = 20
-# Behind the first iteration. Rounding is amplified there, most of all where
-# boxes are selected: it changes losses of Mask R-CNN by 10 % at the end.
+# Relative tolerance after iteration 1, or MARGIN times the recorded effect of
+# rounding where that is larger. Box selection amplifies rounding most.
 TOLERANCE = 1e-2
 MARGIN = 3
 
@@ -54,7 +54,8 @@ def test_curves(config, data_root, tmp_path):
         tolerances[0] = 1e-4 if name == 'grad_norm' else 1e-5
         assert len(curves[name]) == len(expected) == LENGTH
         changes = np.abs(curves[name] / expected - 1)
-        too_large = np.flatnonzero(changes > tolerances)
+        # A nan is too large, too.
+        too_large = np.flatnonzero(~(changes <= tolerances))
         assert not too_large.size, (
             f'{name} differs from iteration {too_large[0] + 1} on: '
             f'{curves[name][too_large[0]]} instead of '
