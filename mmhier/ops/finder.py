@@ -17,8 +17,8 @@ def get_operator(name: str) -> Callable:
         name (str): Name of an operator of mmcv, e.g. ``'nms'``.
 
     Returns:
-        Callable: The operator on torchvision, or a function that raises
-        NotImplementedError where there is none of this name.
+        Callable: The operator on torchvision and torch, or a function that
+        raises NotImplementedError where there is none of this name.
 
     Raises:
         AttributeError: If ``name`` starts with an underscore: no operator's
@@ -26,8 +26,12 @@ def get_operator(name: str) -> Callable:
     """
     if name.startswith('_'):
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
-    from .torchvision_operators import OPERATORS, make_unsupported_operator
-    return OPERATORS.get(name) or make_unsupported_operator(name)
+    from . import operators
+    if name in operators.OPERATORS:
+        return operators.make_operator(name)
+    if name in ('get_compiler_version', 'get_compiling_cuda_version'):
+        return operators.get_compiler_version
+    return operators.make_unsupported_operator(name)
 
 
 class OperatorLoader(Loader):

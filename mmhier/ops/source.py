@@ -46,7 +46,7 @@ def _inspect_operators() -> Tuple[str, str]:
                            'mmhier.ops.register() was not called')
     path_taken = f'through {spec.origin}' if spec else 'by importing mmhier'
     return 'torchvision', (
-        f'NMS, soft NMS, RoIAlign and sigmoid focal loss from torchvision '
+        f'NMS, RoIAlign, deformable convolution and others from torchvision '
         f'{_installed_version("torchvision")}, {path_taken}; mmcv has no '
         'compiled operators')
 
@@ -96,6 +96,11 @@ def compile_commands() -> List[str]:
         'pip install "setuptools<81" wheel ninja',
         f'pip install --force-reinstall {options} mmcv {requirement}'
     ]
+
+
+def indented_compile_commands() -> str:
+    """Format :func:`compile_commands` for an error message."""
+    return '\n'.join(f'    {command}' for command in compile_commands())
 
 
 def _installed_version(distribution: str) -> Optional[str]:

@@ -6,7 +6,6 @@ from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import pytest
-from mmhier.ops import operator_source
 from mmhier.ops.finder import OperatorFinder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,18 +23,11 @@ def load_torchvision_ext():
 def ext(monkeypatch):
     """mmhier's mmcv._ext, put behind mmcv.ops also where mmcv is compiled."""
     module = load_torchvision_ext()
-    for name in ('nms', 'roi_align', 'focal_loss'):
-        wrapper = importlib.import_module(f'mmcv.ops.{name}')
-        monkeypatch.setattr(wrapper, 'ext_module', module)
+    importlib.import_module('mmcv.ops')
+    for name, wrapper in list(sys.modules.items()):
+        if name.startswith('mmcv.ops.') and hasattr(wrapper, 'ext_module'):
+            monkeypatch.setattr(wrapper, 'ext_module', module)
     return module
-
-
-@pytest.fixture
-def compiled_ext():
-    """The compiled mmcv._ext, to be compared with :func:`ext`."""
-    if operator_source() != 'compiled':
-        pytest.skip('mmcv has no compiled operators')
-    return importlib.import_module('mmcv._ext')
 
 
 @pytest.fixture

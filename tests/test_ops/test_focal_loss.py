@@ -2,7 +2,13 @@ import math
 
 import pytest
 import torch
-from mmcv.ops import SigmoidFocalLoss, sigmoid_focal_loss
+from mmcv.ops import (
+    SigmoidFocalLoss,
+    SoftmaxFocalLoss,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+)
+from torch.autograd import gradcheck
 from torch.nn.functional import one_hot
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
@@ -102,3 +108,52 @@ def test_focal_loss_of_no_rows():
     assert loss == 0
     loss.backward()
     assert logits.grad.shape == (0, 3)
+
+
+def test_softmax_focal_loss_at_equal_logits():
+    """p = 1/2: -alpha / 4 log(1/2); no loss where the target is no class."""
+    logits = torch.zeros(3, 2, requires_grad=True)
+    targets = torch.tensor([1, -1, 2])
+    loss = softmax_focal_loss(logits, targets, 2., .25, None, 'sum')
+    assert loss.item() == pytest.approx(.25 * LN2 / 4)
+    loss.backward()
+    slope = .25 * (.25 + .5 * LN2) / 2
+    assert logits.grad.flatten().tolist() == pytest.approx(
+        [slope, -slope, 0, 0, 0, 0])
+
+
+def test_softmax_focal_loss_without_focus_is_cross_entropy():
+    logits, targets = random_case()
+    weight = torch.tensor([2., 3., 5.], dtype=torch.float64)
+    logits, targets = logits[targets < 3], targets[targets < 3]
+    loss = SoftmaxFocalLoss(0., 1., weight)(logits, targets)
+    expected = torch.nn.functional.cross_entropy(
+        logits, targets, weight, reduction='sum') / len(targets)
+    assert torch.allclose(loss, expected)
+    leaf = logits.detach().requires_grad_()
+    grads = [
+        torch.autograd.grad(
+            softmax_focal_loss(leaf, targets, 0., 1., weight, 'sum'), leaf),
+        torch.autograd.grad(
+            torch.nn.functional.cross_entropy(
+                leaf, targets, weight, reduction='sum'), leaf)
+    ]
+    assert torch.allclose(grads[0][0], grads[1][0])
+
+
+@pytest.mark.parametrize('gamma', [.5, 2.])
+def test_softmax_focal_loss_gradcheck(gamma):
+    logits, targets = random_case(scale=2)
+    targets[targets == 3] = -1
+    assert gradcheck(
+        lambda x: softmax_focal_loss(x, targets, gamma, .25, None, 'mean'),
+        (logits, ))
+
+
+def test_softmax_focal_loss_of_certain_logits_is_finite():
+    logits = torch.tensor([[200., 0], [0, 200]], requires_grad=True)
+    targets = torch.tensor([0, 0])
+    loss = softmax_focal_loss(logits, targets, .5, 1., None, 'sum')
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+    assert logits.grad[0].eq(0).all()

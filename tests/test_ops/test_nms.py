@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import batched_nms, nms
+from mmcv.ops import batched_nms, nms, nms_match
 
 # The IoU of the first two is 0.6; the third is apart.
 BOXES = torch.tensor([[0., 0, 10, 10], [0, 0, 10, 6], [20, 20, 30, 30]])
@@ -166,3 +166,55 @@ def test_batched_nms_of_no_boxes():
         torch.zeros(0, 4), torch.zeros(0), torch.zeros(0),
         dict(iou_threshold=.5, class_agnostic=True))
     assert dets.shape == (0, 5) and keep.shape == (0, )
+
+
+@pytest.mark.parametrize('iou_threshold, groups', [
+    (.5, [[3, 0, 1], [2]]),
+    (.6, [[3, 0, 1], [2]]),
+    (.61, [[3, 0], [1], [2]]),
+])
+def test_nms_match_groups_boxes_with_their_best(iou_threshold, groups):
+    """From the threshold on, unlike nms, which keeps boxes at it."""
+    dets = torch.cat([BOXES, SCORES[:, None]], 1)
+    dets = torch.cat([dets, dets[:1]])
+    dets[3, 4] = 1
+    matched = nms_match(dets, iou_threshold)
+    assert [group.tolist() for group in matched] == groups
+    matched = nms_match(dets.numpy(), iou_threshold)
+    assert [group.tolist() for group in matched] == groups
+
+
+def line(start, length, x):
+    """A straight lane of CLRNet; ``start`` counts strips."""
+    return [0, 0, start / 71, 0, length, *[float(x)] * 72]
+
+
+LINES = torch.tensor([
+    line(0, 72, 14), line(10, 20, 10), line(5, 10, 11), line(40, 30, 13.5),
+    line(12, 5, 12)])
+LINE_SCORES = torch.tensor([.5, .9, .6, .8, .7])
+
+
+@pytest.mark.parametrize('threshold, top_k, kept, parents', [
+    # Lines 3 and 0 are .5 apart, 1 and 2 as well as 4 and 2 1, 1 and 4 2.
+    (.5, 9, [1, 3, 4, 2, 0], [5, 1, 4, 2, 3]),
+    (.6, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
+    (1, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
+    (1.01, 9, [1, 3, 4], [2, 1, 3, 2, 3]),
+    (2.01, 9, [1, 3], [2, 1, 1, 2, 1]),
+    (.6, 2, [1, 3], [2, 1, 0, 2, 0]),
+])
+def test_line_nms_drops_lines_close_to_a_better_one(ext, threshold, top_k,
+                                                    kept, parents):
+    """Without mmcv's function: mmcv 2.1.0 has none."""
+    keep, count, parent = ext.line_nms_forward(LINES, LINE_SCORES, threshold,
+                                               top_k)
+    assert keep.tolist() == kept + [0] * (5 - len(kept))
+    assert count == len(kept)
+    assert parent.tolist() == parents
+
+
+def test_line_nms_of_no_lines(ext):
+    keep, count, parent = ext.line_nms_forward(LINES[:0], LINE_SCORES[:0], 1.,
+                                               9)
+    assert keep.shape == parent.shape == (0, ) and count == 0
