@@ -1,5 +1,8 @@
 import importlib
+import re
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from mmhier import ops
 from mmhier.ops import source
 from mmhier.ops.finder import OperatorFinder
 from mmhier.ops.operators import OPERATORS
-from .conftest import run_python
+from .conftest import REPOSITORY, run_python
 
 
 def test_register_imports_nothing_and_comes_last_once():
@@ -179,3 +182,17 @@ def test_table_names_functions_of_its_modules(name):
     """With the arguments of mmcv's, which its Python code passes by name."""
     module = importlib.import_module(f'mmhier.ops.{OPERATORS[name]}')
     assert getattr(module, name).__module__ == module.__name__
+
+
+def test_install_page_lists_operators_that_are_not_replaced():
+    page = (REPOSITORY / 'docs/install.md').read_text()
+    folder = Path(find_spec('mmcv').origin).parent / 'ops'
+    loaded = re.findall(r"load_ext\(\s*'_ext',\s*\[(.*?)\]",
+                        ''.join(p.read_text() for p in folder.glob('*.py')),
+                        re.DOTALL)
+    names = set(re.findall(r"'(\w+)'", ' '.join(loaded)))
+    assert len(names) > 100
+    names -= {*OPERATORS, 'get_compiler_version', 'get_compiling_cuda_version'}
+    for name in names:
+        base = re.sub('(_coor)?_(forward|backward).*|_act_$', '', name)
+        assert f'`{base}`' in page, name
