@@ -1,5 +1,4 @@
 """Multi-scale deformable attention and the masks of PSANet."""
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -121,7 +120,7 @@ def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int,
 
 def _index_masks(height: int, width: int, h_mask: int, w_mask: int,
                  half_h_mask: int, half_w_mask: int,
-                 device: torch.device) -> Tuple[Tensor, Tensor]:
+                 device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the element of pixel p's mask that lies on pixel q, at [q, p].
 
     Both are (H * W, H * W); the second is false where there is none.

@@ -1,6 +1,7 @@
 """Helpers of the operators: dtypes, torchvision's kernels, gradients."""
 import functools
-from typing import Any, Callable, List, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torchvision
@@ -15,7 +16,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
                             torch.float32)
 
 
-def to_compute_dtype(*tensors: Tensor) -> List[Tensor]:
+def to_compute_dtype(*tensors: Tensor) -> list[Tensor]:
     """Cast tensors to their widest dtype, at least float32."""
     dtype = compute_dtype(*tensors)
     return [tensor.to(dtype) for tensor in tensors]
@@ -43,7 +44,7 @@ def call_torchvision(name: str, tensor: Tensor, *args: Any) -> Any:
 
 
 def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor],
-              grad_output: Tensor) -> Tuple[Tensor, ...]:
+              grad_output: Tensor) -> tuple[Tensor, ...]:
     """Differentiate a function by autograd, where the caller disabled it.
 
     Args:

@@ -1,5 +1,4 @@
 """Deformable convolution, without and with modulation."""
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +183,7 @@ def _read_as_map(name: str, tensor: Tensor, channels: int,
 
 
 def _convolve(input: Tensor, weight: Tensor, offset: Tensor,
-              mask: Optional[Tensor], bias: Optional[Tensor],
+              mask: Tensor | None, bias: Tensor | None,
               *geometry: int) -> Tensor:
     tensors = _complete(input, weight, offset, mask, bias)
     return call_torchvision('deform_conv2d', *tensors, *geometry,
@@ -192,9 +191,9 @@ def _convolve(input: Tensor, weight: Tensor, offset: Tensor,
 
 
 def _differentiate(grad_output: Tensor, input: Tensor, weight: Tensor,
-                   offset: Tensor, mask: Optional[Tensor],
-                   bias: Optional[Tensor],
-                   *geometry: int) -> Tuple[Tensor, ...]:
+                   offset: Tensor, mask: Tensor | None,
+                   bias: Tensor | None,
+                   *geometry: int) -> tuple[Tensor, ...]:
     """Return gradients by input, weight, offset, mask and bias.
 
     torchvision computes them all at once, so that mmcv's two calls for the
@@ -215,8 +214,8 @@ def _differentiate(grad_output: Tensor, input: Tensor, weight: Tensor,
 
 
 def _complete(input: Tensor, weight: Tensor, offset: Tensor,
-              mask: Optional[Tensor],
-              bias: Optional[Tensor]) -> Tuple[Tensor, ...]:
+              mask: Tensor | None,
+              bias: Tensor | None) -> tuple[Tensor, ...]:
     """Cast all to one dtype and add the tensors that torchvision expects."""
     if mask is None:
         mask = offset.new_zeros(len(offset), 1)

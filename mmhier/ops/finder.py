@@ -1,9 +1,9 @@
 """The module ``mmcv._ext`` for a mmcv that was installed without one."""
 import sys
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Callable, Optional, Sequence
 
 
 def get_operator(name: str) -> Callable:
@@ -50,8 +50,8 @@ class OperatorFinder(MetaPathFinder):
 
     def find_spec(self,
                   fullname: str,
-                  path: Optional[Sequence[str]] = None,
-                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
+                  path: Sequence[str] | None = None,
+                  target: ModuleType | None = None) -> ModuleSpec | None:
         """Return a spec for ``mmcv._ext``, None for every other module."""
         if fullname == 'mmcv._ext':
             return ModuleSpec(fullname, OperatorLoader(), origin=__name__)

@@ -1,5 +1,4 @@
 """Focal loss of sigmoid and of softmax."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +50,7 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
 
 
 def _focal_sign_and_scale(input: Tensor, target: Tensor, weight: Tensor,
-                          alpha: float) -> Tuple[Tensor, Tensor]:
+                          alpha: float) -> tuple[Tensor, Tensor]:
     """Return 1 at positives and -1 at negatives, and the loss's weight."""
     dtype = compute_dtype(input)
     classes = torch.arange(input.size(1), device=input.device)
@@ -107,7 +106,7 @@ def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
 
 def _target_probability_and_scale(input: Tensor, target: Tensor,
                                   weight: Tensor,
-                                  alpha: float) -> Tuple[Tensor, Tensor]:
+                                  alpha: float) -> tuple[Tensor, Tensor]:
     """Return p of the target and the weight of each row, 0 if it has none."""
     valid = (target >= 0) & (target < input.size(1))
     index = torch.where(valid, target, 0)

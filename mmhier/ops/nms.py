@@ -1,5 +1,4 @@
 """Non-maximum suppression of boxes and of lines."""
-from typing import List, Union
 
 import numpy as np
 import torch
@@ -83,7 +82,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
     return torch.from_numpy(order)
 
 
-def _soft_nms_weight(iou: np.ndarray, iou_threshold: Union[float, np.floating],
+def _soft_nms_weight(iou: np.ndarray, iou_threshold: float | np.floating,
                      sigma: float, method: int) -> np.ndarray:
     if method == 2:
         return np.exp(-(iou * iou).astype(np.float64) / sigma).astype(
@@ -100,7 +99,7 @@ def _fill_gaps_from_end(items: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return kept
 
 
-def nms_match(dets: Tensor, iou_threshold: float) -> List[List[int]]:
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Group boxes with the better box that suppresses them.
 
     Args:
@@ -128,7 +127,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> List[List[int]]:
 
 
 def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float,
-                     top_k: int) -> List[Tensor]:
+                     top_k: int) -> list[Tensor]:
     """Keep the best of lines whose mean distance is below a threshold.
 
     mmcv 2.3.6's CUDA kernel compares lines at their place in ``boxes`` with
@@ -158,7 +157,7 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float,
     order = scores.argsort(descending=True, stable=True)
     parents = torch.zeros_like(order)
     dropped = torch.zeros_like(order, dtype=torch.bool)
-    kept: List[int] = []
+    kept: list[int] = []
     for rank, best in enumerate(order.tolist()):
         if len(kept) == top_k:
             break

@@ -7,9 +7,10 @@ of them compute in float32. Their modules are imported by the first call.
 """
 import functools
 import multiprocessing
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, Callable, NoReturn
+from typing import Any, NoReturn
 
 from .source import describe_operators, indented_compile_commands
 
@@ -94,7 +95,7 @@ def get_compiler_version() -> str:
     return f'none: operators from torchvision {version("torchvision")}'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _log_operators_once() -> None:
     from mmengine.dist import is_main_process
     from mmengine.logging import print_log

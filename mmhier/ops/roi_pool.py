@@ -1,5 +1,4 @@
 """Max pooling in regions of interest."""
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor,
 
 
 def _bin_pixels(begin: Tensor, extent: Tensor, bins: int,
-                size: int) -> Tuple[Tensor, Tensor]:
+                size: int) -> tuple[Tensor, Tensor]:
     """Return the pixels of each bin along an axis and which of them count.
 
     Both are (N, bins, P), where P is the number of pixels of the largest bin.

@@ -1,12 +1,12 @@
 """Pooling of bilinear samples: rotated, deformed, and along borders."""
-from typing import Callable, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .computing import gradients, to_compute_dtype
 
-Positions = Callable[[Tensor, int, int], Tuple[Tensor, Tensor]]
+Positions = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 
 
 def roi_align_rotated_forward(input: Tensor, rois: Tensor, output: Tensor,
@@ -72,7 +72,7 @@ def _pool_rotated(feats: Tensor, rois: Tensor, pooled_height: int,
     angle = -rois[:, 5] if clockwise else rois[:, 5]
 
     def positions(rows: Tensor, grid_h: int,
-                  grid_w: int) -> Tuple[Tensor, Tensor]:
+                  grid_w: int) -> tuple[Tensor, Tensor]:
         x0, y0 = centre[rows, :, None, None].unbind(1)
         width, height = size[rows, :, None, None].unbind(1)
         cos = angle[rows, None, None].cos()
@@ -136,7 +136,7 @@ def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor,
     """
     feats, rois, offset = to_compute_dtype(input, rois, offset)
 
-    def pool(feats: Tensor, offset: Optional[Tensor] = None) -> Tensor:
+    def pool(feats: Tensor, offset: Tensor | None = None) -> Tensor:
         return _pool_deformed(feats, offset, rois,
                               (pooled_height, pooled_width), spatial_scale,
                               sampling_ratio, gamma)
@@ -149,14 +149,14 @@ def deform_roi_pool_backward(grad_output: Tensor, input: Tensor, rois: Tensor,
     grad_input.copy_(by_feats)
 
 
-def _pool_deformed(feats: Tensor, offset: Optional[Tensor], rois: Tensor,
-                   output_size: Tuple[int, int], spatial_scale: float,
+def _pool_deformed(feats: Tensor, offset: Tensor | None, rois: Tensor,
+                   output_size: tuple[int, int], spatial_scale: float,
                    sampling_ratio: int, gamma: float) -> Tensor:
     begin = rois[:, 1:3] * spatial_scale - .5
     size = rois[:, 3:5] * spatial_scale - .5 - begin
 
     def positions(rows: Tensor, grid_h: int,
-                  grid_w: int) -> Tuple[Tensor, Tensor]:
+                  grid_w: int) -> tuple[Tensor, Tensor]:
         corner = begin[rows, :, None, None]
         extent = size[rows, :, None, None]
         if offset is not None:
@@ -181,7 +181,7 @@ def _sample_fractions(bins: int, samples: int, like: Tensor) -> Tensor:
 
 
 def _average_samples(feats: Tensor, images: Tensor, size: Tensor,
-                     output_size: Tuple[int, int], sampling_ratio: int,
+                     output_size: tuple[int, int], sampling_ratio: int,
                      positions: Positions) -> Tensor:
     """Average the samples of each bin.
 

@@ -9,14 +9,13 @@ import os
 import tempfile
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
-from typing import Optional
 
 SHIM_MARK = '# written by `python -m mmhier.ops install`'
 SHIM_TEXT = (
     f'from mmhier.ops.handover import __getattr__  {SHIM_MARK}\n')
 
 
-def find_mmcv_folder() -> Optional[Path]:
+def find_mmcv_folder() -> Path | None:
     """Find the folder of the installed mmcv without importing it.
 
     Returns:
@@ -36,7 +35,7 @@ def is_shim(path: Path) -> bool:
             and SHIM_MARK in path.read_text(errors='replace'))
 
 
-def install_shim() -> Optional[Path]:
+def install_shim() -> Path | None:
     """Write ``mmcv/_ext.py``, which hands over to :mod:`mmhier.ops`.
 
     Nothing is written where mmcv has compiled operators, for whichever
@@ -85,7 +84,7 @@ def _write_atomically(path: Path) -> None:
     os.replace(temporary, path)
 
 
-def remove_shim() -> Optional[Path]:
+def remove_shim() -> Path | None:
     """Remove the file that :func:`install_shim` wrote, and no other.
 
     Returns:

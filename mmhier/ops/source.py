@@ -4,7 +4,6 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, Optional, Tuple
 
 from .finder import is_registered
 from .shim import find_mmcv_folder, is_shim
@@ -29,7 +28,7 @@ def operator_source() -> str:
     return _inspect_operators()[0]
 
 
-def _inspect_operators() -> Tuple[str, str]:
+def _inspect_operators() -> tuple[str, str]:
     """Return the source and what a reader wants to know about it."""
     mmcv_folder = find_mmcv_folder()
     if mmcv_folder is None:
@@ -51,7 +50,7 @@ def _inspect_operators() -> Tuple[str, str]:
         'compiled operators')
 
 
-def _inspect_own_extension(path: str) -> Tuple[str, str]:
+def _inspect_own_extension(path: str) -> tuple[str, str]:
     try:
         importlib.import_module('torch')
         module = importlib.import_module('mmcv._ext')
@@ -74,7 +73,7 @@ def describe_operators() -> str:
     return f'mmcv operators: {detail}'
 
 
-def compile_commands() -> List[str]:
+def compile_commands() -> list[str]:
     """List the commands that compile the operators of the installed mmcv.
 
     Build isolation hides torch from mmcv's setup.py, which then builds no
@@ -103,7 +102,7 @@ def indented_compile_commands() -> str:
     return '\n'.join(f'    {command}' for command in compile_commands())
 
 
-def _installed_version(distribution: str) -> Optional[str]:
+def _installed_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
