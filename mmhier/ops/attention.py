@@ -1,5 +1,4 @@
 """Multi-scale deformable attention and the masks of PSANet."""
-
 import torch
 from torch import Tensor
 from .computing import gradients, to_compute_dtype

@@ -1,5 +1,4 @@
 """Deformable convolution, without and with modulation."""
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,5 +1,4 @@
 """Focal loss of sigmoid and of softmax."""
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

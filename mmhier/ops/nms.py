@@ -1,5 +1,4 @@
 """Non-maximum suppression of boxes and of lines."""
-
 import numpy as np
 import torch
 from torch import Tensor

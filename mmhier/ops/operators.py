@@ -39,6 +39,9 @@ OPERATORS = {
                          'roi_align_rotated_forward',
                          'roi_align_rotated_backward'),
         'rotated_boxes': ('box_iou_rotated', 'nms_rotated'),
+        'sync_bn': ('sync_bn_forward_mean', 'sync_bn_forward_var',
+                    'sync_bn_forward_output', 'sync_bn_backward_param',
+                    'sync_bn_backward_data'),
     }.items() for name in names
 }
 """dict[str, str]: The module of ``mmhier.ops`` that holds each operator."""

@@ -1,5 +1,4 @@
 """Max pooling in regions of interest."""
-
 import torch
 from torch import Tensor
 from .computing import to_compute_dtype
