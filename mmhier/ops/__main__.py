@@ -20,8 +20,8 @@ def main() -> int:
     try:
         if action == 'install':
             path = install_shim()
-            print(f'{path} hands over to mmhier.ops' if path else
-                  'mmcv has compiled operators: nothing written')
+            print(f'{path} hands over to mmhier.ops'
+                  if path else 'mmcv has compiled operators: nothing written')
         elif action == 'remove':
             path = remove_shim()
             print(f'removed {path}' if path else

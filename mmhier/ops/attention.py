@@ -31,8 +31,9 @@ def ms_deform_attn_forward(value: Tensor, value_spatial_shapes: Tensor,
         multi_scale_deformable_attn_pytorch,
     )
     tensors = to_compute_dtype(value, sampling_locations, attention_weights)
-    output = multi_scale_deformable_attn_pytorch(
-        tensors[0], value_spatial_shapes.tolist(), *tensors[1:])
+    output = multi_scale_deformable_attn_pytorch(tensors[0],
+                                                 value_spatial_shapes.tolist(),
+                                                 *tensors[1:])
     return output.to(value.dtype)
 
 
@@ -41,8 +42,7 @@ def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor,
                             sampling_locations: Tensor,
                             attention_weights: Tensor, grad_output: Tensor,
                             grad_value: Tensor, grad_sampling_loc: Tensor,
-                            grad_attn_weight: Tensor,
-                            im2col_step: int) -> None:
+                            grad_attn_weight: Tensor, im2col_step: int) -> None:
     """Compute the gradients of :func:`ms_deform_attn_forward`.
 
     Args:
@@ -63,8 +63,8 @@ def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor,
 
     inputs = to_compute_dtype(value, sampling_locations, attention_weights)
     buffers = (grad_value, grad_sampling_loc, grad_attn_weight)
-    for buffer, gradient in zip(buffers,
-                                gradients(attend, inputs, grad_output)):
+    for buffer, gradient in zip(buffers, gradients(attend, inputs,
+                                                   grad_output)):
         buffer.copy_(gradient)
 
 

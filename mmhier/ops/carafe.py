@@ -42,8 +42,9 @@ def carafe_naive_backward(top_grad: Tensor, features: Tensor, masks: Tensor,
         return _reassemble(features, masks, kernel_size, group_size,
                            scale_factor)
 
-    by_features, by_masks = gradients(
-        reassemble, to_compute_dtype(features, masks), top_grad)
+    by_features, by_masks = gradients(reassemble,
+                                      to_compute_dtype(features, masks),
+                                      top_grad)
     bottom_grad.copy_(by_features)
     mask_grad.copy_(by_masks)
 
@@ -96,9 +97,8 @@ def _reassemble(features: Tensor, masks: Tensor, kernel_size: int,
     padded = padded[..., :, None, :, None]
     taps = masks.reshape(batch, group_size, kernel_size**2, 1, height,
                          scale_factor, width, scale_factor).unbind(2)
-    output = features.new_zeros(
-        batch, group_size, channels // group_size, height, scale_factor, width,
-        scale_factor)
+    output = features.new_zeros(batch, group_size, channels // group_size,
+                                height, scale_factor, width, scale_factor)
     # One tap at a time: unfolding would hold all of them in memory.
     for tap, mask in enumerate(taps):
         row, column = divmod(tap, kernel_size)

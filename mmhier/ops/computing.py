@@ -12,8 +12,7 @@ from .source import indented_compile_commands
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the widest dtype of some tensors, at least float32."""
     return functools.reduce(torch.promote_types,
-                            (tensor.dtype for tensor in tensors),
-                            torch.float32)
+                            (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def to_compute_dtype(*tensors: Tensor) -> list[Tensor]:

@@ -45,8 +45,7 @@ def deform_conv_backward_input(input: Tensor, offset: Tensor,
                                columns: Tensor, kW: int, kH: int, dW: int,
                                dH: int, padW: int, padH: int, dilationW: int,
                                dilationH: int, group: int,
-                               deformable_group: int,
-                               im2col_step: int) -> None:
+                               deformable_group: int, im2col_step: int) -> None:
     """Compute the gradients of :func:`deform_conv_forward` by its maps.
 
     Args:
@@ -56,18 +55,22 @@ def deform_conv_backward_input(input: Tensor, offset: Tensor,
 
     The other arguments are those of the forward function.
     """
-    grad_input, _, grad_offset, _, _ = _differentiate(
-        gradOutput, input, weight, offset, None, None, dH, dW, padH, padW,
-        dilationH, dilationW, group, deformable_group)
+    grad_input, _, grad_offset, _, _ = _differentiate(gradOutput, input, weight,
+                                                      offset, None, None, dH,
+                                                      dW, padH, padW, dilationH,
+                                                      dilationW, group,
+                                                      deformable_group)
     gradInput.copy_(grad_input)
     gradOffset.copy_(grad_offset)
 
 
-def deform_conv_backward_parameters(
-        input: Tensor, offset: Tensor, gradOutput: Tensor, gradWeight: Tensor,
-        columns: Tensor, ones: Tensor, kW: int, kH: int, dW: int, dH: int,
-        padW: int, padH: int, dilationW: int, dilationH: int, group: int,
-        deformable_group: int, scale: float, im2col_step: int) -> None:
+def deform_conv_backward_parameters(input: Tensor, offset: Tensor,
+                                    gradOutput: Tensor, gradWeight: Tensor,
+                                    columns: Tensor, ones: Tensor, kW: int,
+                                    kH: int, dW: int, dH: int, padW: int,
+                                    padH: int, dilationW: int, dilationH: int,
+                                    group: int, deformable_group: int,
+                                    scale: float, im2col_step: int) -> None:
     """Add the gradient of :func:`deform_conv_forward` to ``gradWeight``.
 
     Args:
@@ -78,18 +81,21 @@ def deform_conv_backward_parameters(
     The other arguments are those of the forward function.
     """
     # The gradient by the weight does not depend on the weight.
-    _, grad_weight, _, _, _ = _differentiate(
-        gradOutput, input, gradWeight, offset, None, None, dH, dW, padH, padW,
-        dilationH, dilationW, group, deformable_group)
+    _, grad_weight, _, _, _ = _differentiate(gradOutput, input, gradWeight,
+                                             offset, None, None, dH, dW, padH,
+                                             padW, dilationH, dilationW, group,
+                                             deformable_group)
     gradWeight.add_(grad_weight, alpha=scale)
 
 
-def modulated_deform_conv_forward(
-        input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor,
-        offset: Tensor, mask: Tensor, output: Tensor, columns: Tensor,
-        kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int,
-        pad_w: int, dilation_h: int, dilation_w: int, group: int,
-        deformable_group: int, with_bias: bool) -> None:
+def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor,
+                                  ones: Tensor, offset: Tensor, mask: Tensor,
+                                  output: Tensor, columns: Tensor,
+                                  kernel_h: int, kernel_w: int, stride_h: int,
+                                  stride_w: int, pad_h: int, pad_w: int,
+                                  dilation_h: int, dilation_w: int, group: int,
+                                  deformable_group: int,
+                                  with_bias: bool) -> None:
     """Convolve weighted samples at shifted positions.
 
     `Deformable ConvNets v2 <https://arxiv.org/abs/1811.11168>`_. mmcv takes
@@ -128,18 +134,21 @@ def modulated_deform_conv_forward(
         _convolve(input, weight,
                   _read_as_map('offset', offset, 2 * samples, output),
                   _read_as_map('mask', mask, samples, output),
-                  bias if with_bias else None, stride_h, stride_w, pad_h,
-                  pad_w, dilation_h, dilation_w, group, deformable_group))
+                  bias if with_bias else None, stride_h, stride_w, pad_h, pad_w,
+                  dilation_h, dilation_w, group, deformable_group))
 
 
-def modulated_deform_conv_backward(
-        input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor,
-        offset: Tensor, mask: Tensor, columns: Tensor, grad_input: Tensor,
-        grad_weight: Tensor, grad_bias: Tensor, grad_offset: Tensor,
-        grad_mask: Tensor, grad_output: Tensor, kernel_h: int, kernel_w: int,
-        stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int,
-        dilation_w: int, group: int, deformable_group: int,
-        with_bias: bool) -> None:
+def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor,
+                                   ones: Tensor, offset: Tensor, mask: Tensor,
+                                   columns: Tensor, grad_input: Tensor,
+                                   grad_weight: Tensor, grad_bias: Tensor,
+                                   grad_offset: Tensor, grad_mask: Tensor,
+                                   grad_output: Tensor, kernel_h: int,
+                                   kernel_w: int, stride_h: int, stride_w: int,
+                                   pad_h: int, pad_w: int, dilation_h: int,
+                                   dilation_w: int, group: int,
+                                   deformable_group: int,
+                                   with_bias: bool) -> None:
     """Compute the gradients of :func:`modulated_deform_conv_forward`.
 
     Args:
@@ -157,9 +166,9 @@ def modulated_deform_conv_backward(
     by_input, by_weight, by_offset, by_mask, by_bias = _differentiate(
         grad_output, input, weight,
         _read_as_map('offset', offset, 2 * samples, grad_output),
-        _read_as_map('mask', mask, samples, grad_output),
-        bias if with_bias else None, stride_h, stride_w, pad_h, pad_w,
-        dilation_h, dilation_w, group, deformable_group)
+        _read_as_map('mask', mask, samples,
+                     grad_output), bias if with_bias else None, stride_h,
+        stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     grad_input.copy_(by_input)
     grad_weight.copy_(by_weight)
     for buffer, gradient in ((grad_offset, by_offset), (grad_mask, by_mask)):
@@ -182,16 +191,15 @@ def _read_as_map(name: str, tensor: Tensor, channels: int,
 
 
 def _convolve(input: Tensor, weight: Tensor, offset: Tensor,
-              mask: Tensor | None, bias: Tensor | None,
-              *geometry: int) -> Tensor:
+              mask: Tensor | None, bias: Tensor | None, *geometry:
+              int) -> Tensor:
     tensors = _complete(input, weight, offset, mask, bias)
-    return call_torchvision('deform_conv2d', *tensors, *geometry,
-                            mask is not None)
+    return call_torchvision('deform_conv2d', *tensors, *geometry, mask
+                            is not None)
 
 
 def _differentiate(grad_output: Tensor, input: Tensor, weight: Tensor,
-                   offset: Tensor, mask: Tensor | None,
-                   bias: Tensor | None,
+                   offset: Tensor, mask: Tensor | None, bias: Tensor | None,
                    *geometry: int) -> tuple[Tensor, ...]:
     """Return gradients by input, weight, offset, mask and bias.
 
@@ -213,8 +221,7 @@ def _differentiate(grad_output: Tensor, input: Tensor, weight: Tensor,
 
 
 def _complete(input: Tensor, weight: Tensor, offset: Tensor,
-              mask: Tensor | None,
-              bias: Tensor | None) -> tuple[Tensor, ...]:
+              mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
     """Cast all to one dtype and add the tensors that torchvision expects."""
     if mask is None:
         mask = offset.new_zeros(len(offset), 1)

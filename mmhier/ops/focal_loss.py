@@ -81,8 +81,8 @@ def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
 
 
 def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
-                                buff: Tensor, grad_input: Tensor,
-                                gamma: float, alpha: float) -> None:
+                                buff: Tensor, grad_input: Tensor, gamma: float,
+                                alpha: float) -> None:
     """Compute the derivative of :func:`softmax_focal_loss_forward`.
 
     Args:
@@ -103,8 +103,7 @@ def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
     grad_input.copy_(slope[:, None] * (one_hot - input))
 
 
-def _target_probability_and_scale(input: Tensor, target: Tensor,
-                                  weight: Tensor,
+def _target_probability_and_scale(input: Tensor, target: Tensor, weight: Tensor,
                                   alpha: float) -> tuple[Tensor, Tensor]:
     """Return p of the target and the weight of each row, 0 if it has none."""
     valid = (target >= 0) & (target < input.size(1))

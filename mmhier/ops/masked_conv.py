@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def masked_im2col_forward(im: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor,
-                          col: Tensor, kernel_h: int, kernel_w: int,
-                          pad_h: int, pad_w: int) -> None:
+                          col: Tensor, kernel_h: int, kernel_w: int, pad_h: int,
+                          pad_w: int) -> None:
     """Collect the neighbourhoods of some pixels.
 
     Args:

@@ -32,8 +32,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
 
 
 def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
-            sigma: float, min_score: float, method: int,
-            offset: int) -> Tensor:
+            sigma: float, min_score: float, method: int, offset: int) -> Tensor:
     """Lower the scores of boxes that overlap a better one.
 
     `Soft-NMS <https://arxiv.org/abs/1704.04503>`_ in the order of mmcv's
@@ -84,8 +83,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float,
 def _soft_nms_weight(iou: np.ndarray, iou_threshold: float | np.floating,
                      sigma: float, method: int) -> np.ndarray:
     if method == 2:
-        return np.exp(-(iou * iou).astype(np.float64) / sigma).astype(
-            iou.dtype)
+        return np.exp(-(iou * iou).astype(np.float64) / sigma).astype(iou.dtype)
     reduced = 0 if method == 0 else 1 - iou
     return np.where(iou >= iou_threshold, reduced, 1).astype(iou.dtype)
 

@@ -19,8 +19,8 @@ OPERATORS = {
     for module, names in {
         'attention': ('ms_deform_attn_forward', 'ms_deform_attn_backward',
                       'psamask_forward', 'psamask_backward'),
-        'carafe': ('carafe_forward', 'carafe_backward',
-                   'carafe_naive_forward', 'carafe_naive_backward'),
+        'carafe': ('carafe_forward', 'carafe_backward', 'carafe_naive_forward',
+                   'carafe_naive_backward'),
         'deform_conv': ('deform_conv_forward', 'deform_conv_backward_input',
                         'deform_conv_backward_parameters',
                         'modulated_deform_conv_forward',
@@ -34,15 +34,15 @@ OPERATORS = {
         'roi_align': ('roi_align_forward', 'roi_align_backward'),
         'roi_pool': ('roi_pool_forward', 'roi_pool_backward'),
         'roi_sampling': ('border_align_forward', 'border_align_backward',
-                         'deform_roi_pool_forward',
-                         'deform_roi_pool_backward',
+                         'deform_roi_pool_forward', 'deform_roi_pool_backward',
                          'roi_align_rotated_forward',
                          'roi_align_rotated_backward'),
         'rotated_boxes': ('box_iou_rotated', 'nms_rotated'),
         'sync_bn': ('sync_bn_forward_mean', 'sync_bn_forward_var',
                     'sync_bn_forward_output', 'sync_bn_backward_param',
                     'sync_bn_backward_data'),
-    }.items() for name in names
+    }.items()
+    for name in names
 }
 """dict[str, str]: The module of ``mmhier.ops`` that holds each operator."""
 

@@ -30,8 +30,8 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
     begin = rois[:, 1:3] * spatial_scale
     extent = (rois[:, 3:5] + 1) * spatial_scale - begin
     extent = extent * (extent > 0).all(1, keepdim=True)
-    columns, column_valid = _bin_pixels(begin[:, 0], extent[:, 0],
-                                        pooled_width, width)
+    columns, column_valid = _bin_pixels(begin[:, 0], extent[:, 0], pooled_width,
+                                        width)
     rows, row_valid = _bin_pixels(begin[:, 1], extent[:, 1], pooled_height,
                                   height)
     output.zero_()
@@ -53,8 +53,8 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor,
 
 
 def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor,
-                      grad_input: Tensor, pooled_height: int,
-                      pooled_width: int, spatial_scale: float) -> None:
+                      grad_input: Tensor, pooled_height: int, pooled_width: int,
+                      spatial_scale: float) -> None:
     """Add the gradient of :func:`roi_pool_forward` to ``grad_input``.
 
     Args:

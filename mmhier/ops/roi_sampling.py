@@ -54,9 +54,9 @@ def roi_align_rotated_backward(grad_output: Tensor, rois: Tensor,
     """
     feats, rois = to_compute_dtype(torch.zeros_like(grad_input), rois)
     gradient, = gradients(
-        lambda feats: _pool_rotated(
-            feats, rois, pooled_height, pooled_width, spatial_scale,
-            sampling_ratio, aligned, clockwise), [feats], grad_output)
+        lambda feats:
+        _pool_rotated(feats, rois, pooled_height, pooled_width, spatial_scale,
+                      sampling_ratio, aligned, clockwise), [feats], grad_output)
     grad_input.copy_(gradient)
 
 
@@ -213,10 +213,11 @@ def _average_samples(feats: Tensor, images: Tensor, size: Tensor,
             continue
         rows = (kind == number).nonzero()[:, 0]
         y, x = positions(rows, grid_h, grid_w)
-        samples = _sample(feats[image:image + 1], y.flatten(0, 1)[None],
+        samples = _sample(feats[image:image + 1],
+                          y.flatten(0, 1)[None],
                           x.flatten(0, 1)[None])
-        bins_of_samples = samples.reshape(-1, len(rows), output_size[0],
-                                          grid_h, output_size[1], grid_w)
+        bins_of_samples = samples.reshape(-1, len(rows), output_size[0], grid_h,
+                                          output_size[1], grid_w)
         output[rows] = bins_of_samples.mean((3, 5)).transpose(0, 1)
     return output
 
@@ -271,8 +272,8 @@ def border_align_backward(grad_output: Tensor, boxes: Tensor,
     feats, boxes = to_compute_dtype(torch.zeros_like(grad_input), boxes)
     index = argmax_idx.permute(0, 3, 1, 2)[..., None].long()
     gradient, = gradients(
-        lambda feats: _sample_borders(feats, boxes, pool_size).gather(
-            4, index), [feats],
+        lambda feats: _sample_borders(feats, boxes, pool_size).gather(4, index),
+        [feats],
         grad_output.permute(0, 3, 1, 2)[..., None])
     grad_input.copy_(gradient)
 

@@ -25,9 +25,9 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor,
         ious.copy_(_pairwise_overlap(boxes1, boxes2, mode_flag))
         return
     rows = max(PAIRS_AT_ONCE // max(len(boxes2), 1), 1)
-    for part, buffer in zip(boxes1.split(rows),
-                            ious.view(len(boxes1),
-                                      len(boxes2)).split(rows)):
+    for part, buffer in zip(
+            boxes1.split(rows),
+            ious.view(len(boxes1), len(boxes2)).split(rows)):
         first = part.repeat_interleave(len(boxes2), 0)
         second = boxes2.repeat(len(part), 1)
         overlap = _pairwise_overlap(first, second, mode_flag)
@@ -89,7 +89,8 @@ def _intersection_area(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     crossings, crossed = _cross_sides(corners1, corners2)
     points = torch.cat([corners1, corners2, crossings], 1)
     valid = torch.cat([
-        _is_inside(corners1, corners2), _is_inside(corners2, corners1), crossed
+        _is_inside(corners1, corners2),
+        _is_inside(corners2, corners1), crossed
     ], 1)
     count = valid.sum(1, keepdim=True)
     points = points * valid[..., None]

@@ -11,8 +11,7 @@ from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 SHIM_MARK = '# written by `python -m mmhier.ops install`'
-SHIM_TEXT = (
-    f'from mmhier.ops.handover import __getattr__  {SHIM_MARK}\n')
+SHIM_TEXT = (f'from mmhier.ops.handover import __getattr__  {SHIM_MARK}\n')
 
 
 def find_mmcv_folder() -> Path | None:

@@ -91,8 +91,7 @@ def compile_commands() -> list[str]:
     original = _installed_version('mmcv-lite') or _installed_version('mmcv')
     requirement = f'mmcv=={original}' if original else 'mmcv'
     return [
-        'pip uninstall -y mmcv-lite',
-        'pip install "setuptools<81" wheel ninja',
+        'pip uninstall -y mmcv-lite', 'pip install "setuptools<81" wheel ninja',
         f'pip install --force-reinstall {options} mmcv {requirement}'
     ]
 

@@ -27,8 +27,8 @@ def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
 def sync_bn_forward_output(input: Tensor, mean: Tensor, var: Tensor,
                            weight: Tensor, bias: Tensor, running_mean: Tensor,
                            running_var: Tensor, norm: Tensor, std: Tensor,
-                           output: Tensor, eps: float,
-                           momentum: float | Tensor, group_size: int) -> None:
+                           output: Tensor, eps: float, momentum: float | Tensor,
+                           group_size: int) -> None:
     """Normalize and update the running statistics.
 
     Args:

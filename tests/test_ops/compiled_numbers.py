@@ -142,8 +142,9 @@ def roi_align_numbers():
 def roi_align_rotated_numbers():
     draws = Draws(6)
     feats, = leaves(draws.uniform(2, 3, 12, 14))
-    rois = torch.cat([torch.arange(10.)[:, None] % 2,
-                      draws.rotated_boxes(10) / 2], 1)
+    rois = torch.cat(
+        [torch.arange(10.)[:, None] % 2,
+         draws.rotated_boxes(10) / 2], 1)
     for aligned in (False, True):
         for sampling_ratio, clockwise in ((0, False), (2, True)):
             output = roi_align_rotated(feats, rois, (3, 2), .5, sampling_ratio,

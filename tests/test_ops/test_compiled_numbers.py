@@ -32,5 +32,4 @@ def test_arguments_are_those_of_compiled_mmcv(name):
         # mmcv lists other names than its code has, and passes no names.
         expected[:3] = ['grad_output', 'rois', 'grad_input']
     module = importlib.import_module(f'mmhier.ops.{OPERATORS[name]}')
-    assert list(inspect.signature(getattr(
-        module, name)).parameters) == expected
+    assert list(inspect.signature(getattr(module, name)).parameters) == expected

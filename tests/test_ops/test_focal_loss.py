@@ -25,8 +25,9 @@ def random_case(dtype=torch.float64, scale=4):
 
 
 def expected_loss(logits, targets, gamma, alpha):
-    return torchvision_focal_loss(
-        logits, one_hot(targets, 4)[:, :3].to(logits), alpha, gamma)
+    return torchvision_focal_loss(logits,
+                                  one_hot(targets, 4)[:, :3].to(logits), alpha,
+                                  gamma)
 
 
 def test_focal_loss_at_zero_logits():
@@ -72,8 +73,7 @@ def test_focal_loss_weights_rows_by_their_class():
     weight = torch.tensor([2., 3., 5.], dtype=torch.float64)
     loss = sigmoid_focal_loss(logits, targets, 2., .25, weight, 'none')
     row_weight = torch.tensor([2., 3., 5., 1.], dtype=torch.float64)[targets]
-    expected = (
-        expected_loss(logits, targets, 2., .25) * row_weight[:, None])
+    expected = (expected_loss(logits, targets, 2., .25) * row_weight[:, None])
     assert torch.allclose(loss, expected)
     grad, = torch.autograd.grad(loss.sum(), logits)
     expected_grad, = torch.autograd.grad(expected.sum(), logits)
@@ -103,8 +103,8 @@ def test_focal_loss_in_half_precision(dtype):
 
 def test_focal_loss_of_no_rows():
     logits = torch.zeros(0, 3, requires_grad=True)
-    loss = sigmoid_focal_loss(
-        logits, torch.zeros(0, dtype=torch.long), 2., .25, None, 'sum')
+    loss = sigmoid_focal_loss(logits, torch.zeros(0, dtype=torch.long), 2., .25,
+                              None, 'sum')
     assert loss == 0
     loss.backward()
     assert logits.grad.shape == (0, 3)

@@ -65,10 +65,8 @@ def test_nms_boxes_of_one_pixel(offset, kept):
 
 def test_nms_score_threshold_is_exclusive_and_max_num_limits():
     scores = torch.tensor([.25, .9, .5])
-    assert nms(
-        BOXES, scores, .9, score_threshold=.25)[1].tolist() == [1, 2]
-    assert nms(
-        BOXES, scores, .9, score_threshold=.2)[1].tolist() == [1, 2, 0]
+    assert nms(BOXES, scores, .9, score_threshold=.25)[1].tolist() == [1, 2]
+    assert nms(BOXES, scores, .9, score_threshold=.2)[1].tolist() == [1, 2, 0]
     assert nms(
         BOXES, scores, .9, score_threshold=.25, max_num=1)[1].tolist() == [1]
 
@@ -105,8 +103,8 @@ def test_nms_of_no_boxes():
 
 def test_batched_nms_separates_classes():
     boxes, scores = BOXES[[0, 0, 0]], torch.tensor([.7, .9, .8])
-    dets, keep = batched_nms(
-        boxes, scores, torch.tensor([0, 0, 1]), dict(iou_threshold=.5))
+    dets, keep = batched_nms(boxes, scores, torch.tensor([0, 0, 1]),
+                             dict(iou_threshold=.5))
     assert keep.tolist() == [1, 2]
     assert torch.equal(dets[:, :4], boxes[keep])
     assert dets[:, 4].tolist() == scores[keep].tolist()
@@ -142,16 +140,15 @@ def test_batched_nms_split_equals_joint(nms_type, offset):
     assert 10 < len(keep) <= 60
     assert torch.equal(keep, keep_split)
     assert torch.allclose(joint, split)
-    limited, keep_limited = batched_nms(
-        boxes, scores, classes, dict(config, split_thr=1, max_num=5))
+    limited, keep_limited = batched_nms(boxes, scores, classes,
+                                        dict(config, split_thr=1, max_num=5))
     assert torch.equal(keep_limited, keep[:5])
     assert torch.equal(limited, split[:5])
 
 
 def test_batched_nms_soft_lowers_scores_within_class():
-    dets, keep = batched_nms(
-        BOXES[[0, 1, 1]], SCORES, torch.tensor([0, 0, 1]),
-        dict(type='soft_nms', iou_threshold=.3))
+    dets, keep = batched_nms(BOXES[[0, 1, 1]], SCORES, torch.tensor([0, 0, 1]),
+                             dict(type='soft_nms', iou_threshold=.3))
     assert keep.tolist() == [0, 2, 1]
     assert torch.allclose(dets[:, 4], torch.tensor([.9, .7, .8 * .4]))
 
@@ -190,22 +187,28 @@ def line(start, length, x):
 
 
 LINES = torch.tensor([
-    line(0, 72, 14), line(10, 20, 10), line(5, 10, 11), line(40, 30, 13.5),
-    line(12, 5, 12)])
+    line(0, 72, 14),
+    line(10, 20, 10),
+    line(5, 10, 11),
+    line(40, 30, 13.5),
+    line(12, 5, 12)
+])
 LINE_SCORES = torch.tensor([.5, .9, .6, .8, .7])
 
 
-@pytest.mark.parametrize('threshold, top_k, kept, parents', [
-    # Lines 3 and 0 are .5 apart, 1 and 2 as well as 4 and 2 1, 1 and 4 2.
-    (.5, 9, [1, 3, 4, 2, 0], [5, 1, 4, 2, 3]),
-    (.6, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
-    (1, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
-    (1.01, 9, [1, 3, 4], [2, 1, 3, 2, 3]),
-    (2.01, 9, [1, 3], [2, 1, 1, 2, 1]),
-    (.6, 2, [1, 3], [2, 1, 0, 2, 0]),
-])
-def test_line_nms_drops_lines_close_to_a_better_one(ext, threshold, top_k,
-                                                    kept, parents):
+@pytest.mark.parametrize(
+    'threshold, top_k, kept, parents',
+    [
+        # Lines 3 and 0 are .5 apart, 1 and 2 as well as 4 and 2 1, 1 and 4 2.
+        (.5, 9, [1, 3, 4, 2, 0], [5, 1, 4, 2, 3]),
+        (.6, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
+        (1, 9, [1, 3, 4, 2], [2, 1, 4, 2, 3]),
+        (1.01, 9, [1, 3, 4], [2, 1, 3, 2, 3]),
+        (2.01, 9, [1, 3], [2, 1, 1, 2, 1]),
+        (.6, 2, [1, 3], [2, 1, 0, 2, 0]),
+    ])
+def test_line_nms_drops_lines_close_to_a_better_one(ext, threshold, top_k, kept,
+                                                    parents):
     """Without mmcv's function: mmcv 2.1.0 has none."""
     keep, count, parent = ext.line_nms_forward(LINES, LINE_SCORES, threshold,
                                                top_k)

@@ -100,8 +100,8 @@ def test_source_missing_without_torchvision(fake_mmcv, monkeypatch):
 def test_source_missing_before_registration(fake_mmcv, monkeypatch):
     assert ops.operator_source() == 'torchvision'
     monkeypatch.setattr(sys, 'meta_path', [
-        finder for finder in sys.meta_path
-        if not isinstance(finder, OperatorFinder)
+        finder
+        for finder in sys.meta_path if not isinstance(finder, OperatorFinder)
     ])
     assert ops.operator_source() == 'missing'
     ops.register()
@@ -112,8 +112,8 @@ def test_unsupported_operator_names_itself_and_the_way_out(ext, monkeypatch):
     monkeypatch.setattr(source, 'version', {'onedl-mmcv': '2.3.6'}.get)
     with pytest.raises(NotImplementedError) as error:
         ext.correlation_forward(torch.zeros(1), kW=3)
-    assert str(error.value).startswith(
-        'correlation_forward needs compiled mmcv: ')
+    assert str(
+        error.value).startswith('correlation_forward needs compiled mmcv: ')
     assert str(error.value).endswith(
         '\n    pip install "setuptools>=80" wheel "packaging>=24.2" ninja'
         '\n    pip install --force-reinstall --no-deps --no-cache-dir '
@@ -121,8 +121,8 @@ def test_unsupported_operator_names_itself_and_the_way_out(ext, monkeypatch):
 
 
 def test_compile_commands_of_the_original_line(monkeypatch):
-    monkeypatch.setattr(
-        source, '_installed_version', {'mmcv-lite': '2.1.0'}.get)
+    monkeypatch.setattr(source, '_installed_version', {'mmcv-lite':
+                                                       '2.1.0'}.get)
     uninstall, _, install = source.compile_commands()
     assert uninstall == 'pip uninstall -y mmcv-lite'
     assert install.endswith('--no-binary mmcv mmcv==2.1.0')
@@ -173,8 +173,8 @@ def test_use_is_logged_once_in_the_main_process(bare_mmcv):
     assert output.count('mmcv operators: ') == 1
     assert output.count('used') == 3
     lines = result.stdout.splitlines()
-    assert ['mmcv operators: ' in line for line in lines[:4]
-            ] == [False, False, True, False]
+    assert ['mmcv operators: ' in line
+            for line in lines[:4]] == [False, False, True, False]
 
 
 @pytest.mark.parametrize('name', OPERATORS)

@@ -29,8 +29,7 @@ def rois_of(*rows):
     (True, [[26.5, 28.5], [46.5, 48.5]]),
     (False, [[32., 34.], [52., 54.]]),
 ])
-def test_roi_align_reads_ramp_at_bin_centres(aligned, expected,
-                                             sampling_ratio):
+def test_roi_align_reads_ramp_at_bin_centres(aligned, expected, sampling_ratio):
     """Bin centres at x 2, 4 and y 3, 5, half a pixel less where aligned."""
     output = roi_align(ramp(), rois_of([0, 1, 2, 5, 6]), (2, 2), 1.0,
                        sampling_ratio, 'avg', aligned)
@@ -114,13 +113,19 @@ def test_roi_align_gradients_of_overlapping_rois_add_up():
 def test_roi_align_gradcheck(sampling_ratio, aligned):
     generator = torch.Generator().manual_seed(0)
     feats = torch.rand(
-        2, 2, 6, 7, dtype=torch.float64, generator=generator,
+        2,
+        2,
+        6,
+        7,
+        dtype=torch.float64,
+        generator=generator,
         requires_grad=True)
     rois = rois_of([0, 1.3, 2.1, 9.2, 7.7], [1, -3, -2, 15, 13],
                    [1, 4.4, 0.2, 5.1, 11.9]).double()
     assert gradcheck(
-        lambda x: roi_align(x, rois, (3, 2), .5, sampling_ratio, 'avg',
-                            aligned), (feats, ))
+        lambda x: roi_align(x, rois,
+                            (3, 2), .5, sampling_ratio, 'avg', aligned),
+        (feats, ))
 
 
 def test_operators_fill_buffers_in_place(ext):
@@ -133,8 +138,8 @@ def test_operators_fill_buffers_in_place(ext):
         pool_mode=1,
         aligned=False)
     output = torch.full((1, 1, 1, 1), 5.)
-    assert ext.roi_align_forward(impulse(), rois, output, no_argmax,
-                                 no_argmax, **arguments) is None
+    assert ext.roi_align_forward(impulse(), rois, output, no_argmax, no_argmax,
+                                 **arguments) is None
     assert output.item() == 1
     grad_input = torch.ones(1, 1, 4, 4)
     assert ext.roi_align_backward(
@@ -187,6 +192,7 @@ def test_roi_align_reads_channels_last():
 
 def test_roi_align_max_pooling_is_refused():
     with pytest.raises(
-            NotImplementedError, match="roi_align_forward with pool_mode='max'"
+            NotImplementedError,
+            match="roi_align_forward with pool_mode='max'"
             ' needs compiled mmcv'):
         roi_align(ramp(), rois_of([0, 1, 2, 5, 6]), (2, 2), 1.0, 2, 'max')

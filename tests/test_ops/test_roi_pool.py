@@ -10,16 +10,18 @@ def counted(height=4, width=4):
     return torch.arange(float(height * width)).view(1, 1, height, width)
 
 
-@pytest.mark.parametrize('roi, expected', [
-    ([0, 0, 0, 3, 3], [[5, 7], [13, 15]]),
-    # Three pixels in two bins: both take the middle one.
-    ([0, 0, 0, 2, 2], [[5, 6], [9, 10]]),
-    ([0, .4, 0, 2.4, 1], [[1, 3], [5, 7]]),
-    # Half of the bins are outside.
-    ([0, 2, -2, 5, 1], [[0, 0], [7, 0]]),
-    # No extent.
-    ([0, 3, 3, 2, 2], [[0, 0], [0, 0]]),
-])
+@pytest.mark.parametrize(
+    'roi, expected',
+    [
+        ([0, 0, 0, 3, 3], [[5, 7], [13, 15]]),
+        # Three pixels in two bins: both take the middle one.
+        ([0, 0, 0, 2, 2], [[5, 6], [9, 10]]),
+        ([0, .4, 0, 2.4, 1], [[1, 3], [5, 7]]),
+        # Half of the bins are outside.
+        ([0, 2, -2, 5, 1], [[0, 0], [7, 0]]),
+        # No extent.
+        ([0, 3, 3, 2, 2], [[0, 0], [0, 0]]),
+    ])
 def test_roi_pool_takes_maximum_of_touched_pixels(roi, expected):
     feats = counted().requires_grad_()
     output = roi_pool(feats, torch.tensor([roi], dtype=torch.float32), 2)

@@ -43,8 +43,7 @@ def test_roi_align_rotated_turns_bins(angle, clockwise, expected):
 
 @pytest.mark.parametrize('sampling_ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
-def test_roi_align_rotated_without_angle_is_roi_align(aligned,
-                                                      sampling_ratio):
+def test_roi_align_rotated_without_angle_is_roi_align(aligned, sampling_ratio):
     feats = random_feats(2, 3, 8, 9)
     boxes = torch.tensor([[0, -3, -2, 7, 9], [1, 2, 1, 5, 14],
                           [0, 9, 9, 20, 13]]).double()
@@ -52,8 +51,7 @@ def test_roi_align_rotated_without_angle_is_roi_align(aligned,
         boxes[:, :1], (boxes[:, 1:3] + boxes[:, 3:]) / 2,
         boxes[:, 3:] - boxes[:, 1:3], boxes[:, :1] * 0
     ], 1)
-    output = roi_align_rotated(feats, rois, (3, 2), .5, sampling_ratio,
-                               aligned)
+    output = roi_align_rotated(feats, rois, (3, 2), .5, sampling_ratio, aligned)
     expected = roi_align(feats, boxes, (3, 2), .5, sampling_ratio, 'avg',
                          aligned)
     assert torch.allclose(output, expected)
@@ -93,8 +91,8 @@ def test_deform_roi_pool_pack_starts_as_roi_align():
     feats = random_feats(2, 3, 8, 9).float()
     rois = torch.tensor([[1, 2.2, 1, 13.5, 14], [0, 3, 2, 9, 10]])
     pack = DeformRoIPoolPack((3, 2), 3, 16, .5, 0)
-    assert torch.allclose(pack(feats, rois),
-                          roi_align(feats, rois, (3, 2), .5, 0, 'avg', True))
+    assert torch.allclose(
+        pack(feats, rois), roi_align(feats, rois, (3, 2), .5, 0, 'avg', True))
 
 
 @pytest.mark.parametrize('sampling_ratio', [0, 2])
@@ -120,8 +118,8 @@ def test_border_align_takes_maximum_along_each_side():
     output = BorderAlign(2)(feats, box)
     assert output.tolist() == [[[[1, 2, 3, 4]], [[0, 0, 0, 0]]]]
     output[:, 0].sum().backward()
-    assert feats.grad[0, ::2].nonzero().tolist() == [
-        [0, 1, 3], [1, 2, 1], [2, 3, 5], [3, 1, 5]]
+    assert feats.grad[0, ::2].nonzero().tolist() == [[0, 1, 3], [1, 2, 1],
+                                                     [2, 3, 5], [3, 1, 5]]
 
 
 def test_border_align_interpolates():

@@ -10,20 +10,22 @@ SQUARE = [0, 0, 2, 2, 0]
 EIGHTH = math.pi / 4
 
 
-@pytest.mark.parametrize('box, shared', [
-    (SQUARE, 4),
-    ([1, 0, 2, 2, 0], 2),
-    ([1.5, -1.5, 2, 2, 0], .25),
-    ([2, 0, 2, 2, 0], 0),
-    ([3, 3, 2, 2, EIGHTH], 0),
-    ([0, 0, 2, 2, math.pi / 2], 4),
-    ([0, 0, 4, 1, math.pi / 2], 2),
-    # An octagon: the square less four corners with legs 2 - sqrt(2).
-    ([0, 0, 2, 2, EIGHTH], 4 - 2 * (2 - math.sqrt(2))**2),
-    # A corner of it on the square's centre and two on its corners.
-    ([1, 0, math.sqrt(2), math.sqrt(2), EIGHTH], 1),
-    ([.2, .1, .5, .3, 1], .15),
-])
+@pytest.mark.parametrize(
+    'box, shared',
+    [
+        (SQUARE, 4),
+        ([1, 0, 2, 2, 0], 2),
+        ([1.5, -1.5, 2, 2, 0], .25),
+        ([2, 0, 2, 2, 0], 0),
+        ([3, 3, 2, 2, EIGHTH], 0),
+        ([0, 0, 2, 2, math.pi / 2], 4),
+        ([0, 0, 4, 1, math.pi / 2], 2),
+        # An octagon: the square less four corners with legs 2 - sqrt(2).
+        ([0, 0, 2, 2, EIGHTH], 4 - 2 * (2 - math.sqrt(2))**2),
+        # A corner of it on the square's centre and two on its corners.
+        ([1, 0, math.sqrt(2), math.sqrt(2), EIGHTH], 1),
+        ([.2, .1, .5, .3, 1], .15),
+    ])
 def test_shared_area_of_two_boxes(box, shared):
     boxes1, boxes2 = torch.tensor([SQUARE]), torch.tensor([box])
     area = box[2] * box[3]

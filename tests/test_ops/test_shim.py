@@ -161,16 +161,17 @@ model = dict(
     ('mmdet', MMDET_CONFIG, write_coco, 'epoch_1.pth', 'segm_mAP: '),
     ('mmseg', MMSEG_CONFIG, write_masks, 'iter_1.pth', 'mIoU: '),
 ])
-def test_own_tools_of_mmdet_and_mmseg_train_and_test(
-        bare_mmcv, tmp_path, package, config, write_data, checkpoint, metric):
+def test_own_tools_of_mmdet_and_mmseg_train_and_test(bare_mmcv, tmp_path,
+                                                     package, config,
+                                                     write_data, checkpoint,
+                                                     metric):
     run_python('-m', 'mmhier.ops', 'install', path=bare_mmcv.parent)
     mim = Path(find_spec(package).origin).parent / '.mim'
     data_root = write_data(tmp_path / 'data' / 'masks')
     path = tmp_path / 'config.py'
     path.write_text(
         config.format(
-            configs=mim / 'configs',
-            repository=REPOSITORY,
+            configs=mim / 'configs', repository=REPOSITORY,
             data_root=data_root))
     options = ['--work-dir', str(tmp_path / 'run')]
     if package == 'mmdet':
@@ -179,9 +180,13 @@ def test_own_tools_of_mmdet_and_mmseg_train_and_test(
             for phase, step in (('train', 2), ('val', 1), ('test', 1))
         ]
     commands = [
-        [str(mim / 'tools/train.py'), str(path), *options],
-        [str(mim / 'tools/test.py'), str(path),
-         str(tmp_path / 'run' / checkpoint), *options],
+        [str(mim / 'tools/train.py'),
+         str(path), *options],
+        [
+            str(mim / 'tools/test.py'),
+            str(path),
+            str(tmp_path / 'run' / checkpoint), *options
+        ],
     ]
     # One after the other in a process that has not imported mmhier, and that
     # does not spend seconds on the layout of configs.

@@ -86,8 +86,8 @@ def test_soft_nms_boxes_of_no_area_do_not_overlap(method):
     assert torch.equal(dets[:, 4], SCORES[:2])
 
 
-@pytest.mark.parametrize('dtype', [
-    torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('dtype',
+                         [torch.float16, torch.bfloat16, torch.float64])
 def test_soft_nms_dtypes(dtype):
     dets, inds = soft_nms(BOXES.to(dtype), SCORES.to(dtype), 0.3)
     assert dets.dtype == dtype and inds.tolist() == [0, 2, 1]
