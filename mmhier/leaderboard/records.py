@@ -8,13 +8,13 @@ import json
 import math
 import os
 import socket
+import types
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import (
     Any,
     ClassVar,
-    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -412,7 +412,7 @@ def _from_json(kind: Any, content: Any, where: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return content
-    if origin is Union:
+    if origin is types.UnionType:
         if content is None:
             return None
         return _from_json(inner[0], content, where)
