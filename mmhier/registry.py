@@ -24,7 +24,7 @@ METRICS = Registry(
     'metric',
     parent=MMENGINE_METRICS,
     scope='mmhier',
-    locations=['mmhier.evaluation.coco_metric'])
+    locations=['mmhier.evaluation.metrics'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,

@@ -14,7 +14,7 @@ from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.loading_errors import named_loading_errors
 from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
-from mmhier.evaluation.class_scores import collected_class_scores
+from mmhier.evaluation.per_class import collect_per_class, keep_per_class
 from mmhier.leaderboard.recording import EvaluationRecordHook
 from mmhier.leaderboard.records import EvaluationRecord
 from .training import build_runner
@@ -123,6 +123,8 @@ def run_test(
     if tta:
         _use_tta(cfg)
     check_data(cfg, ('test', ))
+    if cfg.get('default_scope') == 'mmseg':
+        keep_per_class(cfg.test_evaluator)
     with (safe_checkpoints(), mistakes_as_user_errors(),
           named_loading_errors()):
         runner = build_runner(cfg)
@@ -134,9 +136,8 @@ def run_test(
                 _dump_metric(cfg.get('default_scope'), unfinished))
         recorder.announce()
         try:
-            with collected_class_scores(
-                    runner.test_evaluator.metrics) as per_class:
-                metrics = runner.test()
+            metrics = runner.test()
+            per_class = collect_per_class(runner.test_evaluator.metrics)
             if out is not None and is_main_process():
                 os.replace(unfinished, out)
             record = recorder.finish(runner, metrics, per_class)

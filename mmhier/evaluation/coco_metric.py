@@ -1,55 +1,79 @@
-"""COCO's average precision, by pycocotools or by faster-coco-eval."""
+"""COCO average precision and recall, by pycocotools or faster-coco-eval."""
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
-from mmengine.logging import print_log
+from mmengine.fileio import get_local_path, load
+from mmengine.logging import MMLogger, print_log
 from pycocotools.cocoeval import COCOeval
 from mmhier.errors import MMHierError
+from mmhier.evaluation.per_class import PerClass, by_class
 from mmhier.registry import METRICS
 
-_MMDET_MODULE = 'mmdet.evaluation.metrics.coco_metric'
 BACKENDS = ('auto', 'pycocotools', 'faster')
+AP_NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
 class TolerantCOCO(COCO):
-    """mmdet's COCO that takes an empty list of results, and ids from 0."""
+    """COCO annotations with ids of any kind and without ``iscrowd``.
+
+    Both backends read ids as 64-bit integers and take annotation id 0 for
+    "unmatched". Annotations are therefore numbered from 1 in file order, and
+    images from 1 in the order of their ids. A missing or null ``iscrowd`` is
+    0; annotations of unlisted images are dropped.
+
+    Attributes:
+        image_numbers (dict): Number of each image by its id in the file.
+    """
+    image_numbers: dict[Any, int]
 
     def createIndex(self) -> None:
-        """Index the annotations by id, image and category.
+        """Number images and annotations, and index them.
 
-        pycocotools counts what matches an annotation of id 0 as unmatched,
-        so files that number from 0 are renumbered from 1.
+        Raises:
+            MMHierError: If ``iscrowd`` is neither 0 nor 1.
         """
-        annotations = self.dataset.get('annotations', [])
-        if any(annotation['id'] == 0 for annotation in annotations):
-            print_log('annotation ids begin with 0, which COCO\'s evaluation '
-                      'takes for "unmatched": numbered from 1 instead')
-            for i, annotation in enumerate(annotations):
-                annotation['id'] = i + 1
+        images = self.dataset.get('images', [])
+        ids = sorted((image['id'] for image in images),
+                     key=lambda i: (isinstance(i, str), i))
+        self.image_numbers = {id_: i for i, id_ in enumerate(ids, 1)}
+        for image in images:
+            image['id'] = self.image_numbers[image['id']]
+        kept = [
+            annotation for annotation in self.dataset.get('annotations', [])
+            if annotation['image_id'] in self.image_numbers
+        ]
+        for i, annotation in enumerate(kept, 1):
+            crowd = annotation.get('iscrowd')
+            if crowd not in (None, 0, 1):
+                raise MMHierError(f'annotation {annotation["id"]} has iscrowd='
+                                  f'{crowd!r}: expected 0 or 1')
+            annotation.update(
+                id=i,
+                image_id=self.image_numbers[annotation['image_id']],
+                iscrowd=int(crowd or 0))
+        self.dataset['annotations'] = kept
         super().createIndex()
 
-    def loadRes(self, resFile: Any) -> COCO:
-        """Results as a COCO object; see pycocotools."""
-        if isinstance(resFile, list) and not resFile:
-            results = COCO()
-            results.dataset = dict(
-                images=self.dataset['images'],
-                categories=self.dataset['categories'],
-                annotations=[])
-            results.createIndex()
-            return results
-        return super().loadRes(resFile)
+    def loadRes(self, resFile: list[dict]) -> COCO:
+        """Index detections, which may be none; see pycocotools."""
+        if resFile:
+            return super().loadRes(resFile)
+        results = COCO()
+        results.dataset = dict(self.dataset, annotations=[])
+        results.createIndex()
+        return results
 
 
 class FasterCOCOeval(COCOeval):
-    """pycocotools's COCOeval with matching done by faster-coco-eval.
+    """pycocotools' COCOeval with matching done by faster-coco-eval.
 
-    Parameters, the shape of ``eval`` and the summary are pycocotools's.
+    Parameters and the shape of ``eval`` are pycocotools'.
     """
 
     def evaluate(self) -> None:
@@ -61,22 +85,21 @@ class FasterCOCOeval(COCOeval):
             setattr(faster.params, name, getattr(self.params, name))
         faster.evaluate()
         faster.accumulate()
-        self.params.maxDets = faster.params.maxDets
         self.eval = faster.eval
 
     def accumulate(self) -> None:
-        """Nothing is left to do after :meth:`evaluate`."""
+        """Do nothing; :meth:`evaluate` accumulates."""
 
 
-def coco_eval_class(backend: str = 'auto') -> type:
-    """Class with pycocotools's interface that evaluates COCO detections.
+def coco_eval_class(backend: str = 'auto') -> type[COCOeval]:
+    """Return the COCOeval class of a backend.
 
     Args:
         backend (str): 'pycocotools', 'faster' (faster-coco-eval) or 'auto',
-            the second where it is installed. Defaults to 'auto'.
+            the latter if installed. Defaults to 'auto'.
 
     Raises:
-        ValueError: If the backend is unknown or not installed.
+        MMHierError: If the backend is unknown or not installed.
     """
     if backend not in BACKENDS:
         raise MMHierError(f'backend={backend!r} of mmhier.CocoMetric: expected '
@@ -93,50 +116,96 @@ def coco_eval_class(backend: str = 'auto') -> type:
 
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
-    """mmdet's CocoMetric with a choice of backend and all twelve numbers.
+    """mmdet's CocoMetric with all twelve COCO numbers, unrounded.
 
-    Values are not rounded. Besides mmdet's ``bbox_mAP``, ``bbox_mAP_50`` and
-    so on there are the recalls, named by ``proposal_nums``: with (1, 10, 100)
-    ``bbox_AR@1``, ``bbox_AR@10``, ``bbox_AR@100``, ``bbox_AR_s@100``,
-    ``bbox_AR_m@100``, ``bbox_AR_l@100``. Where a model finds nothing at all
-    they are 0, and as everywhere -1 where there is no ground truth.
+    Besides ``bbox_mAP``, ``bbox_mAP_50`` and so on it returns the recalls,
+    named by ``proposal_nums``: for (1, 10, 100) ``bbox_AR@1``,
+    ``bbox_AR@10``, ``bbox_AR@100``, ``bbox_AR_s@100``, ``bbox_AR_m@100``,
+    ``bbox_AR_l@100``. Values are 0 if nothing is detected and -1 without
+    ground truth.
 
-    With ``classwise=True``, mmdet's ``{class}_precision`` is that of the last
-    of the metrics; ``bbox_{class}_precision`` and ``segm_{class}_precision``
-    are there too, nan for classes without ground truth.
+    Only images passed to :meth:`process` are scored, so that ``indices`` of
+    the dataset selects a subset of ``ann_file``.
+
+    With ``classwise=True`` there are ``{class}_precision``, of the last
+    metric as in mmdet, and ``bbox_{class}_precision`` and
+    ``segm_{class}_precision``; nan for classes without ground truth.
 
     Args:
+        ann_file (str, optional): COCO annotation file. Defaults to None, the
+            ``instances`` of the data samples.
         backend (str): 'pycocotools', 'faster' (faster-coco-eval) or 'auto',
-            the second where it is installed. Both give the same numbers.
+            the latter if installed. Both give the same numbers.
             Defaults to 'auto'.
-        proposal_nums (Sequence[int]): Three numbers of detections per image,
-            at which recall is given. COCO's average precision is the one at
+        proposal_nums (Sequence[int]): Three numbers of detections per image
+            at which recall is computed. ``mAP`` is the average precision at
             100 detections, so they should contain 100.
             Defaults to (1, 10, 100).
-        **kwargs: Arguments of :class:`mmdet.evaluation.CocoMetric`.
+        sort_categories (bool): See :class:`mmdet.evaluation.CocoMetric`.
+        backend_args (dict, optional): File backend of ``ann_file``.
+        **kwargs: Other arguments of :class:`mmdet.evaluation.CocoMetric`;
+            ``use_mp_eval`` has no effect.
+
+    Attributes:
+        per_class (dict[str, dict[str, float]]): 'bbox AP' and 'segm AP' (IoU
+            0.50:0.95, all areas) by class, in [0, 1]; None for classes
+            without ground truth. Set by :meth:`compute_metrics`.
 
     Raises:
-        ValueError: If the backend is unknown or not installed, or there are
-            not three ``proposal_nums``.
+        MMHierError: If the backend is unknown or not installed, there are
+            not three ``proposal_nums``, or one of ``metric_items`` is
+            unknown.
     """
 
     iou_thrs: np.ndarray
 
     def __init__(self,
+                 ann_file: str | None = None,
                  *args: Any,
                  backend: str = 'auto',
                  proposal_nums: Sequence[int] = (1, 10, 100),
+                 sort_categories: bool = False,
+                 backend_args: dict | None = None,
                  **kwargs: Any) -> None:
         self.eval_class = coco_eval_class(backend)
-        with mock.patch(f'{_MMDET_MODULE}.COCO', TolerantCOCO):
-            super().__init__(
-                *args, proposal_nums=sorted(proposal_nums), **kwargs)
+        self.per_class: PerClass = {}
+        super().__init__(
+            None,
+            *args,
+            proposal_nums=sorted(proposal_nums),
+            backend_args=backend_args,
+            **kwargs)
         # pycocotools compares them with single thresholds.
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
-        if len(proposal_nums) != 3 and set(self.metrics) != {'proposal_fast'}:
-            raise MMHierError(f'proposal_nums={tuple(proposal_nums)} of '
-                              'mmhier.CocoMetric: expected three numbers, such '
-                              'as (1, 10, 100)')
+        if set(self.metrics) != {'proposal_fast'}:
+            self._check_names()
+        if ann_file is None:
+            return
+        with get_local_path(ann_file, backend_args=backend_args) as path:
+            self._coco_api = TolerantCOCO(path)
+        if sort_categories:
+            coco = self._coco_api
+            coco.dataset['categories'].sort(key=lambda c: c['id'])
+            coco.cats = {c['id']: c for c in coco.dataset['categories']}
+
+    def _check_names(self) -> None:
+        if len(self.proposal_nums) != 3:
+            raise MMHierError(
+                f'proposal_nums={tuple(self.proposal_nums)} of '
+                'mmhier.CocoMetric: expected three numbers, such as '
+                '(1, 10, 100)')
+        names = (*AP_NAMES, *self._recall_names())
+        unknown = [i for i in self.metric_items or () if i not in names]
+        if unknown:
+            raise MMHierError(f'metric_items={unknown} of mmhier.CocoMetric: '
+                              f'expected some of {", ".join(names)}')
+
+    def _recall_names(self) -> list[str]:
+        few, some, many = self.proposal_nums
+        return [
+            f'AR@{few}', f'AR@{some}', f'AR@{many}', f'AR_s@{many}',
+            f'AR_m@{many}', f'AR_l@{many}'
+        ]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics from processed results.
@@ -148,68 +217,143 @@ class CocoMetric(MMDetCocoMetric):
             dict[str, float]: Metrics by name.
 
         Raises:
-            ValueError: If masks are to be evaluated and there are none.
+            MMHierError: If masks are to be evaluated and there are none, or
+                an image is not in ``ann_file``.
         """
-        if 'segm' in self.metrics and 'masks' not in results[0][1]:
+        truths, predictions = zip(*results)
+        if 'segm' in self.metrics and 'masks' not in predictions[0]:
             raise MMHierError("metric='segm' of mmhier.CocoMetric needs masks, "
                               'and the model predicts none: evaluate bbox only')
-        evaluations: list[COCOeval] = []
+        metrics: dict[str, float] = {}
+        self.per_class = {}
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = self.outfile_prefix or str(Path(folder, 'results'))
+            if self._coco_api is None:
+                self._coco_api = TolerantCOCO(
+                    self.gt_to_coco_json(truths, prefix))
+            self.cat_ids = self._coco_api.get_cat_ids(
+                cat_names=self.dataset_meta['classes'])
+            files = self.results2json(predictions, prefix)
+            if self.format_only:
+                return metrics
+            self.img_ids = self._evaluated_images(truths)
+            for kind in self.metrics:
+                if kind == 'proposal_fast':
+                    recalls = self.fast_eval_recall(predictions,
+                                                    self.proposal_nums,
+                                                    self.iou_thrs)
+                    metrics.update(
+                        zip((f'AR@{num}' for num in self.proposal_nums),
+                            recalls))
+                else:
+                    metrics.update(self._evaluate(kind, load(files[kind])))
+        return metrics
 
-        class Recording(self.eval_class):  # type: ignore[name-defined]
+    def _evaluated_images(self, truths: Sequence[dict]) -> list[int]:
+        """Numbers of the images that were passed to :meth:`process`."""
+        numbers = self._coco_api.image_numbers
+        unknown = [t['img_id'] for t in truths if t['img_id'] not in numbers]
+        if unknown:
+            raise MMHierError(
+                f'{len(unknown)} of {len(truths)} images, such as id '
+                f'{unknown[0]}, are not in ann_file of mmhier.CocoMetric: set '
+                'the annotation file of the dataset')
+        seen = [numbers[truth['img_id']] for truth in truths]
+        if len(set(seen)) < len(numbers):
+            print_log(
+                f'COCO evaluation of the {len(set(seen))} images seen, of '
+                f'{len(numbers)} in the annotation file',
+                logger='current')
+        return seen
 
-            def summarize(self) -> None:
-                super().summarize()
-                evaluations.append(self)
-
-        # mmdet's function names the classes that it evaluates with.
-        print_log(
-            f'COCO evaluation by {self.eval_class.__name__}', logger='current')
-        with mock.patch.multiple(
-                _MMDET_MODULE,
-                COCO=TolerantCOCO,
-                COCOeval=Recording,
-                COCOevalMP=Recording):
-            rounded = super().compute_metrics(results)
-        kinds = [kind for kind in self.metrics if kind != 'proposal_fast']
-        exact = dict(rounded)
-        for kind, evaluation in zip(kinds, evaluations):
-            self._replace_summary(exact, kind, evaluation.stats)
-            if self.classwise and kind != 'proposal':
-                self._replace_class_precisions(exact, kind, evaluation)
-        return exact
-
-    def _replace_summary(self, metrics: dict[str, float], kind: str,
-                         stats: np.ndarray) -> None:
-        """Put unrounded numbers in the place of mmdet's."""
-        names = [
-            'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@100',
-            'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000'
-        ]
+    def _evaluate(self, kind: str, detections: list[dict]) -> dict[str, float]:
+        """Metrics of 'bbox', 'segm' or 'proposal'."""
+        coco = self._coco_api
+        for detection in detections:
+            detection['image_id'] = coco.image_numbers[detection['image_id']]
+            if kind == 'segm':
+                # Else COCO would take areas of objects from boxes.
+                del detection['bbox']
+        evaluation = self.eval_class(coco, coco.loadRes(detections),
+                                     'segm' if kind == 'segm' else 'bbox')
+        params = evaluation.params
+        params.catIds = self.cat_ids
+        params.imgIds = self.img_ids
+        params.maxDets = self.proposal_nums
+        params.iouThrs = self.iou_thrs
+        params.useCats = int(kind != 'proposal')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval['precision']
+        values = self._precisions(precision)
+        values.update(self._recalls(evaluation.eval['recall']))
+        # Proposals have no class, and by default no precision.
         prefix = '' if kind == 'proposal' else f'{kind}_'
-        if self.metric_items is not None:
-            for name in self.metric_items:
-                metrics[prefix + name] = float(stats[names.index(name)])
-            return
-        for name in names:
-            metrics.pop(prefix + name, None)
-        few, some, many = self.proposal_nums
-        names[6:] = [
-            f'AR@{few}', f'AR@{some}', f'AR@{many}', f'AR_s@{many}',
-            f'AR_m@{many}', f'AR_l@{many}'
-        ]
-        # Proposals have recalls only.
-        first = 6 if kind == 'proposal' else 0
-        for name, value in list(zip(names, stats))[first:]:
-            metrics[prefix + name] = float(value)
+        names = list(values)[6:] if kind == 'proposal' else list(values)
+        metrics = {
+            prefix + name: values[name]
+            for name in self.metric_items or names
+        }
+        print_log(
+            f'{kind} by {self.eval_class.__name__}: ' +
+            ', '.join(f'{name} {values[name]:.3f}' for name in names),
+            logger='current')
+        if kind != 'proposal':
+            metrics.update(self._class_precisions(kind, precision))
+        return metrics
 
-    def _replace_class_precisions(self, metrics: dict[str, float], kind: str,
-                                  evaluation: COCOeval) -> None:
-        """Average precision of each class, unrounded."""
-        # (IoU threshold, recall, class, area range, max. detections)
-        precisions = evaluation.eval['precision'][:, :, :, 0, -1]
-        categories = self._coco_api.loadCats(sorted(set(self.cat_ids)))
-        for i, category in enumerate(categories):
-            valid = precisions[:, :, i][precisions[:, :, i] > -1]
-            value = float(valid.mean()) if valid.size else float('nan')
-            metrics[f'{category["name"]}_precision'] = value
-            metrics[f'{kind}_{category["name"]}_precision'] = value
+    def _precisions(self, precision: np.ndarray) -> dict[str, float]:
+        """Six average precisions.
+
+        Args:
+            precision (np.ndarray): (IoU thresholds, recalls, classes, areas,
+                ``proposal_nums``); -1 without ground truth.
+        """
+        most = precision[..., -1]
+        values = [
+            precision[:, :, :, 0, np.equal(self.proposal_nums, 100)],
+            most[self.iou_thrs == 0.5, ...,
+                 0], most[self.iou_thrs == 0.75, ...,
+                          0], *(most[..., area] for area in (1, 2, 3))
+        ]
+        return dict(zip(AP_NAMES, map(_mean, values)))
+
+    def _recalls(self, recall: np.ndarray) -> dict[str, float]:
+        """Six average recalls.
+
+        Args:
+            recall (np.ndarray): (IoU thresholds, classes, areas,
+                ``proposal_nums``); -1 without ground truth.
+        """
+        values = [recall[:, :, 0, i] for i in (0, 1, 2)]
+        values += [recall[:, :, area, 2] for area in (1, 2, 3)]
+        return dict(zip(self._recall_names(), map(_mean, values)))
+
+    def _class_precisions(self, kind: str,
+                          precision: np.ndarray) -> dict[str, float]:
+        """Set ``per_class``, and return it as metrics if ``classwise``."""
+        # Classes of `precision` are in the order of their ids.
+        categories = self._coco_api.loadCats(sorted(self.cat_ids))
+        names = [category['name'] for category in categories]
+        values = np.ma.masked_equal(precision[:, :, :, 0, -1], -1).mean((0, 1))
+        values = np.ma.filled(values, np.nan)
+        self.per_class[f'{kind} AP'] = by_class(names, values)
+        if not self.classwise:
+            return {}
+        metrics = {}
+        for name, value in zip(names, values):
+            metrics[f'{name}_precision'] = float(value)
+            metrics[f'{kind}_{name}_precision'] = float(value)
+        width = max(map(len, names))
+        MMLogger.get_current_instance().info(
+            '\n'.join([f'{kind} AP by class:'] + [
+                f'{name:{width}}  {value:.3f}'
+                for name, value in zip(names, values)
+            ]))
+        return metrics
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not -1; -1 if there is none."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.

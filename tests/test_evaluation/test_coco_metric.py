@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from mmhier.datasets import generate_shapes
+from mmhier.errors import MMHierError
 from mmhier.evaluation.coco_metric import (
     CocoMetric,
     FasterCOCOeval,
@@ -25,24 +26,25 @@ TWELVE = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10',
 BACKENDS = ('pycocotools', 'faster')
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    return request.param
+
+
 def rectangle(x, y, w, h, size=(200, 200)):
     mask = np.zeros(size, np.uint8, order='F')
     mask[y:y + h, x:x + w] = 1
     return mask_api.encode(mask)
 
 
-def write_truth(folder: Path,
-                boxes,
-                sizes=None,
-                num_images=1,
-                first_id=1) -> str:
+def write_truth(folder: Path, boxes, num_images=1) -> str:
     """Annotation file of boxes (image, class, x, y, w, h[, crowd])."""
     annotations = []
     for image, label, x, y, w, h, *crowd in boxes:
         counts = rectangle(x, y, w, h)['counts'].decode()
         annotations.append(
             dict(
-                id=first_id + len(annotations),
+                id=1 + len(annotations),
                 image_id=image,
                 category_id=label,
                 bbox=[x, y, w, h],
@@ -78,17 +80,21 @@ def sample(image, found, size=(200, 200)) -> dict:
             masks=masks))
 
 
-def evaluate(truth,
-             samples,
-             backend,
-             classes=('class 1', 'class 2'),
-             metric=('bbox', 'segm'),
-             **kwargs) -> dict:
+def evaluate_by_class(truth,
+                      samples,
+                      backend,
+                      classes=('class 1', 'class 2'),
+                      metric=('bbox', 'segm'),
+                      **kwargs) -> tuple[dict, dict]:
     metric = CocoMetric(
         ann_file=truth, metric=list(metric), backend=backend, **kwargs)
     metric.dataset_meta = dict(classes=classes)
     metric.process({}, samples)
-    return metric.evaluate(len(samples))
+    return metric.evaluate(len(samples)), metric.per_class
+
+
+def evaluate(*args, **kwargs) -> dict:
+    return evaluate_by_class(*args, **kwargs)[0]
 
 
 TRUTH = [(0, 1, 10, 10, 50, 40), (0, 1, 100, 100, 20, 20)]
@@ -114,7 +120,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', KNOWN)
 def test_known_answers(name, backend, tmp_path):
     found, ap, ap50, ap75, ar1, ar10 = KNOWN[name]
@@ -129,7 +134,6 @@ def test_known_answers(name, backend, tmp_path):
         assert values[5] == values[11] == -1
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_nothing_found_is_zero_and_nothing_to_find_minus_one(backend, tmp_path):
     found_nothing = evaluate(
         write_truth(tmp_path, TRUTH), [sample(0, [])],
@@ -150,7 +154,6 @@ def test_nothing_found_is_zero_and_nothing_to_find_minus_one(backend, tmp_path):
         assert set(metrics.values()) == {-1}
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_false_alarms_count_on_images_without_ground_truth(backend, tmp_path):
     truth = write_truth(tmp_path, TRUTH, num_images=2)
     alarm = sample(1, [(0, 0.95, 5, 5, 30, 30)])
@@ -160,7 +163,6 @@ def test_false_alarms_count_on_images_without_ground_truth(backend, tmp_path):
     assert quiet['coco/bbox_mAP'] == pytest.approx(1)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_detections_within_a_crowd_of_their_class_are_ignored(
         backend, tmp_path):
     truth = write_truth(tmp_path, [*TRUTH, (0, 1, 120, 10, 70, 70, 'crowd')])
@@ -176,15 +178,95 @@ def test_detections_within_a_crowd_of_their_class_are_ignored(
     assert metrics['coco/bbox_mAP'] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('first_id', [0, 1, 900100000000])
-def test_ids_of_annotations_do_not_matter(backend, first_id, tmp_path):
-    truth = write_truth(tmp_path, TRUTH, first_id=first_id)
+def change(path: str, edit) -> str:
+    """Edit the content of an annotation file in place."""
+    content = json.loads(Path(path).read_text())
+    edit(content)
+    Path(path).write_text(json.dumps(content))
+    return path
+
+
+IDS = {
+    'from 0': lambda i: i - 1,
+    'large': lambda i: 900100000000 + i,
+    'beyond int64': lambda i: 2**63 + i,
+    'negative': lambda i: -i,
+    'fractions': lambda i: i + 0.25,
+    'digits': lambda i: str(i - 1),
+    'strings': lambda i: f'{3 - i}f9c-a',
+}
+
+
+@pytest.mark.parametrize('rename', IDS.values(), ids=IDS)
+@pytest.mark.parametrize('kind', ['images', 'annotations'])
+def test_ids_do_not_matter(kind, rename, backend, tmp_path):
+    boxes = [*TRUTH, (1, 1, 10, 10, 50, 40)]
+    wrong = [(0, 0.95, 150, 10, 20, 20)]
+
+    def edit(content):
+        for entry in content[kind]:
+            entry['id'] = rename(entry['id'] + (kind == 'images'))
+        if kind == 'images':
+            for entry in content['annotations']:
+                entry['image_id'] = rename(entry['image_id'] + 1)
+
+    truth = change(write_truth(tmp_path, boxes, num_images=2), edit)
+    images = [rename(i) for i in (1, 2)] if kind == 'images' else (0, 1)
+    metrics = evaluate(
+        truth, [sample(images[0], [*wrong, *PERFECT]),
+                sample(images[1], [])], backend)
+    # Two of three objects, by the second and third of three detections.
+    for name in ('coco/bbox_mAP', 'coco/segm_mAP'):
+        assert metrics[name] == pytest.approx(67 * (2 / 3) / 101)
+
+
+@pytest.mark.parametrize('crowd', ['missing', None, 0, False])
+def test_missing_and_null_iscrowd_are_0(crowd, backend, tmp_path):
+
+    def edit(content):
+        for annotation in content['annotations']:
+            annotation['iscrowd'] = crowd
+            if crowd == 'missing':
+                del annotation['iscrowd']
+
+    truth = change(write_truth(tmp_path, TRUTH), edit)
     metrics = evaluate(truth, [sample(0, PERFECT)], backend)
     assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('crowd', ['0', 2, []])
+def test_another_iscrowd_is_refused(crowd, tmp_path):
+    truth = change(
+        write_truth(tmp_path, TRUTH),
+        lambda content: content['annotations'][1].update(iscrowd=crowd))
+    with pytest.raises(MMHierError, match='annotation 2 has iscrowd=.*0 or 1'):
+        CocoMetric(truth)
+
+
+def test_only_images_seen_are_scored(backend, tmp_path, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr('mmhier.evaluation.coco_metric.print_log',
+                        lambda line, **_: lines.append(line))
+    boxes = [(image, *box[1:]) for image in range(4) for box in TRUTH]
+    truth = write_truth(tmp_path, boxes, num_images=4)
+    metrics = evaluate(truth, [sample(3, PERFECT), sample(1, PERFECT)], backend)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1
+    assert 'the 2 images seen, of 4 in the annotation file' in lines[0]
+    with pytest.raises(MMHierError, match='1 of 2 images, such as id 7,'):
+        evaluate(truth, [sample(0, PERFECT), sample(7, PERFECT)], backend)
+
+
+def test_proposal_recall_of_the_images_seen(tmp_path):
+    boxes = [(image, *box[1:]) for image in range(3) for box in TRUTH]
+    truth = write_truth(tmp_path, boxes, num_images=3)
+    metrics = evaluate(
+        truth, [sample(2, PERFECT), sample(1, PERFECT)],
+        'auto',
+        metric=['proposal_fast'],
+        proposal_nums=(1, 2))
+    assert metrics == {'coco/AR@1': 0.5, 'coco/AR@2': 1.}
+
+
 def test_area_ranges(backend, tmp_path):
     """Up to 32 x 32 is small, up to 96 x 96 medium; bounds are in both."""
     sides = {'s': 31, 'sm': 32, 'm': 95, 'l': 97}
@@ -199,7 +281,6 @@ def test_area_ranges(backend, tmp_path):
                 assert metrics[f'coco/segm_{key}'] == expected
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_number_of_detections(backend, tmp_path):
     """What comes 101st by its score does not count."""
     truth = write_truth(tmp_path, [(0, 1, 10, 10, 50, 40)])
@@ -213,7 +294,6 @@ def test_number_of_detections(backend, tmp_path):
             assert metrics[f'coco/bbox_{key}'] == (key in keys)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_proposals_have_no_class(backend, tmp_path):
     truth = write_truth(tmp_path, TRUTH)
     found = [(1, score, *box) for _, score, *box in PERFECT]
@@ -232,37 +312,63 @@ def test_proposals_have_no_class(backend, tmp_path):
     }
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_precision_of_each_class(backend, tmp_path):
+@pytest.mark.parametrize('classwise', [False, True])
+def test_precision_of_each_class(classwise, backend, tmp_path):
     """Also where the annotation file does not list them by their ids."""
-    path = write_truth(
-        tmp_path, [*TRUTH, (0, 2, 10, 100, 40, 40), (0, 2, 150, 10, 40, 40)])
-    content = json.loads(Path(path).read_text())
-    content['categories'].reverse()
-    Path(path).write_text(json.dumps(content))
-    found = [*PERFECT, (1, 0.9, 10, 100, 40, 40, rectangle(10, 100, 40, 10))]
+
+    def edit(content):
+        content['categories'].insert(1, dict(id=7, name='absent'))
+        content['categories'].reverse()
+
+    path = change(
+        write_truth(tmp_path,
+                    [*TRUTH, (0, 2, 10, 100, 40, 40), (0, 2, 150, 10, 40, 40)]),
+        edit)
+    found = [*PERFECT, (2, 0.9, 10, 100, 40, 40, rectangle(10, 100, 40, 10))]
     # Labels count in the order of the file.
-    found = [(1 - label, *rest) for label, *rest in found]
-    metrics = evaluate(
+    found = [(2 - label, *rest) for label, *rest in found]
+    metrics, per_class = evaluate_by_class(
         path, [sample(0, found)],
-        backend, ('class 2', 'class 1'),
-        classwise=True)
-    assert metrics['coco/bbox_class 1_precision'] == 1
-    assert metrics['coco/bbox_class 2_precision'] == pytest.approx(51 / 101)
-    assert metrics['coco/segm_class 2_precision'] == 0
-    assert metrics['coco/class 2_precision'] == 0
+        backend, ('class 2', 'absent', 'class 1'),
+        classwise=classwise)
+    assert per_class == {
+        'bbox AP': {
+            'class 1': 1.,
+            'class 2': pytest.approx(51 / 101),
+            'absent': None
+        },
+        'segm AP': {
+            'class 1': 1.,
+            'class 2': 0.,
+            'absent': None
+        }
+    }
     assert metrics['coco/bbox_mAP'] == pytest.approx((1 + 51 / 101) / 2)
+    found = {k: v for k, v in metrics.items() if k.endswith('_precision')}
+    if not classwise:
+        assert found == {}
+        return
+    expected = {
+        f'coco/{kind}{name}_precision': np.nan if value is None else value
+        for kind, key in (('bbox_', 'bbox AP'), ('segm_', 'segm AP'),
+                          ('', 'segm AP'))
+        for name, value in per_class[key].items()
+    }
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_asked_items_and_thresholds_only(backend, tmp_path):
     metrics = evaluate(
         write_truth(tmp_path, TRUTH), [sample(0, KNOWN['badly placed'][0])],
         backend,
         metric=['bbox'],
         iou_thrs=[0.5, 0.6, 0.65, 0.7],
-        metric_items=['mAP', 'mAP_50'])
-    assert metrics == {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 1}
+        metric_items=['mAP', 'mAP_50', 'AR@100'])
+    assert metrics == {
+        'coco/bbox_mAP': 0.5,
+        'coco/bbox_mAP_50': 1,
+        'coco/bbox_AR@100': 0.5
+    }
     metrics = evaluate(
         str(tmp_path / 'truth.json'), [sample(0, KNOWN['badly placed'][0])],
         backend,
@@ -272,7 +378,6 @@ def test_asked_items_and_thresholds_only(backend, tmp_path):
     assert metrics['coco/bbox_mAP_50'] == -1
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_ground_truth_from_the_dataset(backend):
     """Without ann_file, as mmdet's CocoMetric does it."""
     found = sample(0, PERFECT)
@@ -363,7 +468,6 @@ def test_backends_agree_on_coco_mini(seed):
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no coco_mini')
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_ground_truth_of_coco_mini_is_perfect(backend):
     path = str(COCO_MINI / 'annotations/instances_val2017.json')
     truth = COCO(path)
@@ -395,6 +499,8 @@ def test_mistakes(tmp_path):
         CocoMetric(backend='slow')
     with pytest.raises(ValueError, match='expected three numbers'):
         CocoMetric(proposal_nums=(100, ))
+    with pytest.raises(ValueError, match=r"\['AR@300'\].*expected.*AR@100"):
+        CocoMetric(metric_items=['mAP', 'AR@300'])
     boxes_only = sample(0, PERFECT)
     del boxes_only['pred_instances']['masks']
     with pytest.raises(ValueError, match='needs masks'):

@@ -8,7 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
+from mmseg.evaluation import IoUMetric as MMSegIoU
 from mmseg.registry import METRICS
+from mmhier.evaluation.per_class import collect_per_class, keep_per_class
 
 ROOT = Path(__file__).parents[2]
 ADE_MINI = ROOT.parent / 'shared' / 'data' / 'ade_mini'
@@ -141,3 +143,26 @@ def test_photos_of_ade_mini():
     perfect = [np.where(t == 255, 0, t).astype(int) for t in truths]
     metrics = assert_equals_reference(truths, perfect, 150)
     assert metrics == dict(aAcc=100, mIoU=100, mAcc=100)
+
+
+@pytest.mark.parametrize('kind', ['IoUMetric', 'mmseg.IoUMetric', MMSegIoU])
+def test_scores_of_each_class(kind):
+    evaluator = [dict(type=kind, iou_metrics=['mIoU']), dict(type='Other')]
+    keep_per_class(evaluator)
+    assert [metric['type']
+            for metric in evaluator] == ['mmhier.IoUMetric', 'Other']
+    init_default_scope('mmseg')
+    metric, stock = METRICS.build(evaluator[0]), MMSegIoU()
+    for each in (metric, stock):
+        each.dataset_meta = dict(classes=('a', 'b', 'c'))
+        each.process(None, [
+            dict(
+                pred_sem_seg=dict(data=torch.tensor([[0, 0, 1, 1]])),
+                gt_sem_seg=dict(data=torch.tensor([[0, 0, 0, 1]])))
+        ])
+    assert collect_per_class([metric, stock]) == {}
+    assert metric.evaluate(1) == stock.evaluate(1)
+    assert collect_per_class([metric, stock]) == {
+        'IoU': dict(a=pytest.approx(2 / 3), b=0.5, c=None),
+        'Acc': dict(a=pytest.approx(2 / 3), b=1., c=None)
+    }

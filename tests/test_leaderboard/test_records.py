@@ -6,15 +6,9 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS, init_default_scope
-from mmseg.evaluation import IoUMetric
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from mmhier.evaluation.class_scores import collected_class_scores
-from mmhier.evaluation.coco_metric import coco_eval_class
 from mmhier.leaderboard.records import (
     EvaluationRecord,
     RecordError,
@@ -268,67 +262,3 @@ def test_settings_as_json():
     value = dict(a=(1, (2.5, None)), b=float('inf'), c={3: True}, d=int)
     assert as_json(value) == dict(
         a=[1, [2.5, None]], b='inf', c={'3': True}, d="<class 'int'>")
-
-
-def test_iou_by_class():
-    metric = IoUMetric(iou_metrics=['mIoU'])
-    metric.dataset_meta = dict(classes=('a', 'b', 'c'))
-    predicted = torch.tensor([[0, 0, 1, 1]])
-    truth = torch.tensor([[0, 0, 0, 1]])
-    with collected_class_scores([metric]) as scores:
-        metric.process(None, [
-            dict(
-                pred_sem_seg=dict(data=predicted), gt_sem_seg=dict(data=truth))
-        ])
-        means = metric.evaluate(1)
-    assert scores['IoU'] == {'a': pytest.approx(2 / 3), 'b': 0.5, 'c': None}
-    assert scores['Acc'] == {'a': pytest.approx(2 / 3), 'b': 1., 'c': None}
-    assert means['mIoU'] == pytest.approx(100 * (2 / 3 + 0.5) / 2, abs=0.01)
-    assert 'total_area_to_metrics' not in vars(metric)
-
-
-@pytest.mark.parametrize('backend', ['pycocotools', 'faster'])
-def test_average_precision_by_class(backend):
-    if backend == 'faster':
-        pytest.importorskip('faster_coco_eval')
-    truth, boxes = COCO(), [[0, 0, 40, 40], [50, 50, 40, 40], [0, 50, 40, 40]]
-    truth.dataset = dict(
-        images=[dict(id=1, height=100, width=100)],
-        # Not in the order of their ids.
-        categories=[
-            dict(id=9, name='missed'),
-            dict(id=2, name='found'),
-            dict(id=5, name='absent')
-        ],
-        annotations=[
-            dict(
-                id=i + 1,
-                image_id=1,
-                category_id=label,
-                bbox=box,
-                area=1600,
-                iscrowd=0)
-            for i, (label, box) in enumerate(zip((2, 9, 9), boxes))
-        ])
-    truth.createIndex()
-    found = truth.loadRes([
-        dict(image_id=1, category_id=2, bbox=boxes[0], score=0.9),
-        # One of two: precision 1 up to recall 0.5, 51 of 101 points.
-        dict(image_id=1, category_id=9, bbox=boxes[1], score=0.8),
-    ])
-    summarize = COCOeval.summarize
-    with collected_class_scores([]) as scores:
-        evaluation = coco_eval_class(backend)(truth, found, 'bbox')
-        evaluation.params.catIds = [9, 2, 5]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert COCOeval.summarize is summarize
-    assert scores == {
-        'bbox AP': {
-            'found': pytest.approx(1.),
-            'absent': None,
-            'missed': pytest.approx(51 / 101)
-        }
-    }
-    assert np.isclose(evaluation.stats[0], (1 + 51 / 101) / 2)
