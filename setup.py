@@ -50,7 +50,8 @@ setup(
     package_data={'mmhier.leaderboard': ['leaderboard.html']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8'
+        'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8',
+        'filelock>=3.12', 'jinja2>=3.1'
     ],
     extras_require={
         'openmmlab': [

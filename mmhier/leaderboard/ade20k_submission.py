@@ -17,11 +17,9 @@ from mmhier.leaderboard.packages import (
     PackageSummary,
     Problems,
     list_entries,
+    new_package,
     open_package,
-    put_in_place,
     read_entry,
-    refuse_existing,
-    staging_folder,
 )
 
 NUM_CLASSES = 150
@@ -93,17 +91,12 @@ def write_ade20k_package(label_folder: str | Path,
         PackageError: If the package is there, cannot be written, or is not
             valid; then nothing is written.
     """
-    path = Path(path)
-    refuse_existing(path, overwrite)
-    with staging_folder(path) as folder:
-        staged = folder / path.name
+    with new_package(path, overwrite) as staged:
         with zipfile.ZipFile(staged, 'w') as archive:
             for png in sorted(Path(label_folder).glob('*.png')):
                 # PNGs are compressed already.
                 archive.writestr(zipfile.ZipInfo(png.name), png.read_bytes())
-        summary = check_ade20k_package(staged, sizes, path)
-        put_in_place(staged, path)
-    return summary
+        return check_ade20k_package(staged, sizes, path)
 
 
 def check_ade20k_package(path: str | Path,

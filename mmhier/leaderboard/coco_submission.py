@@ -22,11 +22,9 @@ from mmhier.leaderboard.packages import (
     PackageSummary,
     Problems,
     list_entries,
+    new_package,
     open_package,
-    put_in_place,
     read_entry,
-    refuse_existing,
-    staging_folder,
 )
 from mmhier.leaderboard.run_lengths import decode_run_lengths
 
@@ -147,13 +145,10 @@ def write_coco_package(detections: Sequence[dict],
             valid; then nothing is written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite)
     kept, notes = _tidy(detections, task)
-    with staging_folder(path) as folder:
-        staged = folder / path.name
+    with new_package(path, overwrite) as staged:
         _zip_detections(kept, staged, path.with_suffix('.json').name)
         summary = check_coco_package(staged, images, len(images.sizes), path)
-        put_in_place(staged, path)
     num_empty = len(images.sizes) - summary.num_images
     allowed = f' --allow-empty-images {num_empty}' if num_empty else ''
     summary.notes[:0] = notes

@@ -1,6 +1,4 @@
-"""What submission packages of all benchmarks share: lists of what is wrong,
-zip files from anywhere, and outputs that are complete or absent."""
-import fcntl
+"""Submission packages: problem lists, untrusted zip files, atomic outputs."""
 import os
 import shutil
 import struct
@@ -13,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmhier.errors import MMHierError
+from mmhier.leaderboard.locks import drop_lock, take_lock
 
 _MEBIBYTE = 1024**2
-# What test-dev's 20288 images with 100 masks each come to stays below this.
+# Above the 20,288 images of test-dev with 100 masks each.
 _MAX_BYTES = 4096 * _MEBIBYTE
-# Text and label maps that are real shrink less than this.
+# Above the compression of real text and label maps.
 _MAX_RATIO = 200
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
             ValueError, NotImplementedError, OverflowError, RuntimeError)
@@ -205,67 +204,78 @@ def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
 
 
 def staging_path(target: str | Path) -> Path:
-    """Where :func:`staging_folder` lies for a future file."""
+    """Folder of :func:`staging_folder`."""
     target = Path(target)
     return target.with_name(f'.{target.name}.unfinished')
 
 
 @contextmanager
 def staging_folder(target: str | Path) -> Iterator[Path]:
-    """Folder beside a future file, to write that file in, then to vanish.
+    """Make an empty folder for intermediate files, and remove it at the end.
 
-    A killed process leaves the folder behind. The next one finds that nobody
-    holds its lock, says so, and starts with an empty one.
+    If a killed process left the folder behind, its content is removed first.
 
     Args:
-        target (str | Path): The file that will be made; its folder is created
-            if need be.
+        target (str | Path): Named after; its parent is created if missing.
 
     Yields:
-        Path: An empty folder on the same file system.
+        Path: The folder.
 
     Raises:
-        PackageError: If another process is at it, or the place cannot be
-            written to.
+        PackageError: If another process uses the folder, or it cannot be
+            created.
     """
     target = Path(target)
     folder = staging_path(target)
-    # Without the lock in it: the folder may be removed, the lock is held.
-    lock_path = target.with_name(f'.{target.name}.lock')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_path.open('w')
+        # Beside the folder, which may be removed under its lock.
+        lock = take_lock(target.with_name(f'.{target.name}.lock'))
     except OSError as error:
         raise PackageError(f'cannot write {target}: {error.strerror}; choose '
                            'another folder') from error
-    with lock:
-        try:
-            # Released when the process ends, in whichever way.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PackageError(f'{target} is being written by another '
-                               'process: wait for it, or end it') from error
+    if lock is None:
+        raise PackageError(f'{target} is being written by another process: '
+                           'wait for it, or end it')
+    try:
         if folder.exists():
             print(f'removed {folder}, which an interrupted run left behind; '
                   'starting anew')
             shutil.rmtree(folder)
         folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
-            lock_path.unlink()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        drop_lock(lock)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise PackageError if there is a package that may not be replaced."""
+    """Raise PackageError if a package exists that may not be replaced."""
     if Path(path).exists() and not overwrite:
         raise PackageError(f'{path} exists: choose another name, or replace '
                            'it with --overwrite')
 
 
-def put_in_place(finished: Path, target: Path) -> None:
-    """Rename a finished file, replacing what was there."""
-    with finished.open('rb') as file:
-        os.fsync(file.fileno())
-    os.replace(finished, target)
+@contextmanager
+def new_package(path: str | Path, overwrite: bool) -> Iterator[Path]:
+    """Put a package in place once the block has written and checked it.
+
+    Args:
+        path (str | Path): The package; its folder is created if missing.
+        overwrite (bool): Replace a package.
+
+    Yields:
+        Path: File to write, of the same name in a :func:`staging_folder`.
+
+    Raises:
+        PackageError: If the package exists, cannot be written or is being
+            written by another process.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite)
+    with staging_folder(path) as folder:
+        staged = folder / path.name
+        yield staged
+        with staged.open('rb') as file:
+            os.fsync(file.fileno())
+        os.replace(staged, path)

@@ -5,14 +5,16 @@ are not under our control.
 """
 import csv
 import io
+import math
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmhier.errors import MMHierError
 from mmhier.files import write_text
+from mmhier.leaderboard.records import DataRecord
 from mmhier.leaderboard.tables import (
     MAIN_METRICS,
     METRICS,
@@ -22,7 +24,6 @@ from mmhier.leaderboard.tables import (
     Table,
 )
 
-TEMPLATE = Path(__file__).with_name('leaderboard.html')
 TASK_TITLES = dict(
     detection='Detection and instance segmentation',
     segmentation='Semantic segmentation',
@@ -193,235 +194,176 @@ def _csv_cell(cell: Any) -> Any:
 
 
 def as_html(board: Leaderboard) -> str:
-    """A page with styles and scripts inside, sortable without a network."""
-    sections = [
-        f'<section>\n<h2>{_html(TASK_TITLES.get(task, task))}</h2>\n' +
-        '\n'.join(_html_table(table) for table in tables) + '\n</section>'
-        for task, tables in _by_task(board)
+    """A sortable page with styles and scripts inside, which needs no network.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined)
+    environment.filters.update(
+        cells=_cells,
+        class_rows=_class_rows,
+        count=_count,
+        facts=_facts,
+        heading=_heading,
+        line=_line,
+        metric_rows=_metric_rows,
+        number=_number)
+    return environment.get_template('leaderboard.html').render(
+        num_runs=sum(len(table.runs) for table in board.tables),
+        tasks=[(TASK_TITLES.get(task, task), tables)
+               for task, tables in _by_task(board)],
+        warnings=board.warnings)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the page.
+
+    Attributes:
+        title (str): Of its column.
+        text (str): Its content.
+        key (str | float, optional): Value that its column is sorted by; None
+            if it is not known.
+        style (str): 'number', and 'minor' for columns that narrow screens
+            hide.
+    """
+    title: str
+    text: str
+    key: str | float | None
+    style: str = ''
+
+
+def _cells(run: Run, table: Table) -> list[Cell]:
+    """Cells of a run behind its config."""
+    record, model, cost = run.record, run.record.model, run.record.cost
+    published = next((value for value, _ in run.published.values()), None)
+    minor = '' if table.comparable else 'minor '
+    reasons, digest = '; '.join(run.reasons), _short(record.checkpoint.sha256)
+    return [
+        Cell('Family', run.family, run.family, 'minor'),
+        Cell('Variant', model.variant, model.variant, 'minor'),
+        Cell('Head', model.head, model.head, 'minor'),
+        Cell('Schedule', model.schedule, _leading_number(model.schedule),
+             'minor'),
+        *(Cell(name, _number(run.metrics.get(name)), run.metrics.get(name),
+               'number') for name in _metric_names(table)),
+        Cell('Published',
+             _published(run).replace(' (', '\n(', 1), published,
+             f'{minor}number'),
+        Cell('Difference', _differences(run),
+             next(iter(run.differences.values()), None), 'number')
+        if table.comparable else Cell(REASONS, reasons, reasons),
+        Cell('Params', f'{model.params / 1e6:.2f} M', model.params,
+             'minor number'),
+        Cell('FLOPs',
+             _flops(run).replace(' @ ', ' G\n'), model.macs, 'minor number'),
+        Cell('Images/s', _number(cost.images_per_second),
+             cost.images_per_second, 'minor number'),
+        Cell('Memory', f'{cost.peak_memory / 2**20:.0f} MiB', cost.peak_memory,
+             'minor number'),
+        Cell('Seed', _seed(run), run.training_seed, 'minor number'),
+        Cell('Checkpoint', digest, digest, 'minor'),
     ]
-    if board.warnings:
-        items = '\n'.join(f'<li>{_html(item)}</li>' for item in board.warnings)
-        sections.append('<section>\n<h2>Files that were left out</h2>\n'
-                        f'<ul class="warnings">\n{items}\n</ul>\n</section>')
-    count = sum(len(table.runs) for table in board.tables)
-    template = Template(TEMPLATE.read_text(encoding='utf-8'))
-    return template.substitute(
-        summary=_count(count, 'run'), sections='\n'.join(sections))
 
 
-# Columns of a page: title, whether it is hidden on narrow screens, and
-# whether it is a number. Those of the metrics come after the first five.
-_RUN_COLUMNS = (('Config', False, False), ('Family', True, False),
-                ('Variant', True, False), ('Head', True, False), ('Schedule',
-                                                                  True, False))
-_COST_COLUMNS = (('Params', True, True), ('FLOPs', True, True),
-                 ('Images/s', True, True), ('Memory', True, True),
-                 ('Seed', True, True), ('Checkpoint', True, False))
-
-
-def _html_table(table: Table) -> str:
-    names = _metric_names(table)
-    columns = [
-        *_RUN_COLUMNS, *((name, False, True) for name in names),
-        ('Published', not table.comparable, True),
-        ('Difference', False, True) if table.comparable else
-        (REASONS, False, False), *_COST_COLUMNS
-    ]
-    head = '\n'.join(f'<th scope="col"{_classes(hidden, number)}>'
-                     f'<button type="button">{_html(title)}</button></th>'
-                     for title, hidden, number in columns)
-    body = '\n'.join(
-        _html_run(run, names, columns, table) for run in table.runs)
-    kind = '' if table.comparable else ' apart'
-    return (
-        f'<div class="scroll{kind}" role="region" tabindex="0" '
-        f'aria-label="{_html(_heading(table))}: {_html(table.title)}">\n'
-        f'<table>\n<caption><div><b>{_heading(table)}</b> '
-        f'{_html(table.title)}</div></caption>\n<thead>\n<tr>\n{head}\n</tr>\n'
-        f'</thead>\n{body}\n</table>\n</div>')
-
-
-def _html_run(run: Run, names: Sequence[str],
-              columns: Sequence[tuple[str, bool, bool]], table: Table) -> str:
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Details of a run by name."""
     record, model = run.record, run.record.model
-    cells: list[tuple[str,
-                      str | float | None]] = [(run.family, run.family),
-                                              (model.variant, model.variant),
-                                              (model.head, model.head),
-                                              (model.schedule,
-                                               _leading_number(model.schedule))]
-    cells += [(_number(run.metrics.get(name)), run.metrics.get(name))
-              for name in names]
-    published = [value for value, _ in run.published.values()]
-    cells.append(
-        (_published(run).replace(' (', '\n(',
-                                 1), published[0] if published else None))
-    if table.comparable:
-        differences = list(run.differences.values())
-        cells.append(
-            (_differences(run), differences[0] if differences else None))
-    else:
-        reasons = '; '.join(run.reasons)
-        cells.append((reasons, reasons))
-    cells += [
-        (f'{model.params / 1e6:.2f} M', model.params),
-        (_flops(run).replace(' @ ', ' G\n'), model.macs),
-        (_number(record.cost.images_per_second,
-                 2), record.cost.images_per_second),
-        (f'{record.cost.peak_memory / 2**20:.0f} MiB', record.cost.peak_memory),
-        (_seed(run), run.training_seed),
-        (_short(record.checkpoint.sha256), _short(record.checkpoint.sha256))
-    ]
-    row = [
-        '<th scope="row"><button type="button" class="more" '
-        f'aria-expanded="false">{_html(run.name)}</button></th>'
-    ]
-    for (text, key), (_, hidden, number) in zip(cells, columns[1:]):
-        key = '' if key is None else key
-        row.append(f'<td{_classes(hidden, number)} data-key="{_html(key)}">'
-                   f'{_html(text)}</td>')
-    cells_text = '\n'.join(row)
-    return (f'<tbody>\n<tr>\n{cells_text}\n</tr>\n<tr class="details">\n'
-            f'<td colspan="{len(columns)}"><div class="panel">\n'
-            f'{_html_details(run)}\n</div></td>\n</tr>\n</tbody>')
-
-
-def _html_details(run: Run) -> str:
-    """What there is no room for in the row."""
-    record, model = run.record, run.record.model
-    facts: list[tuple[str, str]] = []
-    if run.reasons:
-        facts.append(('Apart because', '; '.join(run.reasons)))
-    for name, (value, source) in run.published.items():
-        facts.append((f'Published {name}', f'{value} — {source}'))
+    environment, packages = record.environment, record.environment.packages
     trained = [
         _count(number, unit)
         for number, unit in ((record.checkpoint_epoch, 'epoch'),
                              (record.checkpoint_iter, 'iteration'))
         if number is not None
     ]
-    facts += [
+    flops = 'not counted'
+    if model.macs is not None:
+        size = 'x'.join(map(str, model.macs_size or ()))
+        flops = f'{model.macs:,} multiply-adds at {size}'
+    versions = [
+        f'{name} {packages[name]}'
+        for name in ('mmhier', 'torch', 'torchvision', 'numpy')
+        if name in packages
+    ]
+    return [
+        *([('Apart because', '; '.join(run.reasons))] if run.reasons else []),
+        *((f'Published {name}', f'{value} — {source}')
+          for name, (value, source) in run.published.items()),
         ('Model', f'{run.family} {model.variant}, {model.head}, '
          f'{model.params / 1e6:.2f} M parameters'),
-        ('FLOPs', f'{model.macs:,} multiply-adds at '
-         f'{"x".join(map(str, model.macs_size or ()))}'
-         if model.macs is not None else 'not counted'),
+        ('FLOPs', flops),
         ('Schedule', model.schedule),
         ('Checkpoint', record.checkpoint.path),
         ('sha256', record.checkpoint.sha256 or 'not known'),
         ('Trained for', ', '.join(trained) or 'not known'),
-    ]
-    for data in record.data:
-        listed = f' of {data.num_listed}' if data.num_listed else ''
-        facts += [('Data', f'{data.dataset} {data.split} in {data.data_root}, '
-                   f'{data.num_images}{listed} images'),
-                  ('Images', data.images_sha256 or 'not listed')]
-        facts += [('Annotations', f'{file.path} {file.sha256}')
-                  for file in data.annotations]
-    packages = record.environment.packages
-    facts += [
-        ('Measured', f'{_number(record.cost.images_per_second, 2)} images/s, '
+        *(fact for data in record.data for fact in _data_facts(data)),
+        ('Measured', f'{_number(record.cost.images_per_second)} images/s, '
          f'{record.cost.peak_memory / 2**20:.0f} MiB '
          f'{record.cost.memory_of}, {record.precision}'),
         ('Hardware', _hardware(run)),
-        ('Software', f'Python {record.environment.python}, ' +
-         ', '.join(f'{name} {packages[name]}'
-                   for name in ('mmhier', 'torch', 'torchvision', 'numpy')
-                   if name in packages) +
-         f', operators: {record.environment.operators}'),
-        ('Commit', record.environment.commit or 'not known'),
+        ('Software', ', '.join([f'Python {environment.python}', *versions]) +
+         f', operators: {environment.operators}'),
+        ('Commit', environment.commit or 'not known'),
         ('Seeds', f'{_seed(run)} in training, {record.seed} in the test'),
         ('Finished', record.finished),
         ('Record', str(run.path)),
     ]
-    parts = [
-        '<dl>\n' + '\n'.join(f'<dt>{_html(name)}</dt><dd>{_html(value)}</dd>'
-                             for name, value in facts) + '\n</dl>'
-    ]
-    if record.metrics:
-        parts.append(
-            _fold(
-                f'All {len(record.metrics)} metrics',
-                _value_table('Metric', ['Value'], {
-                    name: [value]
-                    for name, value in record.metrics.items()
-                }, 4)))
-    if record.per_class:
-        parts.append(_per_class(record.per_class))
-    parts += [_svg(curve) for curve in run.curves]
-    return '\n'.join(parts)
 
 
-def _per_class(per_class: dict[str, dict]) -> str:
-    labels = dict.fromkeys(label for values in per_class.values()
-                           for label in values)
-    rows: dict[str, list[Any]] = {
-        label: [
-            None if values.get(label) is None else 100 * values[label]
-            for values in per_class.values()
-        ]
-        for label in labels
-    }
-    known = [label for label in rows if rows[label][0] is not None]
-    known.sort(key=lambda label: -rows[label][0])
-    others = [label for label in rows if rows[label][0] is None]
-    ordered = {label: rows[label] for label in known + others}
-    return _fold(f'{", ".join(per_class)} of {len(rows)} classes',
-                 _value_table('Class', list(per_class), ordered, 2))
+def _data_facts(data: DataRecord) -> list[tuple[str, str]]:
+    listed = f' of {data.num_listed}' if data.num_listed else ''
+    return [('Data', f'{data.dataset} {data.split} in {data.data_root}, '
+             f'{data.num_images}{listed} images'),
+            ('Images', data.images_sha256 or 'not listed'),
+            *(('Annotations', f'{file.path} {file.sha256}')
+              for file in data.annotations)]
 
 
-def _fold(title: str, content: str) -> str:
-    return (f'<details>\n<summary>{_html(title)}</summary>\n{content}\n'
-            '</details>')
+def _metric_rows(run: Run) -> list[tuple[str, list[float | None]]]:
+    return [(name, [value]) for name, value in run.record.metrics.items()]
 
 
-def _value_table(first: str, columns: Sequence[str], rows: dict[str, list],
-                 digits: int) -> str:
-    head = ''.join(f'<th scope="col">{_html(name)}</th>'
-                   for name in (first, *columns))
-    body = '\n'.join(f'<tr><th scope="row">{_html(name)}</th>' +
-                     ''.join(f'<td class="number">{_number(value, digits)}</td>'
-                             for value in values) + '</tr>'
-                     for name, values in rows.items())
-    return (f'<div class="values" tabindex="0" role="region" aria-label='
-            f'"{_html(first)}"><table>\n<thead><tr>{head}</tr></thead>\n'
-            f'<tbody>\n{body}\n</tbody>\n</table></div>')
+def _class_rows(run: Run) -> list[tuple[str, list[float | None]]]:
+    """Scores of each class in per cent, the best first."""
+    scores = run.record.per_class.values()
+    labels = dict.fromkeys(label for values in scores for label in values)
+    rows = []
+    for label in labels:
+        values = [score.get(label) for score in scores]
+        rows.append((label, [None if v is None else 100 * v for v in values]))
+    rows.sort(
+        key=lambda row: -math.inf if row[1][0] is None else row[1][0],
+        reverse=True)
+    return rows
 
 
-def _svg(curve: Curve) -> str:
-    """A learning curve, 340 x 160, in the colours of the page."""
+def _line(curve: Curve) -> dict[str, Any]:
+    """A learning curve within 340 x 160 pixels, and its labels."""
     every = -(-len(curve.points) // MAX_CURVE_POINTS)
     points = curve.points[::every]
     if points[-1] != curve.points[-1]:
         points.append(curve.points[-1])
-    steps = [step for step, _ in points]
-    values = [value for _, value in points]
+    steps, values = zip(*points)
     low, high = min(values), max(values)
     width = (steps[-1] - steps[0]) or 1
     height = (high - low) or 1
-
-    def place(step: float, value: float) -> str:
-        return (f'{60 + 265 * (step - steps[0]) / width:.1f},'
-                f'{128 - 100 * (value - low) / height:.1f}')
-
-    line = ' '.join(place(step, value) for step, value in points)
-    dots = ''
-    if len(points) <= 20:
-        dots = ''.join('<circle cx="{}" cy="{}" r="2.5"/>'.format(
-            *place(step, value).split(',')) for step, value in points)
-    title = _html(curve.name)
-    description = (f'{title}: {values[0]:.4g} at step {steps[0]:g}, '
-                   f'{values[-1]:.4g} at step {steps[-1]:g}, between '
-                   f'{low:.4g} and {high:.4g}')
-    return (f'<svg viewBox="0 0 340 160" role="img" '
-            f'aria-label="{description}">\n'
-            f'<text x="60" y="16" class="name">{title}</text>\n'
-            '<path class="axis" d="M60 24V132H328"/>\n'
-            f'<text x="54" y="32" class="end">{high:.3g}</text>\n'
-            f'<text x="54" y="132" class="end">{low:.3g}</text>\n'
-            f'<text x="60" y="150">{steps[0]:g}</text>\n'
-            f'<text x="328" y="150" class="end">step {steps[-1]:g}</text>\n'
-            f'<polyline points="{line}"/>{dots}\n</svg>')
+    places = [
+        f'{60 + 265 * (step - steps[0]) / width:.1f},'
+        f'{128 - 100 * (value - low) / height:.1f}' for step, value in points
+    ]
+    return dict(
+        name=curve.name,
+        description=f'{curve.name}: {values[0]:.4g} at step {steps[0]:g}, '
+        f'{values[-1]:.4g} at step {steps[-1]:g}, between {low:.4g} and '
+        f'{high:.4g}',
+        low=f'{low:.3g}',
+        high=f'{high:.3g}',
+        first=f'{steps[0]:g}',
+        last=f'{steps[-1]:g}',
+        points=places,
+        dots=places if len(places) <= 20 else [])
 
 
 def _by_task(board: Leaderboard) -> list[tuple[str, list[Table]]]:
@@ -496,15 +438,6 @@ def _seed(run: Run) -> str:
 
 def _short(digest: str | None) -> str:
     return NONE if digest is None else digest[:8]
-
-
-def _classes(hidden: bool, number: bool) -> str:
-    names = ['minor'] * hidden + ['number'] * number
-    return f' class="{" ".join(names)}"' if names else ''
-
-
-def _html(value: Any) -> str:
-    return escape(str(value), quote=True)
 
 
 def _markdown(value: Any) -> str:

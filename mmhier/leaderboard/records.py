@@ -4,6 +4,7 @@
 files are plain json; reading one executes nothing.
 """
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -20,13 +21,10 @@ from typing import (
     get_type_hints,
 )
 
+from filelock import FileLock
 from mmhier.errors import MMHierError
 from mmhier.files import write_text
-
-try:
-    import fcntl
-except ImportError:  # Not on Windows, where markers are never found stale.
-    fcntl = None  # type: ignore[assignment]
+from mmhier.leaderboard.locks import drop_lock, take_lock
 
 VERSION = 1
 UNFINISHED = '.unfinished'
@@ -317,90 +315,77 @@ def record_text(record: RunRecord) -> str:
 
 
 class UnfinishedRecord:
-    """The place of a record to come, locked for as long as its run lives.
+    """Reserved name of a record, until the test of the process ends.
 
-    The file ``NAME.json.unfinished`` says which run it is. A killed process
-    leaves it behind without its lock, so that the next run in the folder can
-    tell it from that of a run at work.
+    The file ``NAME.json.unfinished`` describes the run and is locked by a
+    file beside it. A killed process leaves both behind without a lock.
 
     Args:
         folder (str | Path): Work dir.
         stem (str): Name of the record without a suffix; '_2' and so on are
-            added where it is taken.
-        **about (str): What is said of the run if it is interrupted.
+            appended if it is taken.
+        **about (str): Description of the run, reported if it is interrupted.
     """
 
     def __init__(self, folder: str | Path, stem: str, **about: str):
-        number = 1
-        while True:
+        for number in itertools.count(1):
             name = stem if number == 1 else f'{stem}_{number}'
             self.target = Path(folder, f'{name}.json')
             self.path = Path(folder, f'{name}.json{UNFINISHED}')
-            number += 1
-            if self.target.exists():
+            lock = take_lock(_lock_file(self.path))
+            if lock is None:
                 continue
-            try:
-                self._file = open(self.path, 'x+', encoding='utf-8')
+            if not self.target.exists() and not self.path.exists():
                 break
-            except FileExistsError:
-                continue
-        # Of the process, not inherited by the workers of dataloaders.
-        if fcntl is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            drop_lock(lock)
+        self._lock: FileLock | None = lock
         about = dict(about, started=utc_now(), host=socket.gethostname())
-        self._write(json.dumps(about))
+        write_text(self.path, json.dumps(about))
 
     def finish(self, record: RunRecord) -> Path:
-        """Put the record in place and return its path."""
-        self._write(record_text(record))
+        """Write the record under its final name, and return its path."""
+        write_record(record, self.path)
         os.replace(self.path, self.target)
-        self._file.close()
+        self.discard()
         return self.target
 
     def discard(self) -> None:
-        """Remove the file, unless the record is in place."""
-        if not self._file.closed:
-            self._file.close()
+        """Give the name up; no effect after :meth:`finish`."""
+        if self._lock is not None:
             self.path.unlink(missing_ok=True)
-
-    def _write(self, text: str) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(text)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            drop_lock(self._lock)
+            self._lock = None
 
 
 def remove_interrupted(folder: str | Path) -> list[str]:
-    """Remove what killed runs left in a folder.
+    """Remove the unfinished records of killed processes.
 
     Args:
-        folder (str | Path): Work dir. Files of runs that are at work are
-            left alone.
+        folder (str | Path): Work dir. Files of running processes are kept.
 
     Returns:
         list[str]: A sentence on each interrupted run.
     """
     sentences = []
     for path in sorted(Path(folder).glob(f'*.json{UNFINISHED}')):
-        with open(path, 'r+', encoding='utf-8', errors='replace') as file:
-            if fcntl is None:
-                continue
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            text = file.read()
-            path.unlink()
+        lock = take_lock(_lock_file(path))
+        if lock is None:
+            continue
         try:
-            about = json.loads(text)
+            about = json.loads(path.read_bytes())
             which = (f'the test of {about["checkpoint"]} that started at '
                      f'{about["started"]} on {about["host"]}')
         except (ValueError, KeyError, TypeError):
             which = 'an earlier test'
+        path.unlink()
+        drop_lock(lock)
         sentences.append(f'{which} was interrupted and left no record; '
                          f'removed {path.name}')
     return sentences
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.lock')
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,5 +1,6 @@
 """Records: the schema, files that are no records, facts of runs."""
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -27,11 +28,11 @@ from mmhier.leaderboard.run_facts import (
 from ..test_tools import samples
 from .record_samples import evaluation_record, training_record
 
-# Locks the file in its first argument until it is killed.
-HOLD_LOCK = '''
-import fcntl, sys, time
-file = open(sys.argv[1], 'r+')
-fcntl.lockf(file, fcntl.LOCK_EX)
+# A test that runs until it is killed, in the folder of its argument.
+RUNNING = '''
+import sys, time
+from mmhier.leaderboard.records import UnfinishedRecord
+place = UnfinishedRecord(sys.argv[1], 'test_record_1', checkpoint='a.pth')
 print('locked', flush=True)
 time.sleep(600)
 '''
@@ -123,32 +124,42 @@ def test_records_of_the_same_second_get_names_of_their_own(tmp_path):
 
 def test_a_place_that_is_given_up_leaves_nothing(tmp_path):
     place = UnfinishedRecord(tmp_path, 'test_record_1')
-    assert [p.name
-            for p in tmp_path.iterdir()] == ['test_record_1.json.unfinished']
-    place.discard()
+    assert (tmp_path / 'test_record_1.json.unfinished').is_file()
+    assert remove_interrupted(tmp_path) == []
+    for _ in range(2):
+        place.discard()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_what_a_dead_run_left_is_removed(tmp_path):
-    path = tmp_path / 'test_record_1.json.unfinished'
-    about = dict(checkpoint='a.pth', started='noon', host='here')
-    path.write_text(json.dumps(about))
     finished = tmp_path / 'test_record_0.json'
     finished.write_text('kept')
-    holder = subprocess.Popen([sys.executable, '-c', HOLD_LOCK,
-                               str(path)],
-                              stdout=subprocess.PIPE)
+    running = subprocess.Popen([sys.executable, '-c', RUNNING,
+                                str(tmp_path)],
+                               stdout=subprocess.PIPE)
     try:
-        assert holder.stdout.readline() == b'locked\n'
+        assert running.stdout.readline() == b'locked\n'
         assert remove_interrupted(tmp_path) == []
-        assert path.exists()
+        assert (tmp_path / 'test_record_1.json.unfinished').exists()
     finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate()
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
     sentence, = remove_interrupted(tmp_path)
-    assert sentence.startswith('the test of a.pth that started at noon on '
-                               'here was interrupted')
-    assert [p.name for p in tmp_path.iterdir()] == ['test_record_0.json']
+    assert re.match(
+        'the test of a.pth that started at 20.* on .* was '
+        'interrupted and left no record; removed test_record_1', sentence)
+    assert list(tmp_path.iterdir()) == [finished]
+
+
+def test_records_without_fcntl_and_resource(tmp_path):
+    """As on Windows, where packages and records are written as well."""
+    code = ('import sys; sys.modules.update(fcntl=None, resource=None); '
+            'from mmhier.leaderboard import packages, records; '
+            'place = records.UnfinishedRecord(sys.argv[1], "a"); '
+            'print(place.path.exists()); place.discard()')
+    printed = subprocess.check_output(
+        [sys.executable, '-c', code, str(tmp_path)], text=True)
+    assert printed == 'True\n' and list(tmp_path.iterdir()) == []
 
 
 def test_an_unfinished_file_cut_short_is_removed(tmp_path):
