@@ -6,6 +6,7 @@ only.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,41 +100,40 @@ def assign_errors(image: ImageDetections,
         background_iou (float): No overlap, up to it. Defaults to 0.1.
     """
     num_detections, num_objects = image.ious.shape
-    kinds, targets = [], np.full(num_detections, -1)
-    same_class = image.labels[:, None] == image.true_labels[None]
-    found = np.zeros(num_objects, bool)
+    targets = np.full(num_detections, -1)
+    own_class = image.labels[:, None] == image.true_labels[None]
+    # Without objects there is no overlap; a column of zeros says so.
+    own, other = (
+        np.pad(image.ious * mask, ((0, 0), (0, not num_objects)))
+        for mask in (own_class, ~own_class))
+    free = np.ones(own.shape[1], bool)
     for i in range(num_detections):
-        free = image.ious[i] * same_class[i] * ~found
-        if num_objects and free.max() >= foreground_iou:
-            targets[i] = free.argmax()
-            found[targets[i]] = True
+        if (own[i] * free).max() >= foreground_iou:
+            targets[i] = (own[i] * free).argmax()
+            free[targets[i]] = False
+    in_crowd = ((image.crowd_ious >= foreground_iou) &
+                (image.crowd_labels == image.labels[:, None])).any(1)
+    kinds = []
     for i in range(num_detections):
+        best_own, best_other = own[i].max(), other[i].max()
         if targets[i] >= 0:
             kinds.append('right')
-            continue
-        in_crowd = image.crowd_ious[i] * (image.crowd_labels == image.labels[i])
-        if (in_crowd >= foreground_iou).any():
+        elif in_crowd[i]:
             kinds.append('ignored')
-            continue
-        if not num_objects:
-            kinds.append('background')
-            continue
-        own = image.ious[i] * same_class[i]
-        other = image.ious[i] * ~same_class[i]
-        if background_iou <= own.max() <= foreground_iou:
+        elif background_iou <= best_own <= foreground_iou:
             kinds.append('localisation')
-            targets[i] = own.argmax()
-        elif other.max() >= foreground_iou:
+            targets[i] = own[i].argmax()
+        elif best_other >= foreground_iou:
             kinds.append('classification')
-            targets[i] = other.argmax()
-        elif own.max() >= foreground_iou:
+            targets[i] = other[i].argmax()
+        elif best_own >= foreground_iou:
             kinds.append('duplicate')
-            targets[i] = own.argmax()
-        elif image.ious[i].max() <= background_iou:
+            targets[i] = own[i].argmax()
+        elif max(best_own, best_other) <= background_iou:
             kinds.append('background')
         else:
             kinds.append('both')
-            targets[i] = other.argmax()
+            targets[i] = other[i].argmax()
     return ImageErrors(kinds, targets, _object_kinds(kinds, targets,
                                                      num_objects))
 
@@ -202,46 +202,33 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray,
 def average_precision_gains(images: Sequence[ImageDetections],
                             errors: Sequence[ImageErrors],
                             num_classes: int) -> dict[str, float]:
-    """AP50 that a model would gain were it free of one type of error.
+    """AP50 gained by correcting all errors of one type.
 
     TIDE's oracles: a localisation or classification error becomes right, the
-    one of the highest score if several have the same object for target, and
-    is dropped if that object is found; the other detections are dropped;
-    missed objects are taken away. Different from TIDE, which takes them for
-    0, classes without objects have no average precision, as in COCO.
+    one of the highest score if several have the same target, and is dropped
+    if the target is found; other wrong detections are dropped; missed objects
+    are removed. Unlike in TIDE, which uses 0, classes without objects have no
+    average precision, as in COCO.
 
     Returns:
         dict[str, float]: Gains by :data:`ERROR_TYPES`, and 'AP50'.
     """
-    num_objects = np.zeros(num_classes, int)
-    num_missed = np.zeros(num_classes, int)
-    rows = []
-    for image, error in zip(images, errors):
-        np.add.at(num_objects, image.true_labels, 1)
-        missed = np.array([kind == 'missed' for kind in error.objects], bool)
-        np.add.at(num_missed, image.true_labels[missed], 1)
-        corrected = set()
-        for kind, target, label, score in zip(error.detections, error.targets,
-                                              image.labels, image.scores):
-            if kind == 'ignored':
-                continue
-            # Scores fall, so the first is the best.
-            corrects = (
-                kind in ('localisation', 'classification')
-                and error.objects[target] != 'found'
-                and target not in corrected)
-            true_label = image.true_labels[target] if corrects else -1
-            if corrects:
-                corrected.add(target)
-            rows.append((kind, label, score, true_label))
-    kinds = np.array([row[0] for row in rows], dtype=object)
-    labels = np.array([row[1] for row in rows], int)
-    scores = np.array([row[2] for row in rows], float)
-    true_labels = np.array([row[3] for row in rows], int)
+    kinds = np.array([kind for error in errors for kind in error.detections],
+                     dtype=object)
+    labels, scores, corrected = (
+        np.concatenate(arrays)[kinds != 'ignored'] for arrays in (
+            [image.labels
+             for image in images], [image.scores for image in images],
+            [_corrected_labels(*pair) for pair in zip(images, errors)]))
+    kinds = kinds[kinds != 'ignored']
     right = kinds == 'right'
+    objects = np.concatenate([image.true_labels for image in images])
+    missed = np.array([kind for error in errors for kind in error.objects],
+                      dtype=object) == 'missed'
+    num_objects = np.bincount(objects, minlength=num_classes)
     classes = np.flatnonzero(num_objects)
 
-    def mean_ap(labels: np.ndarray, right: np.ndarray, kept: np.ndarray,
+    def mean_ap(labels: np.ndarray, right: np.ndarray, kept: Any,
                 num_objects: np.ndarray) -> float:
         values = []
         for i in classes:
@@ -254,20 +241,32 @@ def average_precision_gains(images: Sequence[ImageDetections],
                 values.append(0.)
         return float(np.mean(values)) if values else 0.
 
-    everything = np.ones(len(rows), bool)
-    base = mean_ap(labels, right, everything, num_objects)
+    base = mean_ap(labels, right, True, num_objects)
     gains = {}
-    for kind in ERROR_TYPES:
-        if kind == 'missed':
-            fixed = mean_ap(labels, right, everything, num_objects - num_missed)
-        else:
-            wrong = kinds == kind
-            corrected = wrong & (true_labels >= 0)
-            fixed = mean_ap(
-                np.where(corrected, true_labels, labels), right | corrected,
-                ~wrong | corrected, num_objects)
-        gains[kind] = max(fixed - base, 0.)
-    return dict(AP50=base, **gains)
+    for kind in ERROR_TYPES[:-1]:
+        wrong = kinds == kind
+        fixed = wrong & (corrected >= 0)
+        gains[kind] = mean_ap(
+            np.where(fixed, corrected, labels), right | fixed, ~wrong | fixed,
+            num_objects)
+    gains['missed'] = mean_ap(
+        labels, right, True,
+        num_objects - np.bincount(objects[missed], minlength=num_classes))
+    return dict(AP50=base, **{k: max(v - base, 0.) for k, v in gains.items()})
+
+
+def _corrected_labels(image: ImageDetections,
+                      errors: ImageErrors) -> np.ndarray:
+    """(n, ) true class of detections that a correction makes right, else -1.
+    """
+    labels, taken = np.full(len(image.labels), -1), set()
+    # Scores fall, so that the best of several comes first.
+    for i, (kind, target) in enumerate(zip(errors.detections, errors.targets)):
+        if (kind in ('localisation', 'classification')
+                and errors.objects[target] != 'found' and target not in taken):
+            taken.add(target)
+            labels[i] = image.true_labels[target]
+    return labels
 
 
 def count_confusions(images: Sequence[ImageDetections],
