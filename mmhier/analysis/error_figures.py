@@ -21,26 +21,26 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(partial, dpi=100)
 
 
-def draw_class_bars(values: dict[str, float], counts: dict[str, int],
+def draw_class_bars(values: dict[str, float | None], counts: dict[str, int],
                     measure: str, unit: str, path: Path) -> None:
     """Bars of a measure by class, best first, in columns of up to 40.
 
     Args:
-        values (dict[str, float]): By class, in [0, 1]; nan for those without
-            ground truth, which are left out.
+        values (dict[str, float]): By class, in [0, 1]; None for classes
+            without ground truth, which are left out.
         counts (dict[str, int]): How much of each class there is.
         measure (str): Name of the values.
         unit (str): What is counted.
         path (Path): Picture to write.
     """
-    names = sorted((name for name in values if not np.isnan(values[name])),
-                   key=lambda name: -values[name])
+    known = {k: v for k, v in values.items() if v is not None}
+    names = sorted(known, key=lambda name: -known[name])
     num_columns = max(1, -(-len(names) // _ROWS_PER_COLUMN))
     num_rows = -(-len(names) // num_columns)
     figure = Figure(
         figsize=(1 + 5.5 * num_columns, 1.2 + 0.24 * num_rows),
         layout='constrained')
-    mean = np.mean([values[name] for name in names]) if names else np.nan
+    mean = np.mean(list(known.values())) if known else np.nan
     left_out = len(values) - len(names)
     figure.suptitle(
         f'{measure} by class, mean {mean:.3f}\nin brackets the number of '
@@ -49,7 +49,7 @@ def draw_class_bars(values: dict[str, float], counts: dict[str, int],
         fontsize=10)
     for i, axes in enumerate(figure.subplots(1, num_columns, squeeze=False)[0]):
         shown = names[i * num_rows:(i + 1) * num_rows]
-        heights = [values[name] for name in shown]
+        heights = [known[name] for name in shown]
         axes.barh(range(len(shown)), heights, color=_COLOURS[0])
         axes.set_yticks(
             range(len(shown)), [f'{name} ({counts[name]})' for name in shown],

@@ -1,7 +1,7 @@
 """Analysis of the predictions that a test run wrote, with pictures."""
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mmhier.analysis.error_types import (
     largest_confusions,
 )
 from mmhier.errors import MMHierError
+from mmhier.evaluation.per_class import by_class
 from mmhier.evaluation.predictions import PredictionsError, read_predictions
 from mmhier.files import write_text
 
@@ -147,57 +148,24 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
         _image_detections(info, sample, iou_type, len(classes))
         for info, sample in zip(infos, samples)
     ]
-    errors = [assign_errors(image) for image in images]
-    metrics = _coco_metrics(cfg, metainfo, infos, samples, iou_type)
-    precisions = {
-        name: metrics.pop(f'{iou_type}_{name}_precision')
-        for name in classes
-    }
-    metrics = {
-        key: value
-        for key, value in metrics.items() if not key.endswith('_precision')
-    }
-    numbers = np.bincount(
-        np.concatenate([image.true_labels for image in images]).astype(int),
-        minlength=len(classes)).tolist()
+    metrics, precisions = _coco_metrics(cfg, metainfo, infos, samples, iou_type)
+    labels = np.concatenate([image.true_labels for image in images])
+    numbers = np.bincount(labels, minlength=len(classes)).tolist()
     draw_class_bars(precisions, dict(zip(classes, numbers)), f'{iou_type} AP',
                     'objects', out_dir / 'class_ap.png')
-
     matrix = count_confusions(images, len(classes), score_threshold)
     names = [*classes, 'background']
     draw_confusion_matrix(matrix, names, [*classes, 'missed'],
                           out_dir / 'confusion_matrix.png')
-
+    errors = [assign_errors(image) for image in images]
     counts = count_errors(images, errors)
     gains = average_precision_gains(images, errors, len(classes))
     by_size = {size: metrics[f'{iou_type}_mAP_{size[0]}'] for size in SIZES}
     draw_errors(counts, gains, by_size, out_dir / 'errors.png')
-
-    seen = [
+    captions = _draw_worst_detections(infos, samples, images, [
         errors_above(image, error, score_threshold)
         for image, error in zip(images, errors)
-    ]
-    numbers_seen = [
-        Counter(kind for kind in [*error.detections, *error.objects]
-                if kind in ERROR_TYPES) for error in seen
-    ]
-    worst = sorted(
-        range(len(images)), key=lambda i: -sum(numbers_seen[i].values()))
-    worst = worst[:num_worst]
-    captions = [
-        f'{Path(infos[i]["img_path"]).name}: ' +
-        (', '.join(f'{number} {kind}'
-                   for kind, number in numbers_seen[i].items()) or 'no error')
-        for i in worst
-    ]
-    drawn = [
-        _draw_detections(infos[i], samples[i], images[i], seen[i], classes,
-                         iou_type) for i in worst
-    ]
-    draw_sheet(
-        list(zip(drawn, captions)), {
-            **_COLOURS, 'mistaken (left)': _OBJECT_COLOURS['mistaken']
-        }, out_dir / 'worst_images.png')
+    ], classes, iou_type, out_dir, num_worst)
     return dict(
         task='detection',
         iou_type=iou_type,
@@ -205,7 +173,7 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
         num_images=len(images),
         metrics=metrics,
         classes={
-            name: dict(AP=_or_none(precisions[name]), objects=number)
+            name: dict(AP=precisions[name], objects=number)
             for name, number in zip(classes, numbers)
         },
         AP50=gains['AP50'],
@@ -222,9 +190,40 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
         worst_images=captions)
 
 
-def _or_none(value: float) -> float | None:
-    """None in the place of nan, which json does not know."""
-    return None if np.isnan(value) else float(value)
+def _draw_worst_detections(infos: list[dict], samples: list[dict],
+                           images: Sequence[ImageDetections],
+                           errors: Sequence[ImageErrors], classes: list[str],
+                           iou_type: str, out_dir: Path,
+                           number: int) -> list[str]:
+    shown = [
+        Counter(kind for kind in [*error.detections, *error.objects]
+                if kind in ERROR_TYPES) for error in errors
+    ]
+    texts = [
+        ', '.join(f'{count} {kind}'
+                  for kind, count in counter.items()) or 'no error'
+        for counter in shown
+    ]
+
+    def draw(i: int) -> np.ndarray:
+        return _draw_detections(infos[i], samples[i], images[i], errors[i],
+                                classes, iou_type)
+
+    legend = {**_COLOURS, 'mistaken (left)': _OBJECT_COLOURS['mistaken']}
+    return _draw_worst([counter.total() for counter in shown], texts, infos,
+                       draw, legend, out_dir, number)
+
+
+def _draw_worst(errors: Sequence[float], texts: Sequence[str],
+                infos: list[dict], draw: Callable[[int], np.ndarray],
+                legend: dict, out_dir: Path, number: int) -> list[str]:
+    """Draw the images with most errors, and return their captions."""
+    worst = sorted(range(len(infos)), key=lambda i: -errors[i])[:number]
+    captions = [f'{Path(infos[i]["img_path"]).name}: {texts[i]}' for i in worst]
+    pictures = [draw(i) for i in worst]
+    draw_sheet(
+        list(zip(pictures, captions)), legend, out_dir / 'worst_images.png')
+    return captions
 
 
 def _image_detections(info: dict, sample: dict, iou_type: str,
@@ -285,20 +284,21 @@ def _to_rle(mask: dict | list, info: dict) -> dict:
 
 
 def _coco_metrics(cfg: Config, metainfo: dict, infos: list[dict],
-                  samples: list[dict], iou_type: str) -> dict[str, float]:
-    """COCO's numbers by the annotation file, or else by the dataset."""
+                  samples: list[dict],
+                  iou_type: str) -> tuple[dict, dict[str, float | None]]:
+    """COCO metrics, and AP by class; of ``ann_file`` or of the dataset."""
     from mmhier.evaluation.coco_metric import CocoMetric
     evaluator = cfg.test_evaluator
     ann_file = evaluator.get('ann_file') if isinstance(evaluator,
                                                        dict) else None
-    metric = CocoMetric(
-        ann_file=ann_file, metric=iou_type, classwise=True, prefix='')
+    metric = CocoMetric(ann_file=ann_file, metric=iou_type)
     metric.dataset_meta = metainfo
     metric.process({}, [
         dict(sample, instances=info['instances'])
         for info, sample in zip(infos, samples)
     ])
-    return metric.compute_metrics(metric.results)
+    metrics = metric.compute_metrics(metric.results)
+    return metrics, metric.per_class[f'{iou_type} AP']
 
 
 def _draw_detections(info: dict, sample: dict, image: ImageDetections,
@@ -365,29 +365,25 @@ def _analyze_segmentation(metainfo: dict, infos: list[dict],
         matrices.append(matrix)
         shares.append(1 - np.trace(matrix) / max(matrix.sum(), 1))
     matrix = np.sum(matrices, 0)
-    ious = dict(zip(classes, class_ious(matrix)))
+    values = class_ious(matrix)
+    ious = by_class(classes, values)
     pixels = dict(zip(classes, matrix.sum(1).tolist()))
     draw_class_bars(ious, pixels, 'IoU', 'pixels', out_dir / 'class_iou.png')
     draw_confusion_matrix(matrix, classes, classes,
                           out_dir / 'confusion_matrix.png')
-    worst = np.argsort(shares)[::-1][:num_worst]
-    captions = [
-        f'{Path(infos[i]["img_path"]).name}: {100 * shares[i]:.1f} % of the '
-        f'pixels wrong' for i in worst
-    ]
-    drawn = [
-        _draw_segmentation(infos[i], samples[i], metainfo, load_truth)
-        for i in worst
-    ]
-    draw_sheet(list(zip(drawn, captions)), {}, out_dir / 'worst_images.png')
+    captions = _draw_worst(
+        shares,
+        [f'{100 * share:.1f} % of the pixels wrong' for share in shares], infos,
+        lambda i: _draw_segmentation(infos[i], samples[i], metainfo, load_truth
+                                     ), {}, out_dir, num_worst)
     return dict(
         task='segmentation',
         num_images=len(samples),
         metrics=dict(
-            mIoU=float(np.nanmean(list(ious.values()))),
+            mIoU=float(np.nanmean(values)),
             aAcc=float(np.trace(matrix) / matrix.sum())),
         classes={
-            name: dict(IoU=_or_none(ious[name]), pixels=pixels[name])
+            name: dict(IoU=ious[name], pixels=pixels[name])
             for name in classes
         },
         confusion_matrix=matrix.tolist(),

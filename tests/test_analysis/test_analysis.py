@@ -476,7 +476,7 @@ def test_labels_cover_no_other_one():
 def test_bars_of_many_classes(number, tmp_path):
     names = [f'class {i}' for i in range(number)]
     values = {name: i / number for i, name in enumerate(names)}
-    values['absent'] = float('nan')
+    values['absent'] = None
     path = tmp_path / 'bars.png'
     draw_class_bars(values, dict.fromkeys(values, 3), 'AP', 'objects', path)
     # 40 rows at most, of 24 pixels.
