@@ -1,4 +1,4 @@
-"""Pictures of an analysis: bars, matrices, error types, sheets of images."""
+"""Figures of an analysis: bars, matrices, error types, sheets of images."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,9 +28,9 @@ def draw_class_bars(values: dict[str, float | None], counts: dict[str, int],
     Args:
         values (dict[str, float]): By class, in [0, 1]; None for classes
             without ground truth, which are left out.
-        counts (dict[str, int]): How much of each class there is.
+        counts (dict[str, int]): Objects or pixels by class.
         measure (str): Name of the values.
-        unit (str): What is counted.
+        unit (str): Unit of the counts.
         path (Path): Picture to write.
     """
     known = {k: v for k, v in values.items() if v is not None}
@@ -103,7 +103,7 @@ def draw_confusion_matrix(matrix: np.ndarray, row_names: Sequence[str],
 
 def draw_errors(counts: dict[str, dict[str, int]], gains: dict[str, float],
                 sizes: dict[str, float], path: Path) -> None:
-    """What each type of error costs, how often it occurs, and AP by size.
+    """Draw AP50 lost and number of errors by type, and AP by size.
 
     Args:
         counts (dict[str, dict[str, int]]): By type and size.
@@ -146,7 +146,7 @@ def draw_errors(counts: dict[str, dict[str, int]], gains: dict[str, float],
 
 
 class Labels:
-    """Writes labels into a picture where they cover no other one.
+    """Write labels that do not overlap.
 
     Args:
         canvas (np.ndarray): Picture (H, W, 3) in RGB, changed in place.
@@ -160,7 +160,7 @@ class Labels:
     def write(self, text: str, x: int, y: int, colour: Colour) -> None:
         """Write on a strip whose lower left corner is near (x, y).
 
-        Where there is no room near by, nothing is written.
+        Without room nearby, nothing is written.
         """
         (width, height), _ = cv2.getTextSize(text, self._font, self._size, 1)
         width, height = width + 4, height + 6
@@ -190,7 +190,7 @@ def draw_outlines(image: np.ndarray, outlines: Sequence[list[np.ndarray]],
         outlines (Sequence[list[np.ndarray]]): Per region its polygons, (n, 2)
             corners (x, y) in pixels.
         texts (Sequence[str]): Per region its label; the first have precedence
-            where there is no room for all.
+            if there is no room for all.
         colours (Sequence[tuple[int, int, int]]): Per region, in RGB.
 
     Returns:
@@ -250,8 +250,8 @@ def draw_sheet(pictures: list[tuple[np.ndarray, str]],
 
     Args:
         pictures (list[tuple[np.ndarray, str]]): RGB images and captions.
-        legend (dict[str, tuple[int, int, int]]): What the colours mean, at
-            the top; may be empty.
+        legend (dict[str, tuple[int, int, int]]): Meaning of the colours; may
+            be empty.
         path (Path): Picture to write.
     """
     width = max(image.shape[1] for image, _ in pictures)

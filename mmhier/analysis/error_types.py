@@ -1,8 +1,8 @@
-"""Where a detector or a segmentor goes wrong, in numbers.
+"""Error types of detectors and confusion matrices.
 
-Errors of detectors are told apart as by TIDE (Bolya et al., ECCV 2020,
-https://arxiv.org/abs/2008.08115). Regions, boxes or masks, enter as overlaps
-only.
+Error types are those of TIDE (Bolya et al., ECCV 2020,
+https://arxiv.org/abs/2008.08115), computed from the overlaps of boxes or
+masks.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# Of detections, by the order in which TIDE tests for them, and of objects.
+# Types of detections, in the order of TIDE's tests, and of objects.
 ERROR_TYPES = ('localisation', 'classification', 'duplicate', 'background',
                'both', 'missed')
 SIZES = ('small', 'medium', 'large')
@@ -20,7 +20,7 @@ _MAX_DETECTIONS = 100
 
 @dataclass
 class ImageDetections:
-    """What is in an image, and what was found.
+    """Objects and detections of an image.
 
     Attributes:
         labels (np.ndarray): Class of each of n detections.
@@ -33,8 +33,8 @@ class ImageDetections:
         ious (np.ndarray): (n, m) intersection over union; for crowds over
             the area of the detection.
 
-    Detections are then sorted by falling score, in the given ``order``, up to
-    the best 100; crowds are taken out of the objects.
+    The constructor sorts detections by falling score (``order``), keeps the
+    best 100 and separates crowds from the objects.
     """
     labels: np.ndarray
     scores: np.ndarray
@@ -79,30 +79,30 @@ class ImageErrors:
 def assign_errors(image: ImageDetections,
                   foreground_iou: float = 0.5,
                   background_iou: float = 0.1) -> ImageErrors:
-    """Tell what is wrong with each detection, by TIDE's rules.
+    """Classify the detections and objects of an image by TIDE's rules.
 
-    By falling score each detection finds the object of its class with which
-    it overlaps most among those not found yet, from ``foreground_iou`` on.
-    Of the others, the first that holds:
+    By falling score, a detection matches the free object of its class with
+    the largest overlap, at least ``foreground_iou``. The type of the others
+    is the first that applies:
 
-    - 'localisation': overlaps with an object of its class, too little;
-    - 'classification': overlaps enough with an object of another class;
-    - 'duplicate': overlaps enough with one of its class that is found;
-    - 'background': overlaps with no object;
-    - 'both': overlaps, too little, with an object of another class.
+    - 'localisation': insufficient overlap with an object of its class;
+    - 'classification': sufficient overlap with an object of another class;
+    - 'duplicate': sufficient overlap with a matched object of its class;
+    - 'background': no overlap;
+    - 'both': insufficient overlap with an object of another class.
 
-    Objects not found are 'missed' unless one of the first two errors has
-    them for its target.
+    Unmatched objects are 'missed' unless they are the target of a
+    localisation or classification error.
 
     Args:
         image (ImageDetections): Detections and objects.
-        foreground_iou (float): Enough overlap. Defaults to 0.5.
-        background_iou (float): No overlap, up to it. Defaults to 0.1.
+        foreground_iou (float): Minimum sufficient IoU. Defaults to 0.5.
+        background_iou (float): Maximum IoU of no overlap. Defaults to 0.1.
     """
     num_detections, num_objects = image.ious.shape
     targets = np.full(num_detections, -1)
     own_class = image.labels[:, None] == image.true_labels[None]
-    # Without objects there is no overlap; a column of zeros says so.
+    # At least one column, of zeros without objects.
     own, other = (
         np.pad(image.ious * mask, ((0, 0), (0, not num_objects)))
         for mask in (own_class, ~own_class))
@@ -140,10 +140,7 @@ def assign_errors(image: ImageDetections,
 
 def errors_above(image: ImageDetections, errors: ImageErrors,
                  score_threshold: float) -> ImageErrors:
-    """Errors of the detections from a score on.
-
-    Objects for which only the others account are missed.
-    """
+    """Errors of the detections with at least a score."""
     number = int((image.scores >= score_threshold).sum())
     kinds, targets = errors.detections[:number], errors.targets[:number]
     return ImageErrors(kinds, targets,
@@ -275,8 +272,8 @@ def count_confusions(images: Sequence[ImageDetections],
                      iou_threshold: float = 0.5) -> np.ndarray:
     """Confusion matrix of detections.
 
-    By falling score each detection takes the free object, of any class, with
-    which it overlaps most. Detections within a crowd are left out.
+    By falling score, a detection matches the free object of any class with
+    the largest overlap. Detections within a crowd are left out.
 
     Returns:
         np.ndarray: (num_classes + 1, num_classes + 1) numbers, rows by the

@@ -1,4 +1,4 @@
-"""Analysis of the predictions that a test run wrote, with pictures."""
+"""Analysis of the predictions of a test run, with figures."""
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def analyze_results(cfg: Config,
                     score_threshold: float = 0.3,
                     num_worst: int = 8,
                     overwrite: bool = False) -> dict[str, Any]:
-    """Write numbers and pictures on where a model goes wrong.
+    """Analyze the errors of a model, in numbers and figures.
 
     Written to ``out_dir`` are analysis.json, confusion_matrix.png,
     worst_images.png (ground truth left), and class_ap.png and errors.png for
@@ -75,19 +75,19 @@ def analyze_results(cfg: Config,
     Args:
         cfg (Config): Config of the test run, of mmdet or mmseg.
         predictions (str | Path): File that ``tools/test.py --out`` wrote.
-        out_dir (str | Path): Folder for the results; made if it is missing.
-        iou_type (str): Regions of detections that are compared, 'bbox' or
-            'segm'. Defaults to 'bbox'.
-        score_threshold (float): Of the detections in the confusion matrix
-            and on the sheet of images. Defaults to 0.3.
+        out_dir (str | Path): Folder for the results; created if missing.
+        iou_type (str): Regions of detections to compare, 'bbox' or 'segm'.
+            Defaults to 'bbox'.
+        score_threshold (float): Minimum score of detections in the confusion
+            matrix and on the sheet of images. Defaults to 0.3.
         num_worst (int): Images on the sheet. Defaults to 8.
         overwrite (bool): Replace results in ``out_dir``. Defaults to False.
 
     Returns:
-        dict: What analysis.json holds.
+        dict: Content of analysis.json.
 
     Raises:
-        ValueError: If the config is of another package, results exist, or
+        MMHierError: If the config is of another package, results exist, or
             the predictions cannot be read or belong to other data.
     """
     out_dir = Path(out_dir)
@@ -118,7 +118,7 @@ def analyze_results(cfg: Config,
 
 def _check_samples(samples: list[dict], infos: list[dict], key: str,
                    field: str) -> None:
-    """Sort the predictions like the images, or say what does not fit."""
+    """Sort the predictions in the order of the images."""
     by_image = {sample.get(key): sample for sample in samples}
     wanted = [info[key] for info in infos]
     missing = [image for image in wanted if image not in by_image]
@@ -322,7 +322,7 @@ def _draw_detections(info: dict, sample: dict, image: ImageDetections,
             (_COLOURS[kind], text, np.asarray(found['bboxes'][index]), mask))
     sides = []
     for regions in (truth, detections):
-        # What is wrong is drawn above what is right.
+        # Errors are drawn over correct regions.
         regions.sort(key=lambda region: region[0] == _COLOURS['right'])
         colours, texts, boxes, masks = zip(*regions) if regions else [()] * 4
         outlines = [
@@ -335,7 +335,7 @@ def _draw_detections(info: dict, sample: dict, image: ImageDetections,
 
 def _outline(box: Sequence[float], mask: dict | None, factor: float,
              shape: Sequence[int]) -> list[np.ndarray]:
-    """Polygons of a box, or of a mask where there is one, when drawn."""
+    """Polygons of a mask, or of a box without one, scaled for drawing."""
     if mask is None:
         x1, y1, x2, y2 = np.clip(
             np.array(box) * factor, 0, (shape[1], shape[0]) * 2)
@@ -411,7 +411,7 @@ def _draw_segmentation(info: dict, sample: dict, metainfo: dict,
 
 
 def _read_image(path: str) -> tuple[np.ndarray, float]:
-    """Image in RGB at the size in which it is drawn, and the factor."""
+    """RGB image resized for drawing, and the scale factor."""
     image = mmcv.imread(path, channel_order='rgb')
     if image is None:
         raise MMHierError(f'{path} cannot be read')

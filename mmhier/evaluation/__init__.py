@@ -1,1 +1,1 @@
-"""Metrics, and predictions read back from files."""
+"""Metrics, and reading of predictions."""

@@ -354,6 +354,6 @@ class CocoMetric(MMDetCocoMetric):
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is not -1; -1 if there is none."""
+    """Mean of the values other than -1; -1 without any."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.

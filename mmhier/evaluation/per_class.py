@@ -1,5 +1,5 @@
 """Scores of each class, which our metrics keep in ``per_class``."""
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ _MMSEG_IOU = ('IoUMetric', 'mmseg.IoUMetric',
               'mmseg.evaluation.metrics.iou_metric.IoUMetric')
 
 
-def by_class(classes: Sequence[str],
-             values: Sequence[float]) -> dict[str, float | None]:
+def by_class(classes: Iterable[str],
+             values: Iterable[float]) -> dict[str, float | None]:
     """Map classes to values; None for nan, a class without ground truth."""
     return {
         name: float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Reading the predictions that tools/test.py writes, without running code."""
+"""Safe reading of the predictions that tools/test.py writes."""
 import io
 import pickle
 from collections import OrderedDict
@@ -12,16 +12,16 @@ from mmhier.errors import MMHierError
 
 
 class PredictionsError(MMHierError):
-    """A file of predictions that cannot be used, and why."""
+    """A file of predictions that cannot be used."""
 
 
 def _load_storage(data: bytes) -> Any:
-    """torch.storage._load_from_bytes, which would unpickle anything."""
+    """Safe torch.storage._load_from_bytes."""
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """_codecs.encode, by which mmengine's pickles state bytes."""
+    """_codecs.encode of latin1, used in pickles of bytes."""
     if encoding != 'latin1':
         raise pickle.UnpicklingError(f'bytes in {encoding!r}')
     return text.encode(encoding)
@@ -44,7 +44,7 @@ for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings, arrays and tensors only."""
+    """Build containers, numbers, strings, arrays and tensors only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -71,7 +71,7 @@ def read_predictions(path: str | Path) -> list[dict]:
     try:
         with path.open('rb') as file:
             content = _TensorUnpickler(file).load()
-    # What a damaged stream of opcodes may raise.
+    # Errors of damaged opcode streams.
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError,
             IndexError, KeyError, TypeError, RuntimeError, OverflowError,
             MemoryError) as error:

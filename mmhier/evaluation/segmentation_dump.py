@@ -1,4 +1,4 @@
-"""Writing the predictions of segmentors, and nothing else."""
+"""Writing of the predicted classes of segmentors."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,13 +7,13 @@ from torch import uint8
 
 
 class DumpSegResults(DumpResults):
-    """mmengine's DumpResults with the classes only, in a byte each.
+    """mmengine's DumpResults with classes as bytes, without logits.
 
-    Logits, 200 MB for each photo of ADE20K, and ground truth are left out.
+    Logits take 200 MB for each photo of ADE20K. Ground truth is left out too.
     """
 
     def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
-        """Keep what tells an image and its classes."""
+        """Keep the image path, shapes and predicted classes."""
         kept = []
         for sample in predictions:
             sample = {

@@ -1,4 +1,4 @@
-"""Packages for the ADE20K scene parsing server, built and validated.
+"""Packages for the ADE20K scene parsing server.
 
 The server takes a zip file of one PNG per image, named as the image, with
 labels from 1 to 150; 0 ("other objects") is no class
@@ -33,7 +33,7 @@ _COLOUR_TYPES = {
     4: 'gray with alpha',
     6: 'RGBA'
 }
-# Larger ones are refused unread where the size of the image is unknown.
+# Limit for label maps whose image size is unknown.
 _MAX_PIXELS = 100_000_000
 
 
@@ -74,7 +74,7 @@ def write_ade20k_package(label_folder: str | Path,
                          path: str | Path,
                          sizes: dict[str, tuple[int, int]],
                          overwrite: bool = False) -> PackageSummary:
-    """Write, validate and only then put in place a package of label maps.
+    """Write a package of label maps, and put it in place if it is valid.
 
     Args:
         label_folder (str | Path): PNGs in the server's encoding, as
@@ -108,21 +108,21 @@ def check_ade20k_package(path: str | Path,
     Args:
         path (str | Path): The zip file; nothing is extracted from it.
         sizes (dict, optional): Of the images, see :func:`read_image_sizes`.
-            Without it, whether label maps are missing and have the images'
-            sizes cannot be said. Defaults to None.
-        name (str | Path, optional): How messages call the package.
+            Without it, missing label maps and their sizes are not checked.
+            Defaults to None.
+        name (str | Path, optional): Name of the package in messages.
             Defaults to None, ``path``.
-        max_bytes (int, optional): Size of all PNGs together above which none
-            is read. Defaults to None, 4 GiB.
+        max_bytes (int, optional): Maximum size of all PNGs together.
+            Defaults to None, 4 GiB.
 
     Returns:
         PackageSummary: Of a valid package.
 
     Raises:
-        PackageError: Lists everything that is wrong.
+        PackageError: Lists all problems.
     """
     problems = Problems(name or path)
-    # Which label values occur at all, to tell a shift from a slip.
+    # Label values of all files, to distinguish a shift from an error.
     values: set[int] = set()
     stems = set()
     with open_package(path) as archive:
@@ -151,7 +151,7 @@ def check_ade20k_package(path: str | Path,
 
 def _check_label_map(name: str, content: bytes, size: tuple[int, int] | None,
                      problems: Problems) -> set[int]:
-    """Check one PNG, and return the values in it."""
+    """Check one PNG, and return its values."""
     if content[:8] != _PNG_SIGNATURE or len(content) < 26:
         kind = 'a JPEG' if content[:2] == b'\xff\xd8' else 'no PNG'
         problems.add('files that are named .png but are none',
@@ -200,7 +200,7 @@ def _check_label_map(name: str, content: bytes, size: tuple[int, int] | None,
 
 
 def _check_shift(values: set[int], problems: Problems) -> None:
-    """Whether the labels of the whole package are off by one."""
+    """Report labels that are off by one in the whole package."""
     expected = ('expected 1 to 150, the class index of a model that does not '
                 'know "other objects", plus one')
     if 0 in values and max(values) < NUM_CLASSES:

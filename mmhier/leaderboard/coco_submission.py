@@ -1,4 +1,4 @@
-"""Packages for the COCO evaluation server, built and validated.
+"""Packages for the COCO evaluation server.
 
 The server takes ``detections_TESTSET_ALG_results.zip`` with one file in it,
 ``detections_TESTSET_ALG_results.json``: a list of detections. Boxes and masks
@@ -11,10 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    TypeGuard,
-)
+from typing import Any, TypeGuard
 
 import numpy as np
 from mmhier.leaderboard.packages import (
@@ -36,16 +33,16 @@ MAX_DETECTIONS = 100
 _RESULT_KEYS = dict(bbox='bbox', segm='segmentation')
 
 _JSON_NAME = re.compile(r'detections_[\w.-]+_[\w.+-]+_results\.json')
-# Pixels by which a box may leave its image, for rounding.
+# Pixels by which a box may exceed its image, for rounding.
 _TOLERANCE = 1.
-# How many boxes, in how many images, tell [x1, y1, x2, y2] from a habit of
-# the objects to sit in the upper left.
+# Numbers of boxes and images from which [x1, y1, x2, y2] can be told from
+# objects that happen to be in the upper left.
 _MIN_BOXES, _MIN_IMAGES = 10, 3
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """What a COCO json says of the images to be submitted.
+    """Images to be submitted, from a COCO json.
 
     Attributes:
         path (str): The json.
@@ -118,12 +115,12 @@ def write_coco_package(detections: Sequence[dict],
                        images: ImageList,
                        task: str,
                        overwrite: bool = False) -> PackageSummary:
-    """Write, validate and only then put in place a package of detections.
+    """Write a package of detections, and put it in place if it is valid.
 
-    Boxes are rounded to a hundredth of a pixel. Boxes without an area are
-    left out, as are all but the 100 best detections of an image: neither can
-    change a score. Packages with masks hold no boxes, from which the server
-    would take the sizes of the objects.
+    Boxes are rounded to a hundredth of a pixel. Boxes without area and
+    detections beyond the 100 best of an image are left out; neither can
+    change a score. Packages of masks hold no boxes, because the server would
+    take object sizes from them.
 
     Args:
         detections (Sequence[dict]): ``image_id``, official ``category_id``,
@@ -159,7 +156,7 @@ def write_coco_package(detections: Sequence[dict],
 
 def _tidy(detections: Sequence[dict],
           task: str) -> tuple[list[dict], list[str]]:
-    """Detections as the server wants them, and what was left out."""
+    """Detections in the server's format, and notes on those left out."""
     key = _RESULT_KEYS[task]
     by_image = defaultdict(list)
     num_flat = num_surplus = 0
@@ -176,7 +173,7 @@ def _tidy(detections: Sequence[dict],
         by_image[tidy['image_id']].append(tidy)
     kept = []
     for found in by_image.values():
-        # Sorting is stable, so the model's order decides among equals.
+        # Stable: the model's order decides among equal scores.
         found.sort(key=lambda detection: -detection['score'])
         num_surplus += len(found[MAX_DETECTIONS:])
         kept += found[:MAX_DETECTIONS]
@@ -212,21 +209,21 @@ def check_coco_package(path: str | Path,
 
     Args:
         path (str | Path): The zip file; nothing is extracted from it.
-        images (ImageList, optional): What is to be submitted. Without it,
-            whether images are missing and whether boxes and masks fit them
-            cannot be said. Defaults to None.
+        images (ImageList, optional): Images to be submitted. Without it,
+            missing images and the sizes of boxes and masks are not checked.
+            Defaults to None.
         allow_empty_images (int): How many of the images may have no
             detection. Defaults to 0.
-        name (str | Path, optional): How messages call the package.
+        name (str | Path, optional): Name of the package in messages.
             Defaults to None, ``path``.
-        max_bytes (int, optional): Size of the json above which it is not
-            read. Defaults to None, 4 GiB.
+        max_bytes (int, optional): Maximum size of the json. Defaults to
+            None, 4 GiB.
 
     Returns:
         PackageSummary: Of a valid package.
 
     Raises:
-        PackageError: Lists everything that is wrong.
+        PackageError: Lists all problems.
     """
     path = Path(path)
     problems = Problems(name or path)
@@ -293,7 +290,7 @@ def _parse(content: bytes, problems: Problems) -> list | None:
 
 
 class _Detections:
-    """Checks of one detection after the other, then of all together."""
+    """Checks of single detections, then of all together."""
 
     def __init__(self, task: str, images: ImageList | None, problems: Problems):
         self.key = _RESULT_KEYS[task]
@@ -383,7 +380,7 @@ class _Detections:
                     'boxes that leave their image',
                     f'{at}: {box} in {image_width} x {image_height} pixels')
         if min(x, y) >= 1:
-            # At the border of the image, both readings are the same.
+            # At the image border both formats agree.
             self.corner_boxes.append(as_corners)
             self.corner_images.add(image_id)
 
@@ -419,7 +416,7 @@ class _Detections:
                 f'{at}: {lengths.sum()} pixels for {mask["size"]}')
 
     def finish(self, allow_empty_images: int) -> None:
-        """Check what only all detections together tell."""
+        """Run the checks of all detections together."""
         for image_id, count in self.by_image.items():
             if count > MAX_DETECTIONS:
                 self.problems.add(
@@ -439,11 +436,10 @@ class _Detections:
                 f'{len(missing)})', shown)
 
     def _check_corners(self) -> None:
-        """Whether the boxes are [x1, y1, x2, y2].
+        """Report boxes that look like [x1, y1, x2, y2].
 
-        Such a box has its third number above its first, and its fourth above
-        its second. Widths and heights exceed the position of a box now and
-        then, but not in all images.
+        Their third number exceeds the first and their fourth the second,
+        which for [x, y, width, height] is true of some boxes only.
         """
         if self.num_leaving and self.corner_boxes:
             enough = bool(np.mean(self.corner_boxes) > 0.99)
@@ -460,7 +456,7 @@ class _Detections:
                 'their first and their fourth above their second')
 
     def notes(self) -> list[str]:
-        """What a user should know of a package without problems."""
+        """Notes on a package without problems."""
         notes = []
         if self.images:
             num_empty = sum(i not in self.by_image for i in self.images.sizes)
@@ -487,7 +483,7 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number of a size that images have."""
+    """Check for a finite number within the range of image sizes."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and -1e9 < value < 1e9)
 

@@ -28,15 +28,15 @@ class PackageError(MMHierError):
 
 @dataclass
 class PackageSummary:
-    """What a valid package holds.
+    """Content of a valid package.
 
     Attributes:
         path (str): The package.
         kind (str): 'bbox', 'segm' or 'labels'.
-        num_images (int): Images that it has results for.
+        num_images (int): Number of images with results.
         num_results (int): Detections or label maps.
-        notes (list[str]): What was left out, could not be checked, or is
-            legal yet unusual.
+        notes (list[str]): Results left out, checks not possible, and legal
+            but unusual content.
     """
     path: str
     kind: str
@@ -52,10 +52,10 @@ class PackageSummary:
 
 
 class Problems:
-    """Kinds of mistakes, each with its count and the first examples.
+    """Problems by kind, with counts and the first examples.
 
     Args:
-        name (str | Path): What is examined, for the message.
+        name (str | Path): Name of the package, for the message.
     """
     _NUM_EXAMPLES = 3
 
@@ -65,10 +65,10 @@ class Problems:
         self._examples: dict[str, list[str]] = defaultdict(list)
 
     def add(self, kind: str, example: str = '', count: int = 1) -> None:
-        """Note one mistake, or several with one example for all."""
+        """Add one problem, or several with a common example."""
         self._counts[kind] += count
         if example and len(self._examples[kind]) < self._NUM_EXAMPLES:
-            # File names of strangers may hold commands for terminals.
+            # File names may hold control sequences for terminals.
             self._examples[kind].append(''.join(c if c.isprintable() else '?'
                                                 for c in example))
 
@@ -106,7 +106,7 @@ def open_package(path: str | Path) -> zipfile.ZipFile:
         zipfile.ZipFile: To be closed by the caller.
 
     Raises:
-        PackageError: If there is no such file, or it is no complete zip file.
+        PackageError: If the file is missing or not a complete zip file.
     """
     path = Path(path)
     if not path.is_file():
@@ -128,20 +128,18 @@ def list_entries(archive: zipfile.ZipFile,
                  suffix: str,
                  problems: Problems,
                  max_bytes: int | None = None) -> list[zipfile.ZipInfo]:
-    """Files of a package that can be read, with what is wrong noted.
-
-    Nothing is extracted, so names are only looked at.
+    """List the readable files of a package, and check its layout.
 
     Args:
         archive (zipfile.ZipFile): The package.
-        suffix (str): How the names of its files must end, such as '.png'.
-        problems (Problems): Extended by what is wrong with the layout.
-        max_bytes (int, optional): Size of all files together, unpacked, above
-            which none is read. Defaults to None, 4 GiB.
+        suffix (str): Required suffix of its files, such as '.png'.
+        problems (Problems): Extended by problems of the layout.
+        max_bytes (int, optional): Maximum size of all files together,
+            unpacked. Defaults to None, 4 GiB.
 
     Returns:
-        list[zipfile.ZipInfo]: Files with that suffix that can be read, also
-        those in a wrong place; empty if the package is too large.
+        list[zipfile.ZipInfo]: Readable files with that suffix, misplaced ones
+        included; empty if the package is too large.
     """
     max_bytes = _MAX_BYTES if max_bytes is None else max_bytes
     entries, names = [], set()
@@ -194,7 +192,7 @@ def list_entries(archive: zipfile.ZipFile,
 
 def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,
                problems: Problems) -> bytes | None:
-    """Bytes of a file of a package; None, with a problem, if damaged."""
+    """Read a file of a package; None, and a problem, if it is damaged."""
     try:
         return archive.read(info)
     except _BAD_ZIP as error:

@@ -1,7 +1,6 @@
-"""A leaderboard as Markdown, CSV and a page of HTML that needs nothing else.
+"""A leaderboard as Markdown, CSV and a self-contained HTML page.
 
-Everything that comes from a record is escaped: names of files and folders
-are not under our control.
+Values of records are untrusted, and escaped.
 """
 import csv
 import io
@@ -14,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mmhier.errors import MMHierError
 from mmhier.files import write_text
-from mmhier.leaderboard.records import DataRecord
+from mmhier.leaderboard.records import CostRecord, DataRecord
 from mmhier.leaderboard.tables import (
     MAIN_METRICS,
     METRICS,
@@ -39,15 +38,15 @@ def write_leaderboard(board: Leaderboard,
     """Write leaderboard.md, .csv and .html.
 
     Args:
-        board (Leaderboard): What to write.
-        folder (str | Path): Created if it is not there.
+        board (Leaderboard): The tables.
+        folder (str | Path): Created if missing.
         overwrite (bool): Replace existing files. Defaults to False.
 
     Returns:
         list[Path]: The files.
 
     Raises:
-        ValueError: If one of the files exists, or the folder cannot be
+        MMHierError: If one of the files exists, or the folder cannot be
             written to.
     """
     folder = Path(folder)
@@ -107,8 +106,8 @@ def _markdown_row(run: Run, names: Sequence[str], table: Table) -> list[str]:
         _differences(run) if table.comparable else '; '.join(run.reasons),
         _number(record.model.params / 1e6, 2),
         _flops(run),
-        _number(record.cost.images_per_second, 2),
-        f'{record.cost.peak_memory / 2**20:.0f} ({record.cost.memory_of})',
+        _number(record.cost.images_per_second,
+                2), f'{_mebibytes(record.cost)} ({record.cost.memory_of})',
         _hardware(run),
         _seed(run),
         _short(record.checkpoint.sha256),
@@ -186,7 +185,7 @@ def _csv_row(run: Run, table: Table, columns: Sequence[str],
 
 
 def _csv_cell(cell: Any) -> Any:
-    """Text that no spreadsheet takes for a formula; numbers as they are."""
+    """Quote text that a spreadsheet would take for a formula."""
     if isinstance(cell, str) and cell.startswith(
         ('=', '+', '-', '@', '\t', '\r', '\n')):
         return f"'{cell}"
@@ -194,8 +193,7 @@ def _csv_cell(cell: Any) -> Any:
 
 
 def as_html(board: Leaderboard) -> str:
-    """A sortable page with styles and scripts inside, which needs no network.
-    """
+    """A sortable page that needs no other file and no network."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -261,7 +259,7 @@ def _cells(run: Run, table: Table) -> list[Cell]:
              _flops(run).replace(' @ ', ' G\n'), model.macs, 'minor number'),
         Cell('Images/s', _number(cost.images_per_second),
              cost.images_per_second, 'minor number'),
-        Cell('Memory', f'{cost.peak_memory / 2**20:.0f} MiB', cost.peak_memory,
+        Cell('Memory', f'{_mebibytes(cost)} MiB', cost.peak_memory,
              'minor number'),
         Cell('Seed', _seed(run), run.training_seed, 'minor number'),
         Cell('Checkpoint', digest, digest, 'minor'),
@@ -300,7 +298,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ('Trained for', ', '.join(trained) or 'not known'),
         *(fact for data in record.data for fact in _data_facts(data)),
         ('Measured', f'{_number(record.cost.images_per_second)} images/s, '
-         f'{record.cost.peak_memory / 2**20:.0f} MiB '
+         f'{_mebibytes(record.cost)} MiB '
          f'{record.cost.memory_of}, {record.precision}'),
         ('Hardware', _hardware(run)),
         ('Software', ', '.join([f'Python {environment.python}', *versions]) +
@@ -379,7 +377,7 @@ def _heading(table: Table) -> str:
 
 
 def _metric_names(table: Table) -> list[str]:
-    """Columns of metrics: the main ones, and those beside them that fit."""
+    """Metrics shown as columns: the main ones; for masks all."""
     names = MAIN_METRICS.get(table.task, ())
     if table.task == 'segmentation':
         names = tuple(METRICS[table.task])
@@ -389,6 +387,10 @@ def _metric_names(table: Table) -> list[str]:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else f'{value:.{digits}f}'
+
+
+def _mebibytes(cost: CostRecord) -> str:
+    return _number(cost.peak_memory and cost.peak_memory / 2**20, 0)
 
 
 def _leading_number(schedule: str) -> int | str:
@@ -441,7 +443,7 @@ def _short(digest: str | None) -> str:
 
 
 def _markdown(value: Any) -> str:
-    """Text that stays in its cell and is no markup."""
+    """Escape text for a cell of a table."""
     text = ' '.join(str(value).split())
     for character in '\\|`*[]<>':
         text = text.replace(character, f'\\{character}')

@@ -1,4 +1,4 @@
-"""The zoo's configs and the results that were published for them."""
+"""Configs of the zoo and their published results."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ class ZooModel:
         params (int): Parameters of its model.
         published (dict[str, tuple[float, str]]): Value in per cent and
             source by metric: 'box AP', 'mask AP', 'mIoU', 'Top 1 Accuracy',
-            'Top 5 Accuracy'. Empty where nothing was published.
+            'Top 5 Accuracy'. Empty if nothing was published.
     """
     config: Path
     params: int

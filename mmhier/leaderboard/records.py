@@ -1,4 +1,4 @@
-"""What a run was, as json beside its results: the schema, read and written.
+"""Json records of training and test runs: schema, reading and writing.
 
 :class:`EvaluationRecord` and :class:`TrainingRecord` are the schema. Their
 files are plain json; reading one executes nothing.
@@ -13,13 +13,7 @@ import types
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import (
-    Any,
-    ClassVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 from mmhier.errors import MMHierError
@@ -31,7 +25,7 @@ UNFINISHED = '.unfinished'
 
 
 class RecordError(MMHierError):
-    """A file is no record, or one of another version."""
+    """A file is not a record, or of another version."""
 
 
 @dataclass
@@ -57,7 +51,7 @@ class DataRecord:
         split (str): Last folder of the images, such as 'val2017'.
         data_root (str): As the run was given it.
         annotations (list[FileRecord]): Files of the dataset and of the
-            metrics; none where masks or class folders hold the labels.
+            metrics; empty if masks or class folders hold the labels.
         num_images (int): Images that were read.
         num_listed (int, optional): Images in the annotation file or in the
             folder. None where neither can be counted.
@@ -78,7 +72,7 @@ class DataRecord:
 
 @dataclass
 class EnvironmentRecord:
-    """Where a run happened.
+    """Software and hardware of a run.
 
     Attributes:
         python (str): Its version.
@@ -88,7 +82,7 @@ class EnvironmentRecord:
         packages (dict[str, str]): Versions by distribution.
         operators (str): See :func:`mmhier.ops.operator_source`.
         commit (str, optional): Of the checkout that mmhier is in, ending
-            with '-dirty' where tracked files were changed.
+            with '-dirty' if tracked files were changed.
     """
     python: str
     platform: str
@@ -101,14 +95,14 @@ class EnvironmentRecord:
 
 @dataclass
 class ModelRecord:
-    """A model and what it costs.
+    """A model and its cost.
 
     Attributes:
         type (str): Class of the whole model.
         family (str): Class of the backbone.
         variant (str): ``arch`` of the backbone, 'custom' for a dict.
-        head (str): What distinguishes the head: the model of a detector, the
-            decode head of a segmentor, the head of a classifier.
+        head (str): Class of the model of a detector, of the decode head of a
+            segmentor, of the head of a classifier.
         schedule (str): Such as '12 epochs'.
         params (int): Number of parameters.
         macs (int, optional): Multiply-adds of one image of ``macs_size``.
@@ -133,19 +127,19 @@ class CostRecord:
         seconds (float): From the first batch to the last, data loading
             included, building and metrics not.
         images_per_second (float): Of all processes together.
-        peak_memory (int): Bytes: allocated on the GPU, else resident in the
-            process since it started.
-        memory_of (str): 'CUDA allocator' or 'resident'.
+        peak_memory (int, optional): Bytes: allocated on the GPU, else
+            resident in the process since it started; None on Windows.
+        memory_of (str): 'CUDA allocator', 'resident' or 'not measured'.
     """
     seconds: float
     images_per_second: float
-    peak_memory: int
+    peak_memory: int | None
     memory_of: str
 
 
 @dataclass
 class RunRecord:
-    """What records of training and of testing share.
+    """Fields shared by records of training and of testing.
 
     Attributes:
         version (int): Of the schema.
@@ -163,7 +157,7 @@ class RunRecord:
         environment (EnvironmentRecord): See there.
         model (ModelRecord): See there.
         seed (int): Of the runner.
-        deterministic (bool): Whether cuDNN was told to be.
+        deterministic (bool): Whether cuDNN was set to be deterministic.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
         world_size (int): Number of processes.
         precision (str): 'float32', 'float16' or 'bfloat16'.
@@ -193,7 +187,7 @@ class EvaluationRecord(RunRecord):
 
     Attributes:
         finished (str): Time in UTC, ISO 8601.
-        checkpoint (FileRecord): What was tested.
+        checkpoint (FileRecord): The checkpoint tested.
         checkpoint_epoch (int, optional): Epochs it was trained for.
         checkpoint_iter (int, optional): Iterations it was trained for.
         tta (bool): Whether test-time augmentation was on.
@@ -227,8 +221,8 @@ class TrainingSession:
 
     Attributes:
         started (str): Time in UTC, ISO 8601.
-        finished (str, optional): None while it runs, and for ever where it
-            was interrupted.
+        finished (str, optional): None while it runs and after an
+            interruption.
         first_iter (int): Iterations done before.
         last_iter (int, optional): Iterations done at its end.
         scalars (str): mmengine's log of losses and metrics, below work_dir.

@@ -1,4 +1,4 @@
-"""Running a recorded test again."""
+"""Replay of recorded tests."""
 import ast
 import dataclasses
 import os.path as osp
@@ -30,8 +30,8 @@ class ComparedValue:
     Attributes:
         name (str): A metric, 'bbox AP of person', or a fact of the
             environment.
-        recorded (Any): None for what is not a number, or absent.
-        replayed (Any): The same.
+        recorded (Any): None if absent or not a number.
+        replayed (Any): Likewise.
         agrees (bool): Whether they are equal within the tolerance.
     """
     name: str
@@ -42,13 +42,13 @@ class ComparedValue:
 
 @dataclass
 class Replay:
-    """How a replay compares with its record.
+    """Comparison of a replay with its record.
 
     Attributes:
         record (EvaluationRecord): Of the replay.
         metrics (list[ComparedValue]): All metrics.
         per_class (list[ComparedValue]): All scores by class.
-        environment (list[ComparedValue]): What differs in the environment.
+        environment (list[ComparedValue]): Differences of environment.
     """
     record: EvaluationRecord
     metrics: list[ComparedValue]
@@ -70,19 +70,19 @@ def replay(record: str,
            launcher: str = 'none') -> Replay | None:
     """Run a recorded test again, on the same checkpoint and the same data.
 
-    The recorded config runs as a config does, so replay only what you would
-    train or test.
+    A recorded config can name any importable class, like every config:
+    replay only records you trust.
 
     Args:
         record (str): File written by :func:`mmhier.apis.test`.
-        checkpoint (str, optional): Where the checkpoint is now.
-            Defaults to None, where it was.
-        data_root (str, optional): Where the data is now. Defaults to None,
-            where it was.
-        work_dir (str, optional): Where the new record goes. Defaults to
-            None, beside the old one.
-        tolerance (float): Largest difference that is taken for agreement,
-            in the units of the metrics. Defaults to 0.
+        checkpoint (str, optional): Path of the checkpoint. Defaults to None,
+            the recorded one.
+        data_root (str, optional): Folder of the data. Defaults to None, the
+            recorded one.
+        work_dir (str, optional): Folder of the new record. Defaults to None,
+            that of the old one.
+        tolerance (float): Largest accepted difference of metrics.
+            Defaults to 0.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
 
@@ -90,8 +90,8 @@ def replay(record: str,
         Replay: None in all processes but the first.
 
     Raises:
-        MMHierError: If the record cannot be used, or checkpoint or data are
-            not what was recorded.
+        MMHierError: If the record cannot be used, or checkpoint or data
+            differ from the recorded ones.
     """
     if not tolerance >= 0:
         raise MMHierError(f'--tolerance {tolerance} must not be negative')
@@ -125,7 +125,7 @@ def replay(record: str,
 def compare_records(recorded: EvaluationRecord,
                     replayed: EvaluationRecord,
                     tolerance: float = 0.) -> Replay:
-    """Compare what two tests found.
+    """Compare the results of two tests.
 
     Args:
         recorded (EvaluationRecord): Of the first.
@@ -162,7 +162,7 @@ def _read(path: str) -> EvaluationRecord:
 
 
 def _is_literal(config_text: str) -> bool:
-    """Whether a config is made of names, values and dict(...) alone."""
+    """Check that a config consists of names, values and dict(...) only."""
     try:
         statements = ast.parse(config_text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -203,7 +203,7 @@ def _check_checkpoint(path: str, recorded: EvaluationRecord) -> None:
 
 
 def _check_data(cfg: Config, recorded: EvaluationRecord) -> None:
-    """Compare the test set with the record before anything else is built."""
+    """Compare the test set with the record."""
     check_data(cfg, ('test', ))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with mistakes_as_user_errors():

@@ -1,15 +1,14 @@
-"""Masks as run lengths, decoded without trust in them."""
-
+"""Decoding of untrusted run-length encoded masks."""
 import numpy as np
 
 
 def decode_run_lengths(counts: str) -> np.ndarray | None:
     """Lengths of the runs in a compressed RLE, without pycocotools.
 
-    pycocotools writes where damaged runs point, so they are decoded here
-    first. Five bits a character, lowest first, offset by '0'; 0x20 marks that
-    more follow, 0x10 in the last one a negative number. From the fourth run
-    on, numbers are differences to the last but one.
+    pycocotools writes out of bounds for damaged runs. Each character holds
+    five bits of a number, lowest first, offset by '0'; 0x20 marks that more
+    follow, 0x10 in the last one a negative number. From the fourth run on,
+    numbers are differences to the last but one.
 
     Args:
         counts (str): ``counts`` of a mask.
@@ -37,5 +36,5 @@ def decode_run_lengths(counts: str) -> np.ndarray | None:
     numbers -= np.where(codes[ends] & 0x10, 1 << (5 * num_chars), 0)
     for first in (1, 2):
         numbers[first::2] = np.cumsum(numbers[first::2])
-    # Longer runs than any image has pixels would overflow their sum.
+    # Longer runs exceed any image and would overflow their sum.
     return numbers if ((0 <= numbers) & (numbers < 2**31)).all() else None

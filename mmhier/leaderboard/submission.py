@@ -1,4 +1,4 @@
-"""Running a model on images without annotations, for a leaderboard."""
+"""Predict on images without annotations and package for a server."""
 import os.path as osp
 import re
 from collections.abc import Callable, Sequence
@@ -55,20 +55,20 @@ def submit_coco(config: str,
                 launcher: str = 'none') -> list[PackageSummary]:
     """Detect objects and package them for the COCO server.
 
-    The model runs once; each task gets a package of its own below a folder of
-    its name, because the server knows only one file name for both.
+    The model runs once. Each task has a package in a folder of its name,
+    because the server takes only one file name for both.
 
     Args:
         config (str): Config file for mmdet.
         checkpoint (str): Weights of the model of the config.
         tasks (Sequence[str], optional): 'bbox', 'segm' or both. Defaults to
-            None, what the config evaluates.
+            None, those evaluated by the config.
         image_list (str, optional): COCO json with "images" and "categories".
             Defaults to None, annotations/image_info_test-dev2017.json below
             the data root.
         image_dir (str, optional): Folder of these images. Defaults to None,
-            test2017 below the data root, or the folder that the name of the
-            list tells, such as val2017 for instances_val2017.json.
+            test2017 below the data root, or the folder named by the list,
+            such as val2017 for instances_val2017.json.
         name (str, optional): Of the method. Defaults to None, the name of
             the config.
         out_dir (str, optional): Defaults to None, submissions/ in work_dir.
@@ -100,13 +100,12 @@ def submit_coco(config: str,
     image_dir = image_dir or osp.join(root, folder)
     _check_exists('image list', image_list, '--image-list JSON')
     _check_exists('image folder', image_dir, '--image-dir DIR')
-    with mistakes_as_user_errors():
-        images = read_image_list(image_list)
-        package_name = coco_package_name(testset, name or Path(config).stem)
-        out = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
-        targets = {task: out / task / package_name for task in tasks}
-        for target in targets.values():
-            refuse_existing(target, overwrite)
+    images = read_image_list(image_list)
+    package_name = coco_package_name(testset, name or Path(config).stem)
+    out = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
+    targets = {task: out / task / package_name for task in tasks}
+    for target in targets.values():
+        refuse_existing(target, overwrite)
     staged = out / 'predictions'
     prefix = staging_path(staged) / 'results'
     cfg.test_dataloader.dataset = dict(
@@ -178,13 +177,12 @@ def submit_ade20k(config: str,
     root = dataset.get('data_root') or ''
     image_dir = image_dir or osp.join(root, TESTING_DIR)
     _check_exists('image folder', image_dir, '--image-dir DIR')
-    with mistakes_as_user_errors():
-        sizes = read_image_sizes(image_dir)
-        target = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
-        target /= ade20k_package_name(
-            Path(image_dir).resolve().name, name or Path(config).stem)
-        refuse_existing(target, overwrite)
-    # IoUMetric adds the 1 that reduce_zero_label takes away.
+    sizes = read_image_sizes(image_dir)
+    target = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
+    target /= ade20k_package_name(
+        Path(image_dir).resolve().name, name or Path(config).stem)
+    refuse_existing(target, overwrite)
+    # IoUMetric undoes reduce_zero_label by adding 1.
     dataset.update(
         data_root=None,
         data_prefix=dict(img_path=osp.abspath(image_dir)),
@@ -221,7 +219,7 @@ def _load(config: str, scope: str, work_dir: str | None, data_root: str | None,
 
 
 def _test_dataset(cfg: Config, config: str) -> ConfigDict:
-    """Settings of the only dataset that is tested."""
+    """Settings of the only test dataset."""
     found = list(iter_datasets(cfg.test_dataloader, 'test_dataloader'))
     if len(found) != 1:
         raise MMHierError(
@@ -264,7 +262,7 @@ def _without_annotations(pipeline: Sequence) -> list:
 
 def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
          package: Callable[[], list[PackageSummary]]) -> list[PackageSummary]:
-    """Predict into the staging folder of `staged`, and package from there."""
+    """Predict into the staging folder of `staged`, and package from it."""
     with mistakes_as_user_errors():
         cfg.load_from = find_checkpoint(checkpoint)
     cfg.resume = False

@@ -1,8 +1,8 @@
-"""Which recorded tests may stand in one table, and beside what.
+"""Tables of comparable test records.
 
-A test is compared with the published result of its config only if it read
-the official data in the official way with the zoo's own model and schedule.
-Every other one is put with those that were evaluated alike, and says why.
+A test is compared with the published result of its config only if it used
+the official data and sizes and the model and schedule of the zoo. Other tests
+are grouped by data and sizes, with the reasons.
 """
 import json
 import os
@@ -12,10 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import (
-    Any,
-    TypeGuard,
-)
+from typing import Any, TypeGuard
 
 from mmengine.config import Config
 from mmhier.errors import MMHierError
@@ -29,8 +26,8 @@ from mmhier.leaderboard.records import (
 )
 from mmhier.leaderboard.run_facts import as_json, describe_schedule, resizing_of
 
-# Columns, and the ends of the frameworks' names for them. mmdet's are
-# fractions and -1 where there is no ground truth.
+# Last part of the framework's metric name by column. mmdet's values are
+# fractions, and -1 without ground truth.
 METRICS = {
     'detection': {
         f'{title} AP{suffix}': f'{kind}_mAP{end}'
@@ -47,7 +44,7 @@ METRICS = {
         'Top 5 Accuracy': 'top5'
     },
 }
-# Those that results are published for; the first one ranks.
+# Metrics with published results; the first one ranks.
 MAIN_METRICS = {
     'detection': ('box AP', 'mask AP'),
     'segmentation': ('mIoU', ),
@@ -58,7 +55,7 @@ FAMILIES = dict(HATNet='HAT-Net', ACCViT='ACC-ViT')
 
 @dataclass(frozen=True)
 class OfficialData:
-    """What published results were measured on."""
+    """Data set of published results."""
     name: str
     dataset: str
     split: str
@@ -154,7 +151,7 @@ class Table:
 
     Attributes:
         task (str): See :class:`EvaluationRecord`.
-        comparable (bool): Whether with published results, too.
+        comparable (bool): Whether comparable with published results.
         title (str): Data and size of the images.
         runs (list[Run]): The rows.
     """
@@ -166,12 +163,12 @@ class Table:
 
 @dataclass
 class Leaderboard:
-    """All tables, and what was left out.
+    """All tables, and the files that were left out.
 
     Attributes:
         tables (list[Table]): Detection, segmentation, classification, others;
             in each those comparable with published results first.
-        warnings (list[str]): A sentence on each file that is no record.
+        warnings (list[str]): A sentence on each file that is not a record.
     """
     tables: list[Table]
     warnings: list[str]
@@ -184,7 +181,7 @@ def build_leaderboard(folders: Sequence[str | Path]) -> Leaderboard:
         folders (Sequence[str | Path]): Searched with all folders below.
 
     Raises:
-        ValueError: If one is not a folder, or there is no record at all.
+        MMHierError: If one is not a folder, or no record is found.
     """
     tests, trainings, warnings = _collect(folders)
     if not tests:
@@ -240,7 +237,7 @@ def _collect(
 
 
 def _reasons(record: EvaluationRecord, zoo: ZooModel | None) -> list[str]:
-    """Why a test must not be compared with published results."""
+    """Reasons not to compare a test with published results."""
     reasons = ['test-time augmentation'] if record.tta else []
     official = OFFICIAL.get(record.task)
     if official is None:
@@ -322,14 +319,14 @@ def size_text(resizing: Sequence[dict[str, Any]]) -> str:
 
 
 def _hashes(data: Sequence[DataRecord]) -> tuple:
-    """What identifies images and annotations."""
+    """Hashes of images and annotations."""
     return tuple(
         (item.images_sha256, tuple(file.sha256 for file in item.annotations))
         for item in data)
 
 
 def _mark_minorities(runs: Sequence[Run]) -> None:
-    """Mark what most runs on the same official split contradict."""
+    """Mark runs that differ from most others on an official split."""
     by_task = defaultdict(list)
     for run in runs:
         if not run.reasons:
@@ -339,7 +336,7 @@ def _mark_minorities(runs: Sequence[Run]) -> None:
               'images or annotations')
         others = [run for run in alike if not run.reasons]
         sizes = [size_text(run.record.resizing) for run in others]
-        # A zoo config's size has been compared with its own recipe.
+        # Sizes of zoo configs were compared with their own recipes.
         exempt = {id(run) for run in others if run.zoo is not None}
         _mark(others, sizes, 'image size', exempt)
 
@@ -348,7 +345,7 @@ def _mark(runs: Sequence[Run],
           values: Sequence[Any],
           what: str,
           exempt: Collection[int] = ()) -> None:
-    """Mark the runs that do not have the value that most have."""
+    """Mark runs whose value differs from the most common one."""
     counts = Counter(values).most_common(2)
     if len(counts) < 2:
         return
@@ -382,14 +379,14 @@ def _tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def rank(run: Run) -> float:
-    """Value that runs are sorted by; -1 where there is none."""
+    """Main metric, by which runs are sorted; -1 if unknown."""
     for name in MAIN_METRICS.get(run.record.task, ()):
         return run.metrics.get(name, -1.)
     return -1.
 
 
 def _title(run: Run) -> str:
-    """What the runs of a table share."""
+    """Data and image size shared by the runs of a table."""
     record = run.record
     parts = []
     for data in record.data:
@@ -408,10 +405,7 @@ def _title(run: Run) -> str:
 
 def _find_training(record: EvaluationRecord,
                    trainings: dict[Path, TrainingRecord]) -> Path | None:
-    """Record of the training whose last checkpoint was tested.
-
-    Earlier checkpoints are told by the folder that they are in.
-    """
+    """Record of the training of a checkpoint: by hash, else by folder."""
     sha256 = record.checkpoint.sha256
     for path, training in trainings.items():
         last = training.final_checkpoint
@@ -429,7 +423,7 @@ def _scalar_files(path: Path, training: TrainingRecord) -> list[Path]:
     folder = path.parent
     files = [(folder / session.scalars).resolve()
              for session in training.sessions if '\0' not in session.scalars]
-    # A record may have been edited: only what lies below it is read.
+    # A record may have been edited: read only files below its folder.
     return [file for file in files if folder in file.parents and file.is_file()]
 
 
@@ -466,6 +460,6 @@ def _json_lines(path: Path) -> Iterator[dict]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number, and no integer beyond all floats."""
+    """Check for a finite number within the range of floats."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and abs(value) < 1e300)

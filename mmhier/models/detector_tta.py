@@ -17,12 +17,12 @@ __all__ = ['DetTTAModel']
 
 @MODELS.register_module()
 class DetTTAModel(MMDetTTAModel):
-    """mmdet's DetTTAModel, which merges boxes, for masks too.
+    """mmdet's DetTTAModel with masks.
 
-    Boxes of all views, each after its own NMS, are mapped to the image
-    and go through one more NMS. The mask head then sees the merged boxes
-    in every view, and its probabilities are averaged, as in Detectron and in
-    mmdet 2.x.
+    Boxes of all views, each after its own NMS, are mapped to the image and
+    merged by one more NMS. The mask head is applied to the merged boxes in
+    every view and its probabilities are averaged, as in Detectron and mmdet
+    2.x.
 
     Args:
         tta_cfg (dict, optional): ``nms`` and ``max_per_img`` of the
@@ -30,9 +30,8 @@ class DetTTAModel(MMDetTTAModel):
         **kwargs: ``module``, the model, and ``data_preprocessor``.
 
     Raises:
-        ValueError: If a model predicts masks without an RoI head, or the
-            views do not say how they are flipped; both on the first test
-            step.
+        MMHierError: On the first test step, if a model predicts masks
+            without an RoI head, or the views lack ``flip``.
     """
 
     def __init__(self, tta_cfg: dict | None = None, **kwargs: Any) -> None:
@@ -40,7 +39,7 @@ class DetTTAModel(MMDetTTAModel):
         super().__init__(ConfigDict(tta_cfg or default), **kwargs)
 
     def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
-        """Merged predictions.
+        """Predict and merge.
 
         Args:
             data (dict[str, list]): 'inputs' and 'data_samples', each a list
@@ -83,7 +82,7 @@ class DetTTAModel(MMDetTTAModel):
         return super().merge_preds(data_samples_list)
 
     def _predict_boxes(self, view: dict[str, list]) -> tuple:
-        """Maps, and samples with boxes in the image that was flipped."""
+        """Feature maps, and samples with boxes in the flipped image."""
         batch = self.module.data_preprocessor(view, False)
         samples = batch['data_samples']
         maps = self.module.extract_feat(batch['inputs'])
@@ -163,7 +162,7 @@ def _boxes_in_view(boxes: Tensor, meta: dict[str, Any]) -> Tensor:
 
 
 def _unflip(masks: Tensor, meta: dict[str, Any]) -> Tensor:
-    """Masks (n, classes, h, w) of a view the way the image is."""
+    """Masks (n, classes, h, w) of a view, flipped back."""
     if not meta['flip']:
         return masks
     dims = dict(horizontal=(3, ), vertical=(2, ), diagonal=(2, 3))

@@ -1,5 +1,4 @@
 """Test-time augmentation of segmentors."""
-
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
 from mmseg.structures import SegDataSample
@@ -13,8 +12,8 @@ __all__ = ['SegTTAModel']
 class SegTTAModel(MMSegTTAModel):
     """mmseg's SegTTAModel with the memory of a single view.
 
-    Probabilities of the views, at the size of the image, are averaged.
-    mmseg keeps all of them: 2 GB a view for the largest photos and 150
+    Probabilities of the views at image size are averaged one by one. mmseg
+    keeps all of them: 2 GB per view for the largest photos and the 150
     classes of ADE20K.
 
     Args:
@@ -22,7 +21,7 @@ class SegTTAModel(MMSegTTAModel):
     """
 
     def test_step(self, data: dict[str, list]) -> list[SegDataSample]:
-        """Predictions from the averaged probabilities.
+        """Predict from the averaged probabilities.
 
         Args:
             data (dict[str, list]): 'inputs' and 'data_samples', each a list
@@ -56,6 +55,6 @@ class SegTTAModel(MMSegTTAModel):
 
     @staticmethod
     def _probabilities(sample: SegDataSample) -> Tensor:
-        """(classes, H, W); for one class mmseg has taken the sigmoid."""
+        """(classes, H, W); for one class mmseg applies the sigmoid."""
         logits = sample.seg_logits.data
         return logits.softmax(0) if len(logits) > 1 else logits

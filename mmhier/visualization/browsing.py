@@ -1,4 +1,4 @@
-"""Pictures of a dataset's samples, with the pipeline applied."""
+"""Pictures of the samples of a dataset, after its pipeline."""
 import os
 import os.path as osp
 import tempfile
@@ -26,11 +26,11 @@ def browse(config: str,
            classes: str | Sequence[str] | None = None,
            overwrite: bool = False,
            cfg_options: dict[str, Any] | None = None) -> tuple[int, list[str]]:
-    """Draw samples of a dataset behind its pipeline, with annotations.
+    """Draw samples of a dataset after its pipeline, with annotations.
 
     Args:
         config (str): Config file or name of a model of mmhier.
-        out_dir (str): Receives INDEX_NAME.jpg for each sample.
+        out_dir (str): Folder for INDEX_NAME.jpg of each sample.
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
         num (int, optional): Number of samples. Defaults to None, all.
         data_root (str, optional): Folder for every dataset. Defaults to None,
@@ -42,8 +42,8 @@ def browse(config: str,
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
-        tuple[int, list[str]]: Number of pictures, and which samples cannot
-        be loaded and why.
+        tuple[int, list[str]]: Number of pictures, and samples that cannot be
+        loaded, with the reason.
 
     Raises:
         MMHierError: If the config or its data cannot be used.

@@ -1,4 +1,4 @@
-"""A dataset as training sees it: pictures with their annotations."""
+"""Pictures of the samples of a dataset with their annotations."""
 import os.path as osp
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, VISUALIZERS
 def annotated_pictures(
         cfg: Config,
         split: str = 'train') -> Iterator[tuple[str, np.ndarray | str]]:
-    """Samples of a dataset behind its pipeline, with what is annotated.
+    """Draw samples of a dataset after its pipeline, with annotations.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; its package is the
@@ -21,13 +21,13 @@ def annotated_pictures(
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
 
     Yields:
-        tuple[str, np.ndarray | str]: Name of the image's file, '' if the
-        pipeline drops it, and the picture, (H, W, 3) uint8 RGB, or why the
-        pipeline failed. Samples that the pipeline leaves out are yielded as
-        others, drawn at random, as in training.
+        tuple[str, np.ndarray | str]: Name of the image file, '' if the
+        pipeline drops it, and the picture, (H, W, 3) uint8 RGB, or the error
+        of the pipeline. Samples that the pipeline rejects are replaced by
+        random others, as in training.
     """
     dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
-    # Names of visualizers are global, and none of them may come back.
+    # Visualizers are global by name; each call needs a new one.
     visualizer = VISUALIZERS.build(
         dict(
             cfg.visualizer,
@@ -35,13 +35,12 @@ def annotated_pictures(
             name=f'{split} samples {time.time_ns()}'))
     visualizer.dataset_meta = dataset.metainfo
     if hasattr(visualizer, 'alpha'):
-        # mmseg's default leaves hardly anything of the image.
+        # mmseg's default hides the image.
         visualizer.alpha = 0.6
     for index in range(len(dataset)):
         try:
             item = dataset[index]
-        # What the packages' loaders raise for a file that is missing, broken
-        # or no image.
+        # Errors of the packages' loaders for missing or broken files.
         except (OSError, ValueError, AttributeError, AssertionError,
                 cv2.error) as error:
             info = dataset.get_data_info(index)

@@ -1,4 +1,4 @@
-"""Putting maps, points and titles on pictures.
+"""Drawing of maps, points and titles on pictures.
 
 Pictures are (H, W, 3) uint8, RGB.
 """
@@ -18,8 +18,8 @@ def upscale_cells(values: np.ndarray, cell: int, height: int,
     Args:
         values (np.ndarray): (rows, columns) or (rows, columns, C).
         cell (int): Side of a cell in pixels.
-        height (int): Of the result; what the cells reach beyond is cut off.
-        width (int): Of the result.
+        height (int): Height of the result; cells are cropped to it.
+        width (int): Width of the result.
 
     Returns:
         np.ndarray: (height, width) or (height, width, C).
@@ -28,7 +28,7 @@ def upscale_cells(values: np.ndarray, cell: int, height: int,
 
 
 def colour_map(values: np.ndarray) -> np.ndarray:
-    """Colours for values, from black by red to yellow.
+    """Map values to colours from black over red to yellow.
 
     Args:
         values (np.ndarray): (H, W), from 0 to 1.
@@ -102,7 +102,7 @@ def draw_scale_bar(picture: np.ndarray, length: int) -> np.ndarray:
 
 
 def add_title(picture: np.ndarray, *lines: str) -> np.ndarray:
-    """Put lines of black text on white above a picture.
+    """Add lines of black text on white above a picture.
 
     Args:
         picture (np.ndarray): (H, W, 3).
@@ -131,7 +131,7 @@ def arrange(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
             sizes, to be aligned top left.
 
     Returns:
-        np.ndarray: The whole, white where there is no picture.
+        np.ndarray: The sheet, on white.
     """
     columns = max(len(row) for row in rows)
     heights = [max(p.shape[0] for p in row) for row in rows]

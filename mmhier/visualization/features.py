@@ -32,7 +32,7 @@ def pca_map(features: Tensor) -> Tensor:
     """
     pixels = features.double().flatten(1).t()
     pixels = pixels - pixels.mean(0)
-    # C is small beside the number of pixels.
+    # C is small compared with the number of pixels.
     directions = torch.linalg.eigh(pixels.t() @ pixels)[1].flip(1)[:, :3]
     largest = directions.abs().argmax(0)
     directions = directions * directions.gather(0, largest[None]).sign()

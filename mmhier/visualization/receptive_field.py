@@ -1,4 +1,4 @@
-"""Effective receptive field: which pixels an output really depends on."""
+"""Effective receptive field (Luo et al., arXiv 1701.04128)."""
 from collections.abc import Sequence
 
 import torch
@@ -19,13 +19,13 @@ def effective_receptive_field(backbone: nn.Module,
         backbone (nn.Module): Returns maps (B, C, H, W); in eval mode.
         batches (Sequence[Tensor]): Images of one size, (B, 3, H, W) each,
             normalized.
-        out_index (int): Which of the maps. Defaults to -1, the last.
+        out_index (int): Index of the map. Defaults to -1, the last.
 
     Returns:
         Tensor: (H, W), from 0 to 1.
 
     Raises:
-        ValueError: If the output depends on no pixel.
+        MMHierError: If the output depends on no pixel.
     """
     total = torch.zeros(())
     for images in batches:
@@ -42,7 +42,7 @@ def effective_receptive_field(backbone: nn.Module,
 
 
 def field_square(field: Tensor, share: float) -> tuple[int, int, int]:
-    """Smallest square around the centre of a field that holds a share of it.
+    """Smallest centred square that holds a share of a field.
 
     Args:
         field (Tensor): (H, W), not negative.
@@ -58,7 +58,7 @@ def field_square(field: Tensor, share: float) -> tuple[int, int, int]:
         (field.sum(dim) @ torch.arange(n, dtype=torch.double) / total).round())
                    for dim, n in ((1, field.shape[0]), (0, field.shape[1])))
     radius = 0
-    # Rounding may keep the sum of all from reaching the total.
+    # By rounding, the sum of all may not reach the total.
     while radius < max(field.shape):
         part = field[max(row - radius, 0):row + radius + 1,
                      max(column - radius, 0):column + radius + 1]
