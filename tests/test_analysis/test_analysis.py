@@ -28,7 +28,7 @@ from mmhier.analysis.results import analyze_results
 from mmhier.datasets import generate_shapes
 from mmhier.evaluation.predictions import PredictionsError, read_predictions
 from mmhier.evaluation.segmentation_dump import DumpSegResults
-from ..test_evaluation.test_coco_metric import disturbed
+from ..test_evaluation.coco_samples import disturbed
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/_base_/datasets/coco_instance.py'

@@ -1,7 +1,6 @@
 """Leaderboards: what is comparable, what is marked, what a page holds."""
 import csv
 import html
-import importlib.util
 import io
 import json
 import re
@@ -13,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from mmhier.apis import MMHierError
 from mmhier.leaderboard.pages import (
     as_csv,
     as_html,
@@ -483,20 +481,6 @@ def test_the_tool(tmp_path):
             'out: 1') in ended.stdout
     assert 'test_record_0.json is not readable json' in ended.stderr
     assert (tmp_path / 'out' / 'leaderboard.html').is_file()
-
-
-def test_a_mistake_in_the_tool_is_the_user_s(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location('leaderboard', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['leaderboard', str(tmp_path)])
-    with pytest.raises(MMHierError, match='no record of a test below'):
-        tool.main()
-
-
-def test_the_help_shows_examples():
-    text = TOOL.read_text()
-    assert 'Examples:' in text and 'description=__doc__' in text
 
 
 def test_records_of_a_newer_mmhier_are_named(tmp_path):
