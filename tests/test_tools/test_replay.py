@@ -86,6 +86,28 @@ def test_the_record_of_a_test(tested, detector_run, coco_root):
     assert record.started <= record.finished
 
 
+def test_a_part_of_the_images_is_scored_by_itself(detector_run, coco_root,
+                                                  tmp_path):
+    """As with an annotation file that lists no other images."""
+    root = Path(shutil.copytree(coco_root, tmp_path / 'data'))
+    path = root / 'annotations/instances_val2017.json'
+    content = json.loads(path.read_text())
+    content['images'] = content['images'][3:]
+    path.write_text(json.dumps(content))
+    scores = [
+        apis.test(
+            DETECTOR,
+            str(Path(detector_run.work_dir) / 'epoch_1.pth'),
+            data_root=str(data_root),
+            work_dir=str(tmp_path / data_root.name),
+            cfg_options={'test_dataloader.dataset.indices': indices})
+        for data_root, indices in ((Path(coco_root), [3, 4, 5]), (root, None))
+    ]
+    assert scores[0] == pytest.approx(scores[1]) and max(scores[0].values()) > 0
+    record = read_record(only_record(tmp_path / Path(coco_root).name))
+    assert (record.data[0].num_images, record.data[0].num_listed) == (3, 6)
+
+
 def test_the_record_of_a_training(detector_run):
     record = read_record(Path(detector_run.work_dir) / 'train_record.json')
     session, = record.sessions
