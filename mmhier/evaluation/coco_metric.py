@@ -27,10 +27,17 @@ class TolerantCOCO(COCO):
     images from 1 in the order of their ids. A missing or null ``iscrowd`` is
     0; annotations of unlisted images are dropped.
 
+    Args:
+        annotation_file (str): COCO json.
+
     Attributes:
         image_numbers (dict): Number of each image by its id in the file.
     """
     image_numbers: dict[Any, int]
+
+    def __init__(self, annotation_file: str) -> None:
+        self.annotation_file = annotation_file
+        super().__init__(annotation_file)
 
     def createIndex(self) -> None:
         """Number images and annotations, and index them.
@@ -51,8 +58,10 @@ class TolerantCOCO(COCO):
         for i, annotation in enumerate(kept, 1):
             crowd = annotation.get('iscrowd')
             if crowd not in (None, 0, 1):
-                raise MMHierError(f'annotation {annotation["id"]} has iscrowd='
-                                  f'{crowd!r}: expected 0 or 1')
+                raise MMHierError(
+                    f'annotation file {self.annotation_file}: annotation '
+                    f'{annotation["id"]} has iscrowd={crowd!r}: expected 0 or '
+                    '1')
             annotation.update(
                 id=i,
                 image_id=self.image_numbers[annotation['image_id']],

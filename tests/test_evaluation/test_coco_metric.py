@@ -1,5 +1,7 @@
 """COCO's numbers by both backends, on known answers and on each other."""
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +191,8 @@ def test_another_iscrowd_is_refused(crowd, tmp_path):
     truth = change(
         write_truth(tmp_path, TRUTH),
         lambda content: content['annotations'][1].update(iscrowd=crowd))
-    with pytest.raises(MMHierError, match='annotation 2 has iscrowd=.*0 or 1'):
+    with pytest.raises(
+            MMHierError, match='truth.json: annotation 2 has iscrowd=.*0 or 1'):
         CocoMetric(truth)
 
 
@@ -420,6 +423,24 @@ def test_mistakes(tmp_path):
     del boxes_only['pred_instances']['masks']
     with pytest.raises(ValueError, match='needs masks'):
         evaluate(write_truth(tmp_path, TRUTH), [boxes_only], 'auto')
+
+
+@pytest.mark.parametrize('package, metric, broken', [
+    ('mmdet', 'CocoMetric', 'mmseg.evaluation'),
+    ('mmseg', 'IoUMetric', 'mmdet.evaluation'),
+])
+def test_a_broken_package_takes_no_metric_from_the_other(
+        package, metric, broken):
+    code = (f'import sys; sys.modules[{broken!r}] = None; '
+            f'from {package}.registry import METRICS; '
+            f'METRICS.build(dict(type="mmhier.{metric}"))')
+    ended = subprocess.run([sys.executable, '-c', code],
+                           capture_output=True,
+                           text=True,
+                           timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert (f'metrics for {broken.split(".")[0]} are not available: import '
+            f'of {broken}' in ended.stdout + ended.stderr)
 
 
 def test_configs_use_it(shapes):
