@@ -142,52 +142,53 @@ def list_entries(archive: zipfile.ZipFile,
         included; empty if the package is too large.
     """
     max_bytes = _MAX_BYTES if max_bytes is None else max_bytes
-    entries, names = [], set()
+    entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename
-        path = PurePosixPath(name.replace('\\', '/'))
-        if path.is_absolute() or '..' in path.parts or ':' in name:
-            problems.add('names that point outside of the package', name)
+        reason = _reason_to_skip(info, suffix)
+        if not reason and name in entries:
+            reason = 'files that are there twice'
+        if reason:
+            problems.add(reason, name)
             continue
-        if '__MACOSX' in path.parts or path.name in ('.DS_Store', 'Thumbs.db'):
-            problems.add(
-                'files that an operating system added '
-                '(zip with "zip -X", on a Mac not in the Finder)', name)
-            continue
-        if info.is_dir():
-            problems.add(
-                'folders (wrong zip layout: all files belong at the '
-                'top level)', name)
-            continue
-        if len(path.parts) > 1:
+        entries[name] = info
+        if len(_path_of(info).parts) > 1:
             problems.add(
                 'files inside of folders (wrong zip layout: all '
                 'files belong at the top level, zip with "zip -j")', name)
-        if path.suffix != suffix:
-            problems.add(f'files that are no {suffix}', name)
-            continue
-        if name in names:
-            problems.add('files that are there twice', name)
-            continue
-        names.add(name)
-        if info.flag_bits & 1:
-            problems.add('encrypted files', name)
-        elif info.compress_type not in (zipfile.ZIP_STORED,
-                                        zipfile.ZIP_DEFLATED):
-            problems.add('files in an unusual compression (use deflate)', name)
-        elif (info.file_size > 16 * _MEBIBYTE
-              and info.file_size > _MAX_RATIO * max(info.compress_size, 1)):
-            problems.add(
-                'files that unpack to more than real results would',
-                f'{name}, {info.compress_size} to {info.file_size} bytes')
-        else:
-            entries.append(info)
-    total = sum(info.file_size for info in entries)
+    total = sum(info.file_size for info in entries.values())
     if total > max_bytes:
         problems.add('the package is too large',
                      f'{total} bytes unpacked, at most {max_bytes} are read')
         return []
-    return entries
+    return list(entries.values())
+
+
+def _path_of(info: zipfile.ZipInfo) -> PurePosixPath:
+    return PurePosixPath(info.filename.replace('\\', '/'))
+
+
+def _reason_to_skip(info: zipfile.ZipInfo, suffix: str) -> str:
+    """Problem of a file that must not be read; '' without one."""
+    path = _path_of(info)
+    is_bomb = (
+        info.file_size > 16 * _MEBIBYTE
+        and info.file_size > _MAX_RATIO * max(info.compress_size, 1))
+    checks = (
+        (path.is_absolute() or '..' in path.parts
+         or ':' in info.filename, 'names that point outside of the package'),
+        ('__MACOSX' in path.parts or path.name in ('.DS_Store', 'Thumbs.db'),
+         'files that an operating system added (zip with "zip -X", on a Mac '
+         'not in the Finder)'),
+        (info.is_dir(), 'folders (wrong zip layout: all files belong at the '
+         'top level)'),
+        (path.suffix != suffix, f'files that are no {suffix}'),
+        (info.flag_bits & 1, 'encrypted files'),
+        (info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+         'files in an unusual compression (use deflate)'),
+        (is_bomb, 'files that unpack to more than real results would'),
+    )
+    return next((reason for applies, reason in checks if applies), '')
 
 
 def read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo,

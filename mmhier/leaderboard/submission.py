@@ -93,13 +93,8 @@ def submit_coco(config: str,
     cfg = _load(config, 'mmdet', work_dir, data_root, cfg_options, launcher)
     dataset = _test_dataset(cfg, config)
     tasks = tasks or _evaluated_tasks(cfg)
-    root = dataset.get('data_root') or ''
-    image_list = image_list or osp.join(root, TEST_DEV_LIST)
-    testset = re.sub('^(image_info|instances)_', '', Path(image_list).stem)
-    folder = 'test2017' if testset.startswith('test') else testset
-    image_dir = image_dir or osp.join(root, folder)
-    _check_exists('image list', image_list, '--image-list JSON')
-    _check_exists('image folder', image_dir, '--image-dir DIR')
+    image_list, image_dir, testset = _find_coco_images(dataset, image_list,
+                                                       image_dir)
     images = read_image_list(image_list)
     package_name = coco_package_name(testset, name or Path(config).stem)
     out = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
@@ -134,6 +129,19 @@ def submit_coco(config: str,
         return summaries
 
     return _run(cfg, checkpoint, tta, staged, package)
+
+
+def _find_coco_images(dataset: ConfigDict, image_list: str | None,
+                      image_dir: str | None) -> tuple[str, str, str]:
+    """Image list, image folder and name of the test set."""
+    root = dataset.get('data_root') or ''
+    image_list = image_list or osp.join(root, TEST_DEV_LIST)
+    testset = re.sub('^(image_info|instances)_', '', Path(image_list).stem)
+    folder = 'test2017' if testset.startswith('test') else testset
+    image_dir = image_dir or osp.join(root, folder)
+    _check_exists('image list', image_list, '--image-list JSON')
+    _check_exists('image folder', image_dir, '--image-dir DIR')
+    return image_list, image_dir, testset
 
 
 def submit_ade20k(config: str,
