@@ -50,7 +50,7 @@ setup(
     package_data={'mmhier.leaderboard': ['leaderboard.html']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8'
+        'torch>=2.7', 'torchvision>=0.22', 'numpy', 'pycocotools>=2.0.8'
     ],
     extras_require={
         'openmmlab': [
@@ -65,5 +65,6 @@ setup(
         'web': ['gradio>=5'],
         'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],
     },
+    entry_points={'console_scripts': ['mmhier = mmhier.cli.__main__:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False)

@@ -1,6 +1,5 @@
 """Leaderboards: what is comparable, what is marked, what a page holds."""
 import csv
-import importlib.util
 import io
 import json
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mmhier.apis import MMHierError
+from mmhier.cli import leaderboard as leaderboard_command
 from mmhier.leaderboard.pages import (
     as_csv,
     as_html,
@@ -484,18 +484,9 @@ def test_the_tool(tmp_path):
     assert (tmp_path / 'out' / 'leaderboard.html').is_file()
 
 
-def test_a_mistake_in_the_tool_is_the_user_s(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location('leaderboard', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['leaderboard', str(tmp_path)])
+def test_a_mistake_in_the_tool_is_the_user_s(tmp_path):
     with pytest.raises(MMHierError, match='no record of a test below'):
-        tool.main()
-
-
-def test_the_help_shows_examples():
-    text = TOOL.read_text()
-    assert 'Examples:' in text and 'description=__doc__' in text
+        leaderboard_command.main([str(tmp_path)])
 
 
 def test_records_of_a_newer_mmhier_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """docs/install.md: its commands, the Dockerfile and the Makefile behind it."""
 import re
 
+from mmhier import apis
 from .pages import ROOT, Shell, commands
 
 PAGE = 'docs/install.md'
@@ -22,7 +23,7 @@ def test_commands(tmp_path, fake_mmcv, monkeypatch, capfd):
 
     shell.changes['doctor'] = make_faulty
     shell.changes['train'] = lambda tool: monkeypatch.setattr(
-        tool, 'train', lambda **kwargs: trained.append(kwargs['config']))
+        apis, 'train', lambda **kwargs: trained.append(kwargs['config']))
     printed = {}
     for command in commands(PAGE):
         shell.run(command)
