@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'leaderboard': ('Results', 'tabulate the records of tests'),
     'replay': ('Results', 'repeat a recorded test'),
     'submit': ('Results', 'make a package for an evaluation server'),
+    'doctor': ('Installation', 'check the installation'),
 }
 OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 

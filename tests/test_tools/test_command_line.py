@@ -170,7 +170,7 @@ def test_scripts_are_the_commands():
             r"^    run\('([\w-]+)'\)$", path.read_text(), re.MULTILINE))
     }
     assert set(scripts) <= set(COMMANDS)
-    assert {'train', 'test', 'flops'} <= set(scripts)
+    assert {'train', 'test', 'doctor', 'flops'} <= set(scripts)
     for name in COMMANDS:
         module = import_module(f'mmhier.cli.{name.replace("-", "_")}')
         assert module.parser().prog == f'mmhier {name}'
