@@ -50,7 +50,7 @@ setup(
     package_data={'mmhier.leaderboard': ['leaderboard.html']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.7', 'torchvision>=0.22', 'numpy', 'pycocotools>=2.0.8'
+        'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26', 'pycocotools>=2.0.8'
     ],
     extras_require={
         'openmmlab': [

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 
 for package in ('mmengine', 'mmcv'):
     if find_spec(package) is None:
-        raise ImportError(
+        raise ModuleNotFoundError(
             f'mmhier needs OpenMMLab, and {package} is not installed: run '
             '`pip install "mmhier[openmmlab]"` (or `pip install -e '
-            '".[openmmlab]"` in a checkout of mmhier)')
+            '".[openmmlab]"` in a checkout of mmhier)',
+            name=package)
 
 from mmengine import registry as mmengine_registry  # noqa: E402
 

@@ -58,9 +58,10 @@ def run(command: str, argv: Sequence[str] | None = None) -> None:
             module = import_module(f'mmhier.cli.{command.replace("-", "_")}')
             module.main(argv)
         except ModuleNotFoundError as error:
-            if error.name not in OPENMMLAB:
+            package = str(error.name).partition('.')[0]
+            if package not in OPENMMLAB:
                 raise
-            raise MMHierError(f'{error.name} is not installed: run pip install '
+            raise MMHierError(f'{package} is not installed: run pip install '
                               '"mmhier[openmmlab]"') from error
 
     run_tool(main)

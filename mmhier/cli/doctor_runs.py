@@ -25,7 +25,8 @@ BUILDS = {'cu126': (12, 0), 'cu128': (12, 8), 'cu130': (13, 0)}
 def operators() -> Finding:
     """NMS and RoIAlign of mmcv with known answers, and their source."""
     boxes = torch.from_numpy(
-        np.float32([[0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]]))
+        np.array([[0., 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]],
+                 np.float32))
     _, kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5)
     assert kept.tolist() == [0, 2], f'nms keeps {kept.tolist()}, not [0, 2]'
     # On a ramp, the mean over a box is the value at its centre.
