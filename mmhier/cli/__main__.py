@@ -29,7 +29,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'submit': ('Results', 'make a package for an evaluation server'),
     'doctor': ('Installation', 'check the installation'),
 }
-OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+# What `pip install "mmhier[openmmlab]"` installs.
+STACK = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg',
+         'mmpretrain')
 
 
 def help_text() -> str:
@@ -59,7 +61,7 @@ def run(command: str, argv: Sequence[str] | None = None) -> None:
             module.main(argv)
         except ModuleNotFoundError as error:
             package = str(error.name).partition('.')[0]
-            if package not in OPENMMLAB:
+            if package not in STACK:
                 raise
             raise MMHierError(f'{package} is not installed: run pip install '
                               '"mmhier[openmmlab]"') from error

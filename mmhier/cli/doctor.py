@@ -288,33 +288,39 @@ def find_fix(module: str, error: str) -> str:
 def run_checks(names: Sequence[str]) -> list[Finding]:
     """Run checks in a child process; after a crash, the rest in another."""
     findings: list[Finding] = []
-    path = [os.environ.get('PYTHONPATH'), str(ROOT)]
+    path = os.pathsep.join(
+        filter(None, [os.environ.get('PYTHONPATH'),
+                      str(ROOT)]))
     while len(findings) < len(names):
         rest = list(names[len(findings):])
         code = f'from mmhier.cli import doctor; doctor.report_checks({rest})'
         with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run([sys.executable, '-c', code],
-                                  stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL,
-                                  text=True,
-                                  cwd=folder,
-                                  env=dict(
-                                      os.environ,
-                                      PYTHONPATH=os.pathsep.join(
-                                          filter(None, path))),
-                                  timeout=CHILD_SECONDS)
-        findings += [
+            try:
+                done = subprocess.run([sys.executable, '-c', code],
+                                      stdout=subprocess.PIPE,
+                                      stderr=subprocess.DEVNULL,
+                                      cwd=folder,
+                                      env=dict(os.environ, PYTHONPATH=path),
+                                      timeout=CHILD_SECONDS)
+                output, status = done.stdout, done.returncode
+            except subprocess.TimeoutExpired as error:
+                output, status = error.stdout or b'', None
+        reported = [
             Finding(**json.loads(line.removeprefix(MARK)))
-            for line in done.stdout.splitlines() if line.startswith(MARK)
+            for line in output.decode().splitlines() if line.startswith(MARK)
         ]
-        if len(findings) < len(names) and done.returncode:
-            name = names[len(findings)]
-            module = RUNS.get(name, name.split()[-1].split('.')[0])
-            findings.append(
-                Finding(name, 'FAIL', 'killed, probably for lack of memory'
-                        ) if done.returncode == -9 else Finding(
-                            name, 'FAIL', f'crashed, code {done.returncode}',
-                            reinstall(module)))
+        findings += reported
+        if len(reported) < len(rest):
+            name = rest[len(reported)]
+            ends = {
+                None: f'no answer in {CHILD_SECONDS} s',
+                -9: 'killed, probably for lack of memory'
+            }
+            fix = '' if status in ends else reinstall(
+                RUNS.get(name,
+                         name.split()[-1].split('.')[0]))
+            detail = ends.get(status, f'crashed, code {status}')
+            findings.append(Finding(name, 'FAIL', detail, fix))
     return findings
 
 

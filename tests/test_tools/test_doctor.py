@@ -135,6 +135,17 @@ def test_import_that_fails_or_crashes_does_not_hide_the_others(shadows):
     assert 'lack of memory' in killed.detail and not killed.fix
 
 
+def test_check_that_hangs_or_ends_the_process(shadows, monkeypatch):
+    (shadows / 'cv2.py').write_text('import time; time.sleep(60)')
+    (shadows / 'mmcv.py').write_text('import os; os._exit(0)')
+    monkeypatch.setattr(doctor, 'CHILD_SECONDS', 3)
+    fine, hung, ended = doctor.run_checks(
+        ['import json', 'import cv2', 'import mmcv'])
+    assert fine.state == 'ok'
+    assert hung.detail == 'no answer in 3 s' and not hung.fix
+    assert ended.detail == 'crashed, code 0'
+
+
 @pytest.mark.parametrize(
     'error, module, expected',
     [
@@ -189,9 +200,8 @@ def test_versions_of_a_wheel_are_those_that_it_states(versions, monkeypatch,
                                                       tmp_path):
     monkeypatch.setattr(doctor, 'ROOT', tmp_path)
     monkeypatch.setattr(
-        doctor, 'requires', lambda name: [
-            'torch>=2.7', 'onedl-mmcv<2.4,>=2.3.6; extra == "openmmlab"'
-        ])
+        doctor, 'requires', lambda name:
+        ['torch>=2.7', 'onedl-mmcv<2.4,>=2.3.6; extra == "openmmlab"'])
     versions(torch='2.11.0')
     assert doctor.reinstall('mmcv') == f"{REINSTALL} 'onedl-mmcv<2.4,>=2.3.6'"
     assert " 'torch>=2.7' torchvision numpy" in doctor.reinstall('torch')
@@ -279,8 +289,8 @@ MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
     ('training step', 'torch.Tensor.backward', lambda *_: None,
      'parameters without gradient', TORCH),
     ('training step', 'torch.Tensor.backward', raising(MEMORY), 'memory', ''),
-    ('save and resume', 'mmhier.cli.doctor_runs.read_checkpoint', lambda _:
-     dict(meta=dict(iter=1)), 'iterations are (1, 4)',
+    ('save and resume', 'mmhier.cli.doctor_runs.read_checkpoint',
+     lambda _: dict(meta=dict(iter=1)), 'iterations are (1, 4)',
      f'{REINSTALL} onedl-mmengine==0.10.12'),
     ('save and resume', 'mmengine.runner.Runner.train',
      raising(OSError(28, 'No space left on device')), 'No space left', ''),
