@@ -33,5 +33,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not found:
         raise MMHierError(f'no config is named {arguments.pattern}: `mmhier '
                           'configs` lists all')
-    for name, path in found.items():
-        print(path if arguments.path else name)
+    lines = map(str, found.values() if arguments.path else found)
+    # At once: `| head` closes the pipe early.
+    print('\n'.join(lines))
