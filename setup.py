@@ -50,8 +50,8 @@ setup(
     package_data={'mmhier.leaderboard': ['leaderboard.html']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6', 'torchvision>=0.21', 'numpy', 'pycocotools>=2.0.8',
-        'filelock>=3.12', 'jinja2>=3.1'
+        'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26',
+        'pycocotools>=2.0.8', 'filelock>=3.12', 'jinja2>=3.1'
     ],
     extras_require={
         'openmmlab': [
@@ -66,5 +66,6 @@ setup(
         'web': ['gradio>=5'],
         'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],
     },
+    entry_points={'console_scripts': ['mmhier = mmhier.cli.__main__:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False)

@@ -1,16 +1,10 @@
-"""Hierarchical-attention vision transformers as OpenMMLab backbones."""
-from importlib.util import find_spec
+"""Hierarchical-attention vision transformers as OpenMMLab backbones.
 
+Importing it loads neither torch nor OpenMMLab: it makes mmcv's operators
+available on torchvision (see :mod:`mmhier.ops`); registries load on use.
+"""
+from . import ops
 from .version import __version__
-
-for package in ('mmengine', 'mmcv'):
-    if find_spec(package) is None:
-        raise ImportError(
-            f'mmhier needs OpenMMLab, and {package} is not installed: run '
-            '`pip install "mmhier[openmmlab]"` (or `pip install -e '
-            '".[openmmlab]"` in a checkout of mmhier)')
-
-from . import ops  # noqa: E402
 
 ops.register()
 

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mmengine.registry
 import mmhier
 
 _MMHIER_DIR = osp.join(osp.dirname(mmhier.__file__), '')
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REGISTRY_DIR = osp.join(osp.dirname(mmengine.registry.__file__), '')
 
 
 class MMHierError(ValueError):
@@ -107,7 +105,7 @@ def _is_mistake(error: BaseException) -> bool:
         raises = code.co_code[trace.tb_lasti] == dis.opmap['RAISE_VARARGS']
         if raises and code.co_filename.startswith(_MMHIER_DIR):
             return True
-    elif code.co_filename.startswith(_REGISTRY_DIR):
+    elif osp.join('mmengine', 'registry', '') in code.co_filename:
         return True
     origin = error.__context__
     return type(origin) is type(error) and _is_mistake(origin)

@@ -1,37 +1,88 @@
 """mmhier's nodes of OpenMMLab's registries.
 
-Importing this module is all that `type='mmhier.X'` needs: mmengine does it
-by itself when it meets the scope, and imports `locations` on first use.
+``type='mmhier.X'`` needs no import: mmengine imports this module when it
+meets the scope. Each type then comes from the one module that defines it, so
+a backbone needs neither mmdet, mmseg nor mmpretrain.
 """
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
-from mmengine.registry import Registry
+from importlib import import_module
+from importlib.util import find_spec
 
-MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='mmhier',
-    locations=['mmhier.models'])
-DATASETS = Registry(
-    'dataset',
-    parent=MMENGINE_DATASETS,
-    scope='mmhier',
-    locations=['mmhier.datasets.coco_subset'])
-METRICS = Registry(
-    'metric',
-    parent=MMENGINE_METRICS,
-    scope='mmhier',
-    locations=['mmhier.evaluation.metrics'])
-OPTIM_WRAPPERS = Registry(
-    'optim_wrapper',
-    parent=MMENGINE_OPTIM_WRAPPERS,
-    scope='mmhier',
-    locations=['mmhier.engine.amp'])
-STRATEGIES = Registry(
-    'strategy',
-    parent=MMENGINE_STRATEGIES,
-    scope='mmhier',
-    locations=['mmhier.engine.fsdp'])
+for package in ('mmengine', 'mmcv'):
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f'mmhier needs OpenMMLab, and {package} is not installed: run '
+            '`pip install "mmhier[openmmlab]"` (or `pip install -e '
+            '".[openmmlab]"` in a checkout of mmhier)',
+            name=package)
+
+from mmengine import registry as mmengine_registry  # noqa: E402
+
+
+class LazyRegistry(mmengine_registry.Registry):
+    """Child of mmengine's registry that imports types on demand.
+
+    Args:
+        name (str): Name of mmengine's registry, such as 'MODELS'.
+        modules (dict[str, str]): Module below mmhier that registers a type,
+            by the name of the type.
+        locations (Sequence[str]): Modules to import on first use whatever
+            the type. Defaults to ().
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modules: dict[str, str],
+        locations: tuple[str, ...] = ()) -> None:
+        parent = getattr(mmengine_registry, name)
+        super().__init__(
+            parent.name,
+            parent=parent,
+            scope='mmhier',
+            locations=list(locations))
+        self.modules = modules
+
+    def get(self, key: str) -> type | None:
+        """Get a registered type.
+
+        Args:
+            key (str): Its name, with the scope or without.
+
+        Returns:
+            type, optional: None if it is not registered.
+
+        Raises:
+            ModuleNotFoundError: If its module needs a package, such as mmseg,
+                that is not installed.
+        """
+        if isinstance(key, str):
+            module = self.modules.get(key.removeprefix('mmhier.'))
+            if module is not None:
+                import_module(f'mmhier.{module}')
+        return super().get(key)
+
+
+MODELS = LazyRegistry(
+    'MODELS',
+    modules=dict(
+        ACCViTClsHead='models.heads',
+        CascadeRCNN='models.detectors',
+        DetTTAModel='models.detector_tta',
+        DropoutClsHead='models.heads',
+        EncoderDecoder='models.segmentors',
+        ImageClassifier='models.classifiers',
+        MaskRCNN='models.detectors',
+        RetinaNet='models.detectors',
+        SegTTAModel='models.segmentor_tta'),
+    locations=('mmhier.models.backbones', ))
+DATASETS = LazyRegistry(
+    'DATASETS', modules=dict(CocoSubset='datasets.coco_subset'))
+METRICS = LazyRegistry(
+    'METRICS',
+    modules=dict(
+        CocoMetric='evaluation.coco_metric',
+        IoUMetric='evaluation.iou_metric'))
+OPTIM_WRAPPERS = LazyRegistry(
+    'OPTIM_WRAPPERS', modules=dict(AutocastOptimWrapper='engine.amp'))
+STRATEGIES = LazyRegistry(
+    'STRATEGIES', modules=dict(ResumableFSDPStrategy='engine.fsdp'))

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import signal
 import subprocess
@@ -7,6 +6,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+from pycocotools.coco import COCO
+from mmhier.cli import demo
+from mmhier.datasets import generate_shapes
+from mmhier.visualization import comparison
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools/demo.py'
@@ -56,7 +59,7 @@ def interrupt_training(folder):
     assert f'{NUM_TRAIN} + {NUM_VAL} pictures in data/shapes, drawn' in text
     assert 'Training: started' in text
     assert f'Iter(train) [2/{MAX_ITERS}]' in text and 'eta: ' in text
-    assert 'Give the same command again to go on' in lines[-1]
+    assert 'Repeat the command to resume' in lines[-1]
     assert not (folder / f'work_dirs/demo/iter_{MAX_ITERS}.pth').exists()
 
 
@@ -126,14 +129,6 @@ def test_interrupted_resumed_repeated_and_refused(tmp_path):
     change_settings(tmp_path)
 
 
-@pytest.fixture(scope='module')
-def demo():
-    spec = importlib.util.spec_from_file_location('demo', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class TestVerdict:
 
     def metrics(self, bbox, segm):
@@ -142,10 +137,10 @@ class TestVerdict:
             for kind, value in (('bbox', bbox), ('segm', segm))
         }
 
-    def test_passes_at_the_bar(self, demo):
+    def test_passes_at_the_bar(self):
         assert demo.find_shortfalls(self.metrics(0.55, 0.5)) == []
 
-    def test_names_what_is_too_low(self, demo):
+    def test_names_what_is_too_low(self):
         assert demo.find_shortfalls(self.metrics(
             0.9, 0.4994)) == ['segm AP 0.499 is lower than 0.50']
         assert len(demo.find_shortfalls(self.metrics(0.1, 0.1))) == 2
@@ -154,15 +149,15 @@ class TestVerdict:
 class TestDrawInstances:
 
     @pytest.fixture
-    def drawn(self, demo, tmp_path):
+    def drawn(self, tmp_path):
         """A ring on grey, drawn with its mask, box and label."""
-        demo.generate_shapes(tmp_path / 'set', 1, 1)
-        coco = demo.COCO(
+        generate_shapes(tmp_path / 'set', 1, 1)
+        coco = COCO(
             str(tmp_path / 'set/annotations/instances_train2017.json'))
         image = cv2.imread(str(tmp_path / 'set/train2017/000000000001.jpg'))
 
         def draw(instances):
-            return demo.draw_instances(image, 'caption', coco, instances)
+            return comparison.draw_instances(image, 'caption', coco, instances)
 
         return draw, coco
 
@@ -177,10 +172,10 @@ class TestDrawInstances:
                 max(x - 60, 0):x + max(width, 60) + 2] = False
         assert not changed.any()
 
-    def test_score_and_crowd_are_written(self, demo, drawn, monkeypatch):
+    def test_score_and_crowd_are_written(self, drawn, monkeypatch):
         draw, coco = drawn
         labels = []
-        monkeypatch.setattr(demo, 'write_label',
+        monkeypatch.setattr(comparison, 'write_label',
                             lambda canvas, label, *_: labels.append(label))
         annotation = dict(coco.imgToAnns[1][0], category_id=3)
         draw([

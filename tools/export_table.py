@@ -20,21 +20,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from mmhier.apis import MMHierError, run_tool
-from mmhier.engine.model_names import model_configs
-from mmhier.export import build_graphs, check_export
-from mmhier.export.checking import CHECK_SIZES, TOLERANCE
-from mmhier.export.exporting import (
-    SUFFIXES,
-    graph_paths,
-    load_model,
-    trace,
-    write_program,
-)
-from mmhier.export.preparing import prepare_for_export
+from mmhier.errors import MMHierError, run_tool
 from mmhier.files import write_text
-from mmhier.leaderboard.run_facts import describe_environment
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'export.md'
 START = '<!-- Measured by tools/export_table.py. -->\n'
@@ -47,6 +34,7 @@ Key = tuple[str, ...]
 
 def list_exports() -> dict[str, tuple[str, str]]:
     """Config and part, 'backbone' or 'model', by the name of a row."""
+    from mmhier.engine.model_names import model_configs
     configs = {name: config for name, (_, config) in model_configs().items()}
     variants = [
         name.partition('_')[0] for name in configs
@@ -70,6 +58,17 @@ def list_exports() -> dict[str, tuple[str, str]]:
 
 def measure(config: str, part: str) -> Iterator[tuple[str, ...]]:
     """Export and check a model; format and figures of its rows."""
+    import torch
+    from mmhier.export import build_graphs, check_export
+    from mmhier.export.checking import CHECK_SIZES
+    from mmhier.export.exporting import (
+        SUFFIXES,
+        graph_paths,
+        load_model,
+        trace,
+        write_program,
+    )
+    from mmhier.export.preparing import prepare_for_export
     model, _ = load_model(config, None)
     model.requires_grad_(False)
     for parameter in model.parameters():
@@ -102,6 +101,8 @@ def measure(config: str, part: str) -> Iterator[tuple[str, ...]]:
 
 def describe_conditions() -> str:
     """The line above the table: on what, with what and at which sizes."""
+    from mmhier.export.checking import CHECK_SIZES, TOLERANCE
+    from mmhier.leaderboard.run_facts import describe_environment
     environment = describe_environment()
     sizes = ', '.join(f'{height}x{width}' for height, width in CHECK_SIZES)
     return (f'Measured with `make test-exports` on {environment.device}, '
@@ -137,6 +138,7 @@ def with_rows(text: str, rows: Sequence[Key]) -> str:
 
 def write_row(row: Key, exports: dict[str, tuple[str, str]]) -> None:
     """Add a row to the page, or replace it, by a renamed file."""
+    from mmhier.export.exporting import SUFFIXES
     text = PAGE.read_text()
     rows = read_rows(text)
     rows[row[:3]] = row
@@ -158,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--list', action='store_true', help='print the names of all rows')
     arguments = parser.parse_args(argv)
+    from mmhier.export.checking import TOLERANCE
     exports = list_exports()
     if arguments.list:
         print('\n'.join(exports))

@@ -13,10 +13,7 @@ import logging
 from pathlib import Path
 
 import yaml
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmhier.analysis import count_config_complexity
-from mmhier.apis import MMHierError, run_tool
+from mmhier.errors import MMHierError, run_tool
 from mmhier.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +34,9 @@ def read_metafile(path: Path) -> dict:
 
 def measure(metafile: dict) -> None:
     """Count parameters and FLOPs of each model anew, in place."""
+    from mmengine.config import Config
+    from mmengine.logging import MMLogger
+    from mmhier.analysis import count_config_complexity
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     for model in metafile['Models']:
         cfg = Config.fromfile(ROOT / model['Config'])

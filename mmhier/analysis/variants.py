@@ -12,6 +12,7 @@ from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.models.wiring import wire_detector, wire_segmentor
+from mmhier.zoo import config_path
 from .plain_forms import PLAIN_FORMS
 
 FAMILIES = {name.lower(): name for name in backbones.__all__}
@@ -133,8 +134,9 @@ def load_target(name: str) -> Config:
         return Config(dict(model=backbone))
     if name in PEERS:
         return Config(dict(model=deepcopy(PEERS[name][0])))
-    if osp.isfile(name) and name.endswith('.py'):
-        return Config.fromfile(name)
+    path = config_path(name)
+    if osp.isfile(path) and path.endswith('.py'):
+        return Config.fromfile(path)
     raise MMHierError(
         f'{name}: expected a config file, a peer ({", ".join(PEERS)}), or a '
         'backbone such as hatnet-tiny, lit-small, hvt-s-1 or accvit-tiny')

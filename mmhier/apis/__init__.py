@@ -1,5 +1,4 @@
-"""What the tools call: read a config, check it, train or test."""
-from mmhier.cli.arguments import parse_tool_args, tool_parser
+"""Functions behind the commands: check a config, train, test, infer."""
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config, set_data_root
 from mmhier.engine.model_names import register_model_names
@@ -11,6 +10,5 @@ from .training import train
 
 __all__ = [
     'MMHierError', 'check_config', 'check_data', 'infer', 'load_config',
-    'parse_tool_args', 'register_model_names', 'run_tool', 'set_data_root',
-    'test', 'tool_parser', 'train'
+    'register_model_names', 'run_tool', 'set_data_root', 'test', 'train'
 ]

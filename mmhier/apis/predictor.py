@@ -19,7 +19,6 @@ from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import iter_datasets, load_config
-from mmhier.engine.model_names import config_path
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 
 TASKS = dict(
@@ -62,10 +61,7 @@ def load_model_config(config: str,
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
-            config_path(config),
-            work_dir=folder,
-            classes=classes,
-            cfg_options=cfg_options)
+            config, work_dir=folder, classes=classes, cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         raise MMHierError(f'{config}: expected a model of one of the packages '

@@ -17,6 +17,7 @@ from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
 from mmhier.leaderboard.recording import EvaluationRecordHook
 from mmhier.leaderboard.records import EvaluationRecord
+from mmhier.zoo import config_path
 from .training import build_runner
 
 
@@ -68,6 +69,7 @@ def test(config: str,
             cannot be used.
     """
     arguments = dict(locals())
+    config = config_path(config)
     cfg = load_config(
         config,
         work_dir=work_dir,

@@ -27,6 +27,7 @@ from mmhier.engine.resuming import (
 from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
 from mmhier.leaderboard.recording import TrainingRecordHook
 from mmhier.ops import describe_operators
+from mmhier.zoo import config_path
 
 _RUNS = count(1)
 
@@ -82,6 +83,7 @@ def train(config: str,
             be used; almost always before training starts.
     """
     arguments = dict(locals())
+    config = config_path(config)
     cfg = load_config(
         config,
         work_dir=work_dir,

@@ -1,1 +1,1 @@
-"""Command-line arguments."""
+"""The command line; each command is a module with `parser` and `main`."""

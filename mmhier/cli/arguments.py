@@ -1,36 +1,81 @@
-"""Command-line arguments that the tools share."""
+"""Arguments that several commands share, each stated once."""
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from mmengine.config import DictAction
+
+class CfgOptions(argparse.Action):
+    """mmengine's DictAction, imported only where the option is given."""
+
+    def __call__(self,
+                 parser: argparse.ArgumentParser,
+                 namespace: argparse.Namespace,
+                 values: str | Sequence[Any] | None,
+                 option_string: str | None = None) -> None:
+        from mmengine.config import DictAction
+        action = DictAction(self.option_strings, self.dest, nargs='+')
+        try:
+            action(parser, namespace, values, option_string)
+        except ValueError as error:
+            raise argparse.ArgumentError(
+                self,
+                f'expected KEY=VALUE, got {" ".join(values or ())}') from error
 
 
-def tool_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the config and the arguments of every tool that runs one.
+class LocalRank(argparse.Action):
+    """Set LOCAL_RANK, from which mmengine reads it."""
+
+    def __call__(self,
+                 parser: argparse.ArgumentParser,
+                 namespace: argparse.Namespace,
+                 values: str | Sequence[Any] | None,
+                 option_string: str | None = None) -> None:
+        os.environ.setdefault('LOCAL_RANK', str(values))
+
+
+def command_parser(command: str,
+                   description: str | None) -> argparse.ArgumentParser:
+    """Parser of a command.
 
     Args:
-        description (str): What the tool does, with examples; printed as
-            it is.
-
-    Returns:
-        argparse.ArgumentParser: To be extended by the tool, then given to
-        :func:`parse_tool_args`.
+        command (str): Its name behind ``mmhier``.
+        description (str, optional): Docstring of its module; printed as is.
     """
-    parser = argparse.ArgumentParser(
+    return argparse.ArgumentParser(
+        prog=f'mmhier {command}',
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_config(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
+    """Add CONFIG."""
     parser.add_argument(
-        'config', help='config file, for mmdet, mmseg or mmpretrain')
+        'config',
+        help='config file, or name of a config of mmhier such as '
+        'mask-rcnn_hatnet-tiny_fpn_1x_coco',
+        **kwargs)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
+    """Add CHECKPOINT."""
+    parser.add_argument('checkpoint', **{'help': 'checkpoint file', **kwargs})
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
+    """Add --cfg-options."""
     parser.add_argument(
-        '--work-dir',
-        help='where logs and checkpoints go; defaults to work_dir of the '
-        'config, then to work_dirs/NAME_OF_THE_CONFIG')
-    parser.add_argument(
-        '--data-root',
-        metavar='DIR',
-        help='use the data in DIR, laid out as in data_root of the config, '
-        'for every dataset and evaluator')
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override keys of the config, such as '
+        'train_dataloader.batch_size=4 or key="[a,b]"; wins over --data-root',
+        **kwargs)
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add --classes for training and testing."""
     parser.add_argument(
         '--classes',
         nargs='+',
@@ -39,42 +84,96 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
         'file with a name a line; "auto" takes the categories of the COCO '
         'json or the names of the class folders. Sets the classes of every '
         'dataset and num_classes of the model')
+
+
+def add_trained_classes(parser: argparse.ArgumentParser) -> None:
+    """Add --classes for a model that is trained already."""
     parser.add_argument(
-        '--cfg-options',
+        '--classes',
         nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override keys of the config, such as '
-        'train_dataloader.batch_size=4 or key="[a,b]"; wins over --data-root')
+        metavar='NAME',
+        help='classes that the model was trained on, or a .txt file with a '
+        'name a line, if they are not those of the config')
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """Add --data-root."""
+    parser.add_argument(
+        '--data-root',
+        metavar='DIR',
+        help='use the data in DIR, laid out as in data_root of the config, '
+        'for every dataset and evaluator')
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        '--device', help='cpu, cuda:0, ...; defaults to a GPU if there is one')
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add --launcher, and the rank that launchers pass."""
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='how the processes of a distributed job were started; defaults '
-        'to none')
+        help='launcher of a distributed job; defaults to none')
     # torch.distributed.launch passes the second spelling.
     parser.add_argument(
-        '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
-    return parser
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        action=LocalRank,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS)
 
 
-def parse_tool_args(parser: argparse.ArgumentParser,
-                    argv: Sequence[str] | None = None) -> dict:
-    """Parse arguments as keyword arguments for mmhier.apis.
+def add_overwrite(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --overwrite.
 
     Args:
-        parser (argparse.ArgumentParser): Made by :func:`tool_parser`.
-        argv (Sequence[str], optional): Defaults to None, ``sys.argv[1:]``.
-
-    Returns:
-        dict: Arguments by name, ``local_rank`` apart: mmengine reads it from
-        the environment.
+        parser (argparse.ArgumentParser): Parser of a command.
+        text (str): Help, such as 'replace existing files'.
     """
-    try:
-        arguments = vars(parser.parse_args(argv))
-    except ValueError:
-        parser.error('--cfg-options: expected KEY=VALUE')
-    local_rank = arguments.pop('local_rank')
-    if local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    return arguments
+    parser.add_argument('--overwrite', action='store_true', help=text)
+
+
+def add_predictions(parser: argparse.ArgumentParser) -> None:
+    """Add --score-thr and --top-k."""
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='lowest score of an instance; defaults to 0.3')
+    parser.add_argument(
+        '--top-k',
+        type=int,
+        default=5,
+        help='classes that a classifier reports; defaults to 5')
+
+
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """Add --tta."""
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation by tta_model and tta_pipeline of the '
+        'config')
+
+
+def add_work_dir(parser: argparse.ArgumentParser) -> None:
+    """Add --work-dir."""
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='folder of logs and checkpoints; defaults to work_dir of the '
+        'config, then to work_dirs/NAME_OF_THE_CONFIG')
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add what train and test share, apart from the positional arguments."""
+    add_work_dir(parser)
+    add_data_root(parser)
+    add_classes(parser)
+    add_cfg_options(parser)
+    add_launcher(parser)

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmhier.errors import MMHierError, require_utf8
+from mmhier.zoo import config_path
 
 # Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs
 # carry one of the first group along as a variable, so these count as legacy
@@ -47,7 +48,8 @@ def load_config(path: str,
     """Read a config file and apply what was asked on the command line.
 
     Args:
-        path (str): A config file for mmdet, mmseg or mmpretrain.
+        path (str): A config file for mmdet, mmseg or mmpretrain, or the name
+            of a config of mmhier.
         work_dir (str, optional): Where results go. Defaults to None: the
             config's own, else work_dirs/ and the name of the file.
         data_root (str, optional): See :func:`set_data_root`.
@@ -72,6 +74,7 @@ def load_config(path: str,
     require_utf8('--work-dir', work_dir)
     require_utf8('--data-root', data_root)
     require_utf8('--cfg-options', cfg_options)
+    path = config_path(path)
     cfg = _read(path)
     _refuse_legacy_keys(path, cfg)
     scope = cfg.get('default_scope')
@@ -114,7 +117,9 @@ def load_config(path: str,
 def _read(path: str) -> Config:
     """Config of a file, or MMHierError."""
     if not osp.isfile(path):
-        raise MMHierError(f'config file {path} does not exist')
+        hint = '' if path.endswith('.py') else (
+            ', and `mmhier configs` lists no config of this name')
+        raise MMHierError(f'config file {path} does not exist{hint}')
     try:
         return Config.fromfile(path)
     except SyntaxError as error:

@@ -28,13 +28,6 @@ def model_configs() -> dict[str, tuple[str, str]]:
     return models
 
 
-def config_path(config: str) -> str:
-    """Path of a config, given by its path or by the name of its model."""
-    if not osp.exists(config) and config in model_configs():
-        return model_configs()[config][1]
-    return config
-
-
 def register_model_names() -> None:
     """Let the inferencers of mmdet, mmseg and mmpretrain find our models.
 

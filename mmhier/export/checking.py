@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from mmhier.apis import MMHierError
+from mmhier.errors import MMHierError
 from .exporting import graph_paths
 from .graphs import MAX_SIZE, MIN_SIZE, build_graphs
 

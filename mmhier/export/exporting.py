@@ -13,14 +13,13 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 import mmhier
-from mmhier.apis import MMHierError
 from mmhier.apis.predictor import (
     dataset_metainfo,
     load_model_config,
     load_weights,
 )
 from mmhier.engine.config import iter_datasets
-from mmhier.errors import mistakes_as_user_errors
+from mmhier.errors import MMHierError, mistakes_as_user_errors
 from mmhier.registry import MODELS
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
 from .preparing import prepare_for_export

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from mmhier.apis import MMHierError
+from mmhier.errors import MMHierError
 
 MIN_SIZE, MAX_SIZE = 64, 4096
 MAX_BATCH = 1024

@@ -1,13 +1,6 @@
-from importlib.util import find_spec
+"""Backbones, and the models, heads and wrappers that need other packages.
 
-from .backbones import *  # noqa: F401,F403
-
-if find_spec('mmdet') is not None:
-    from .detector_tta import *  # noqa: F401,F403
-    from .detectors import *  # noqa: F401,F403
-if find_spec('mmpretrain') is not None:
-    from .classifiers import *  # noqa: F401,F403
-    from .heads import *  # noqa: F401,F403
-if find_spec('mmseg') is not None:
-    from .segmentor_tta import *  # noqa: F401,F403
-    from .segmentors import *  # noqa: F401,F403
+The latter are imported by name: ``type='mmhier.X'`` or their own module.
+"""
+from mmhier import registry  # noqa: F401  # says how to install OpenMMLab
+from .backbones import *  # noqa: F403

@@ -12,7 +12,6 @@ from rich.progress import track
 from mmhier.apis.inference import write_picture
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config
-from mmhier.engine.model_names import config_path
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 from mmhier.visualization import annotated_pictures
 
@@ -52,7 +51,7 @@ def browse(config: str,
         raise MMHierError(f'--num {num}: expected at least 1')
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
-            config_path(config),
+            config,
             work_dir=folder,
             data_root=data_root,
             classes=classes,

@@ -439,8 +439,6 @@ def test_a_broken_package_takes_no_metric_from_the_other(
                            text=True,
                            timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert (f'metrics for {broken.split(".")[0]} are not available: import '
-            f'of {broken}' in ended.stdout + ended.stderr)
 
 
 def test_configs_use_it(shapes):

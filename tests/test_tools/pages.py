@@ -1,5 +1,4 @@
 """What the Markdown pages tell to run, and a shell that runs it here."""
-import importlib.util
 import os
 import re
 import runpy
@@ -15,7 +14,10 @@ import pytest
 import setuptools
 from packaging.requirements import Requirement
 from torch.distributed.run import get_args_parser
+import mmhier.cli.__main__ as cli
 import mmhier.ops.__main__ as operators
+from mmhier import apis
+from ..commands import load_tool
 from .conftest import DETECTOR
 
 ROOT = Path(__file__).parents[2]
@@ -112,13 +114,10 @@ class Shell:
             self._run_main(self._load_tool(arguments[0]), arguments)
 
     def _load_tool(self, path: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(
-            Path(path).stem, ROOT / path)
-        tool = importlib.util.module_from_spec(spec)
-        self.monkeypatch.setitem(sys.modules, spec.name, tool)
-        spec.loader.exec_module(tool)
-        if spec.name in self.changes:
-            self.changes[spec.name](tool)
+        tool = load_tool(path)
+        change = self.changes.get(tool.__name__.split('.')[-1])
+        if change is not None:
+            change(tool)
         return tool
 
     def _run_main(self, module: ModuleType, argv: list[str]) -> None:
@@ -128,6 +127,9 @@ class Shell:
         except SystemExit as end:
             status = end.code
         assert not status, f'{argv} ends with {status}'
+
+    def _run_mmhier(self, arguments: list[str]) -> None:
+        self._run_main(cli, ['mmhier', *arguments])
 
     def _run_module_mmhier_ops(self, arguments: list[str]) -> None:
         self._run_main(operators, ['mmhier.ops', *arguments])
@@ -154,10 +156,12 @@ class Shell:
             job = dict(o[2:].split('=', 1) for o in options)
             assert words[0] == '-u'
             script = words[1:]
-        tool = self._load_tool(script[0])
         received: dict = {}
-        setattr(tool, tool.__name__, lambda **kwargs: received.update(kwargs))
-        self._run_main(tool, script)
+        with self.monkeypatch.context() as patch:
+            patch.setattr(apis,
+                          Path(script[0]).stem,
+                          lambda **kwargs: received.update(kwargs))
+            self._run_main(self._load_tool(script[0]), script)
         assert Path(received['config']).is_file()
         self.started.append((job, received))
 

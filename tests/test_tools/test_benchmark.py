@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from mmhier import apis
+from mmhier.analysis import benchmark_report
 from mmhier.analysis.benchmarking import (
     Case,
     count_saved_bytes,
@@ -180,7 +181,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
     asked, trained = [], []
 
     def run_small(tool):
-        run_cases = tool.run_cases
+        run_cases = benchmark_report.run_cases
 
         def run(arguments):
             asked.append(arguments)
@@ -191,7 +192,7 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
                 del arguments.forms[1:]
             return run_cases(arguments)
 
-        monkeypatch.setattr(tool, 'run_cases', run)
+        monkeypatch.setattr(benchmark_report, 'run_cases', run)
 
     def note(arguments):
         target = load_target(arguments.model)
@@ -202,13 +203,13 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
         return measure({'auto': nn.Conv2d(3, 1, 1)}, case, 1)
 
     def change(tool):
-        monkeypatch.setattr(tool, 'run_cases', note)
-        monkeypatch.setattr(tool, 'profile_table', str)
-        monkeypatch.setattr(tool, 'rates_table', str)
+        monkeypatch.setattr(benchmark_report, 'run_cases', note)
+        monkeypatch.setattr(benchmark_report, 'profile_table', str)
+        monkeypatch.setattr(benchmark_report, 'rates_table', str)
 
     shell.changes['benchmark'] = run_small
     shell.changes['train'] = lambda tool: monkeypatch.setattr(
-        tool, 'train', lambda **kwargs: trained.append(kwargs))
+        apis, 'train', lambda **kwargs: trained.append(kwargs))
     for command in commands(PAGE):
         shell.run(command)
     assert len(asked) == 4 and len(trained) == 1

@@ -1,5 +1,4 @@
 """The dry run: what it finds in good, bad and random configs."""
-import importlib.util
 import json
 import math
 import random
@@ -24,6 +23,7 @@ from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.apis import check_config
 from mmhier.apis.checking import _DryRun
 from mmhier.checkpoints import read_checkpoint
+from mmhier.cli import check
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 from .test_resume import ROOTS, write_config
@@ -367,14 +367,10 @@ def test_error_of_another_package_becomes_a_finding(detector):
     assert re.search(r'raised in .*\.py, line \d+', errors['model'])
 
 
-def run_tool(monkeypatch, capsys, *arguments) -> list:
+def run_tool(capsys, *arguments) -> list:
     """Lines of its page."""
-    spec = importlib.util.spec_from_file_location('check', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['check.py', *arguments])
     with pytest.raises(SystemExit) as end:
-        tool.main()
+        check.main(arguments)
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r'\d+ errors, \d+ warnings', lines[-1])
     assert end.value.code == int(not lines[-1].startswith('0 errors'))
@@ -393,7 +389,7 @@ def test_flaws_of_annotations_are_warnings(tmp_path, monkeypatch, capsys):
     content['annotations'][3]['segmentation'] = [[1, 1, 9, 9]]
     content['images'][5].update(width=8, height=8)
     path.write_text(json.dumps(content))
-    lines = run_tool(monkeypatch, capsys, DETECTOR, '--data-root', str(root),
+    lines = run_tool(capsys, DETECTOR, '--data-root', str(root),
                      *NO_MODEL)
     shown = [line.split()[0] for line in lines[:-2]]
     assert shown == sorted(shown, key=['ERROR', 'WARNING', 'NOTE'].index)
@@ -410,7 +406,7 @@ def test_flaws_of_masks_are_warnings(tmp_path, monkeypatch, capsys):
     folder = root / 'annotations' / 'training'
     cv2.imwrite(str(folder / '0.png'), np.full((64, 64), 255, np.uint8))
     cv2.imwrite(str(folder / 'alone.png'), np.zeros((64, 64), np.uint8))
-    lines = run_tool(monkeypatch, capsys, str(CONFIGS / 'segmentor.py'),
+    lines = run_tool(capsys, str(CONFIGS / 'segmentor.py'),
                      '--data-root', str(root), *NO_MODEL)
     assert lines[0].startswith('ERROR')
     assert lines[1:3] == [
@@ -473,7 +469,7 @@ def test_random_edits_never_end_in_a_traceback(seed, request, tmp_path,
         path = tmp_path / f'{i}.py'
         path.write_text(cfg.pretty_text)
         data_root = str(request.getfixturevalue(ROOTS[kind]))
-        lines = run_tool(monkeypatch, capsys, str(path), '--data-root',
+        lines = run_tool(capsys, str(path), '--data-root',
                          data_root)
         for line in lines[:-2]:
             assert line.startswith(('ERROR', 'WARNING', 'NOTE')), edit

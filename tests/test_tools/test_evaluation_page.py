@@ -1,5 +1,4 @@
 """docs/evaluation.md: its commands, run one after another as they are."""
-import importlib.util
 import json
 import re
 import shlex
@@ -14,6 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmhier.leaderboard.coco_submission import COCO_CATEGORY_IDS
+from ..commands import load_tool
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'evaluation.md').read_text()
@@ -84,9 +84,6 @@ def run(command: list, monkeypatch) -> None:
     """Run a command of the page on small images; it must succeed."""
     python, path, *arguments = command
     assert python == 'python'
-    spec = importlib.util.spec_from_file_location('tool', ROOT / path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     arguments = [
         match for word in arguments
         for match in (sorted(glob(word))[-1:] if '*' in word else [word])
@@ -96,7 +93,7 @@ def run(command: list, monkeypatch) -> None:
         arguments += ['--cfg-options', *small]
     monkeypatch.setattr(sys, 'argv', [path, *arguments])
     try:
-        tool.main()
+        load_tool(path).main()
     except SystemExit as end:
         assert not end.code, command
 

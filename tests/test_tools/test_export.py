@@ -1,5 +1,4 @@
 """tools/export.py: its commands in docs/export.md, and what it refuses."""
-import importlib.util
 import json
 import shlex
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier.apis import MMHierError
+from mmhier.cli import export
 from mmhier.export import export_model
 from mmhier.export.exporting import load_model, require_format
 
@@ -68,12 +68,7 @@ def commands():
 
 
 def run_main(arguments, monkeypatch):
-    spec = importlib.util.spec_from_file_location('export_tool',
-                                                  ROOT / 'tools' / 'export.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['export.py', *arguments])
-    tool.main()
+    export.main(arguments)
 
 
 def run_tool(*arguments, cwd=None):

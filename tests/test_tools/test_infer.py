@@ -1,6 +1,5 @@
 """tools/infer.py: what it reads, writes, skips and refuses."""
 import errno
-import importlib.util
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from mmhier.apis.inference import (
     read_image,
 )
 from mmhier.apis.predictor import Predictor
+from mmhier.cli import infer as infer_command
 from .conftest import CONFIGS, DETECTOR
 from .samples import CLASSES
 
@@ -67,13 +67,6 @@ def photo() -> np.ndarray:
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return cv2.resize(small, (96, 64), interpolation=cv2.INTER_CUBIC)
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location('infer', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 def load_json(folder) -> dict:
@@ -259,7 +252,7 @@ def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
         str(tmp_path / 'out'), '--batch-size', '3'
     ])
     with pytest.raises(SystemExit) as exit_:
-        load_tool().main()
+        infer_command.main()
     assert exit_.value.code == 1
     result = load_json(tmp_path / 'out')
     reasons = {Path(s['file']).name: s['reason'] for s in result['skipped']}
@@ -628,6 +621,6 @@ def test_command(detector, coco_root, tmp_path):
 def test_help_has_examples(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['infer.py', '--help'])
     with pytest.raises(SystemExit):
-        load_tool().main()
-    assert 'python tools/infer.py CONFIG CHECKPOINT photo.jpg' in (
+        infer_command.main()
+    assert 'mmhier infer CONFIG CHECKPOINT photo.jpg' in (
         capsys.readouterr().out)

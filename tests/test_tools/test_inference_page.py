@@ -1,5 +1,4 @@
 """docs/inference.md: its commands, run as they are on small images."""
-import importlib.util
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from ..commands import load_tool
 from .test_infer import FakeCapture
 from .test_visualize import FakeGradio
 
@@ -67,12 +67,9 @@ def run(command, monkeypatch, *options) -> None:
     """Run a command of the page with options added; it must succeed."""
     python, path, *arguments = command
     assert python == 'python'
-    spec = importlib.util.spec_from_file_location('tool', ROOT / path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     monkeypatch.setattr(sys, 'argv', [path, *arguments, *options])
     try:
-        tool.main()
+        load_tool(path).main()
     except SystemExit as exit_:
         assert exit_.code == 0
 

@@ -1,5 +1,4 @@
 """Metafiles name every config; tables and measured figures are in step."""
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ import pytest
 import yaml
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import MMHierError
+from mmhier.cli import flops
+from ..commands import load_tool
 from ..config_zoo import ROOT, ZOO, read, register_all
 
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
@@ -36,14 +37,6 @@ def run_tool(*arguments):
                           cwd=ROOT,
                           text=True,
                           capture_output=True)
-
-
-def load_tool(name='model_tables'):
-    spec = importlib.util.spec_from_file_location(
-        Path(name).stem, ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_config_is_in_a_metafile_of_its_folder():
@@ -102,7 +95,7 @@ def test_tables_are_in_step():
 
 
 def test_a_stale_table_is_told(tmp_path, monkeypatch):
-    tool = load_tool()
+    tool = load_tool('tools/model_tables.py')
     source = ROOT / 'configs' / 'lit'
     folder = tmp_path / 'configs' / 'lit'
     folder.mkdir(parents=True)
@@ -152,4 +145,4 @@ def test_get_flops_names_mistakes(monkeypatch):
     }.items():
         monkeypatch.setattr(sys, 'argv', ['get_flops.py', *arguments])
         with pytest.raises(MMHierError, match=f'^{message}$'):
-            load_tool('analysis_tools/get_flops').main()
+            flops.main()

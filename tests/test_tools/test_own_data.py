@@ -2,7 +2,6 @@
 
 Sizes and schedules are cut down by options that each command gets.
 """
-import importlib.util
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier.apis import MMHierError
+from ..commands import load_tool
 from . import samples
 
 ROOT = Path(__file__).parents[2]
@@ -85,17 +85,13 @@ def run(tmp_path, monkeypatch):
     def run_command(section: str, index: int) -> None:
         python, path, *arguments = commands(section)[index]
         assert python == 'python'
-        tool = importlib.util.module_from_spec(
-            spec := importlib.util.spec_from_file_location(
-                Path(path).stem, ROOT / path))
-        spec.loader.exec_module(tool)
         options = [f'{k}={v}' for k, v in SMALL[section].items()]
         if '--cfg-options' not in arguments:
             options.insert(0, '--cfg-options')
         # The first command of each section validates as well.
         quick = ['--no-validate'] * (index > 0 and 'train' in path)
         monkeypatch.setattr(sys, 'argv', [path, *quick, *arguments, *options])
-        tool.main()
+        load_tool(path).main()
 
     return run_command
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmhier import apis
 from mmhier.apis import load_config
 from mmhier.ops import shim
 from mmhier.registry import MODELS
@@ -81,7 +82,7 @@ def test_pretrained_weights_of_a_family(family, tmp_path, monkeypatch):
     torch.save(official_state_dict(FAMILIES[family]), tmp_path / official)
     received = {}
     shell.changes['train'] = lambda tool: monkeypatch.setattr(
-        tool, 'train', lambda **kwargs: received.update(kwargs))
+        apis, 'train', lambda **kwargs: received.update(kwargs))
     for command in (export, convert, train):
         shell.run(command)
     cfg = load_config(received['config'], cfg_options=received['cfg_options'])

@@ -1,6 +1,5 @@
 """Records that tests and trainings leave, and replays of them."""
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from mmhier import apis
+from mmhier.cli import replay as replay_command
+from mmhier.leaderboard import replaying
 from mmhier.leaderboard.records import read_record, write_record
 from mmhier.leaderboard.replaying import compare_records, replay
 from mmhier.leaderboard.tables import build_leaderboard
@@ -334,13 +335,6 @@ def call(*command) -> subprocess.CompletedProcess:
                           env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location('tool', TOOLS / 'replay.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 def test_the_tool_repeats_a_test(tested, tmp_path):
     shutil.copy(tested[1], tmp_path / 'test_record_1.json')
     ended = call(TOOLS / 'replay.py', tmp_path / 'test_record_1.json')
@@ -362,7 +356,7 @@ def test_the_tool_tells_a_difference(tested, tmp_path, monkeypatch, capsys):
     write_record(record, path)
     monkeypatch.setattr(sys, 'argv', ['replay.py', str(path)])
     with pytest.raises(SystemExit) as end:
-        load_tool().main()
+        replay_command.main()
     assert end.value.code == 1
     line, = [
         line for line in capsys.readouterr().out.splitlines()
@@ -381,15 +375,14 @@ def test_a_mistake_ends_the_tool_with_one_line(tmp_path):
 
 
 def test_the_tool_hands_its_arguments_on(monkeypatch):
-    tool = load_tool()
     received = {}
-    monkeypatch.setattr(tool, 'replay',
+    monkeypatch.setattr(replaying, 'replay',
                         lambda **kwargs: received.update(kwargs))
     monkeypatch.setattr(sys, 'argv', [
         'replay', 'a.json', '--checkpoint', 'b.pth', '--data-root', 'c',
         '--work-dir', 'd', '--tolerance', '0.5'
     ])
-    tool.main()
+    replay_command.main()
     assert received == dict(
         record='a.json',
         checkpoint='b.pth',

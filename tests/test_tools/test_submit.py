@@ -1,5 +1,4 @@
 """tools/submit.py: from a checkpoint to a package, and checks of packages."""
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 from mmhier.apis import MMHierError, run_tool
+from mmhier.cli import submit
 from mmhier.leaderboard.ade20k_submission import check_ade20k_package
 from mmhier.leaderboard.coco_submission import (
     check_coco_package,
@@ -298,18 +298,13 @@ def test_command_line(detector, unlabelled, tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(capsys):
     """Run the tool in this process; its exit status and what it printed."""
-    spec = importlib.util.spec_from_file_location('submit', SUBMIT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv',
-                            ['submit.py', *(str(a) for a in arguments)])
+        argv = [str(argument) for argument in arguments]
         status = 0
         try:
-            run_tool(module.main)
+            run_tool(lambda: submit.main(argv))
         except SystemExit as ended:
             status = ended.code
         printed = capsys.readouterr()
@@ -319,7 +314,7 @@ def tool(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('arguments, status, printed', [
-    (['ade20k', '--help'], 0, 'python tools/submit.py ade20k --check'),
+    (['ade20k', '--help'], 0, 'mmhier submit ade20k --check'),
     (['coco', '--help'], 0, '--allow-empty-images N'),
     (['coco', 'config.py'], 2, 'expected CONFIG and CHECKPOINT, or --check'),
     (['ade20k', 'config.py', '--check', 'x.zip'], 2, 'needs no CONFIG'),

@@ -1,5 +1,4 @@
 """tools/visualize.py and tools/web_demo.py, in process."""
-import importlib.util
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ import pytest
 import torch
 from mmhier.apis import MMHierError
 from mmhier.apis.predictor import Predictor
+from mmhier.cli import web_demo
 from mmhier.visualization.browsing import browse
 from mmhier.visualization.pictures import (
     draw_attention,
@@ -23,6 +23,7 @@ from mmhier.visualization.pictures import (
     load_photo,
     load_subjects,
 )
+from ..commands import load_tool
 from .conftest import CONFIGS, DETECTOR
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -34,13 +35,6 @@ LIT = {
 }
 # Height of the title, and width of the gap between panels.
 LINE, GAP = 20, 6
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 @pytest.fixture(scope='module')
@@ -307,7 +301,7 @@ def test_browse_mistakes(changes, message, tmp_path):
 
 def run_main(monkeypatch, name, *arguments):
     monkeypatch.setattr(sys, 'argv', [f'{name}.py', *arguments])
-    load_tool(name).main()
+    load_tool(f'tools/{name}.py').main()
 
 
 def test_commands(photo, tmp_path, monkeypatch, capsys):
@@ -337,8 +331,8 @@ def test_browse_command(folders_root, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('name, example', [
-    ('visualize', 'python tools/visualize.py offsets photo.jpg'),
-    ('web_demo', 'python tools/web_demo.py CONFIG CHECKPOINT'),
+    ('visualize', 'mmhier visualize offsets photo.jpg'),
+    ('web_demo', 'mmhier web-demo CONFIG CHECKPOINT'),
 ])
 def test_help_has_examples(name, example, monkeypatch, capsys):
     with pytest.raises(SystemExit):
@@ -381,7 +375,7 @@ class FakeGradio:
 def test_what_the_web_page_answers(detector_run, coco_root):
     checkpoint = str(Path(detector_run.work_dir) / 'epoch_1.pth')
     predictor = Predictor(DETECTOR, checkpoint, score_thr=0., device='cpu')
-    answer = load_tool('web_demo').build_page(FakeGradio(), predictor, '')
+    answer = web_demo.build_page(FakeGradio(), predictor, '')
     bgr = cv2.imread(str(coco_root / 'val2017/002.jpg'))
     picture, record = answer(bgr[..., ::-1])
     assert picture.shape == bgr.shape
