@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
+from mmhier.engine.build import build_model
 from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
-from mmhier.models.wiring import wire_detector, wire_segmentor
 from .plain_forms import PLAIN_FORMS
 
 FAMILIES = {name.lower(): name for name in backbones.__all__}
@@ -176,22 +176,18 @@ def variant_config(target: Config, form: str) -> Config | None:
 
 def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
     """A detector or segmentor with another backbone, all else the same."""
-    num_classes = model.pop('num_classes', None)
-    detects = 'rpn_head' in model or 'bbox_head' in model
-    wired = (wire_detector if detects else wire_segmentor)(model, num_classes)
-    wired['backbone'] = peer
-    wired['type'] = wired['type'].replace('mmhier.', '')
-    if 'neck' in wired:
-        wired['neck']['in_channels'] = channels
-        return wired
+    model['backbone'] = peer
+    if 'neck' in model:
+        model['neck']['in_channels'] = channels
+        return model
     for name in ('decode_head', 'auxiliary_head'):
-        head = wired.get(name)
+        head = model.get(name)
         if head:
             index = head['in_index']
             head['in_channels'] = (
                 channels[index]
                 if isinstance(index, int) else [channels[i] for i in index])
-    return wired
+    return model
 
 
 def build_variant(target: Config, form: str, training: bool,
@@ -236,7 +232,7 @@ def build_variant(target: Config, form: str, training: bool,
 def _seeded(cfg: Config) -> nn.Module:
     """Model of a config with its initial weights."""
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     if hasattr(model, 'init_weights'):
         model.init_weights()
     for module in model.modules():

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
@@ -25,6 +25,7 @@ from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
 from mmhier.engine.amp import use_amp
+from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.loading_errors import named_loading_errors
@@ -134,7 +135,7 @@ class _DryRun:
                 self.check_phase_data(cfg, phase, every_file)
         model = None
         with self.part('model'):
-            model = MODELS.build(cfg.model)
+            model = build_model(cfg)
             model.init_weights()
             model.to(get_device()).train()
             count = sum(p.numel() for p in model.parameters())

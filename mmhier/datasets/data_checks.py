@@ -78,7 +78,7 @@ class _Checks:
         self.cfg = cfg
         self.max_masks = max_masks
         self.warn_one = warn
-        self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
+        self.num_classes = list(iter_num_classes(cfg))
         self.folders: tuple[str, list[str]] | None = None
         self.checked: list[Any] = []
 
