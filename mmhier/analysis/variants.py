@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from mmhier.engine.build import build_model
+from mmhier.engine.config import resolve_type
 from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
@@ -159,7 +160,7 @@ def variant_config(target: Config, form: str) -> Config | None:
             cfg.model = _with_peer(cfg.model.to_dict(), peer, channels)
         return cfg
     if form in FORMS:
-        ours = str(backbone.get('type')).startswith('mmhier.')
+        ours = hasattr(resolve_type(backbone.get('type'), MODELS), 'attn_impls')
         if form in ('sdpa', 'eager', 'plain') and not ours:
             raise MMHierError(f'{form}: {backbone.get("type")} is no backbone '
                               'of mmhier, expected compiled, channels_last, a '

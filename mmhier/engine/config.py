@@ -211,9 +211,12 @@ def type_name(cfg_type: Any) -> str:
     """Name of a type without scope and module, such as 'MaskRCNN'.
 
     Args:
-        cfg_type (str | type | Callable): ``type`` of a config.
+        cfg_type (str | type | Callable, optional): ``type`` of a config.
+
+    Returns:
+        str: '' for None.
     """
-    name = cfg_type if isinstance(cfg_type, str) else cfg_type.__name__
+    name = getattr(cfg_type, '__name__', cfg_type or '')
     return name.rpartition('.')[2]
 
 

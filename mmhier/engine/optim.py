@@ -68,8 +68,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix == '':  # children call this method as well
             for group in params[start:]:
                 scale = self.scales.get(id(group['params'][0]), 1.)
-                rate = group.get('lr', self.base_lr)
-                group['lr'] = rate * scale
+                group.setdefault('lr', self.base_lr)
+                group['lr'] *= scale
 
     def _layer_scales(self, model: nn.Module) -> dict[int, float]:
         """Factor of the rate of each parameter of a backbone, by its id."""
