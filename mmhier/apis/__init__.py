@@ -2,7 +2,7 @@
 from mmhier.cli.arguments import parse_tool_args, tool_parser
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config, set_data_root
-from mmhier.engine.model_names import register_model_names
+from mmhier.engine.model_names import config_path
 from mmhier.errors import MMHierError, run_tool
 from .checking import check_config
 from .inference import infer
@@ -10,7 +10,7 @@ from .testing import test
 from .training import train
 
 __all__ = [
-    'MMHierError', 'check_config', 'check_data', 'infer', 'load_config',
-    'parse_tool_args', 'register_model_names', 'run_tool', 'set_data_root',
-    'test', 'tool_parser', 'train'
+    'MMHierError', 'check_config', 'check_data', 'config_path', 'infer',
+    'load_config', 'parse_tool_args', 'run_tool', 'set_data_root', 'test',
+    'tool_parser', 'train'
 ]

@@ -1,6 +1,5 @@
 """Models of mmhier by the names in its metafiles."""
 import os.path as osp
-from collections.abc import Iterator
 from functools import lru_cache
 
 from mmengine.fileio import load
@@ -29,41 +28,21 @@ def model_configs() -> dict[str, tuple[str, str]]:
 
 
 def config_path(config: str) -> str:
-    """Path of a config, given by its path or by the name of its model."""
-    if not osp.exists(config) and config in model_configs():
-        return model_configs()[config][1]
-    return config
+    """Path of a config, given by its path or by the name of its model.
 
+    The inferencers of mmdet, mmseg and mmpretrain look names up in the
+    metafiles of their own package alone, but take any path.
 
-def register_model_names() -> None:
-    """Let the inferencers of mmdet, mmseg and mmpretrain find our models.
-
-    They look names up in the metafiles of their own package alone. Weights
-    have to be given to them, since none are published under these names.
+    Args:
+        config (str): Name of a model of mmhier; anything else is returned
+            as it is.
 
     Example:
         >>> from mmdet.apis import DetInferencer
-        >>> from mmhier.apis import register_model_names
-        >>> register_model_names()
-        >>> DetInferencer('mask-rcnn_hatnet-tiny_fpn_1x_coco', 'weights.pth')
+        >>> from mmhier.apis import config_path
+        >>> DetInferencer(
+        ...     config_path('mask-rcnn_hatnet-tiny_fpn_1x_coco'), 'weights.pth')
     """
-    BaseInferencer._get_models_from_metafile = staticmethod(_models_of_package)
-    try:
-        from mmpretrain.apis.model import ModelHub
-    except ImportError:
-        return
-    if not ModelHub.has(next(iter(model_configs()))):
-        root = BaseInferencer._get_repo_or_mim_dir('mmhier')
-        ModelHub.register_model_index(
-            osp.join(root, 'model-index.yml'), config_prefix=root)
-
-
-_listed_models = BaseInferencer._get_models_from_metafile
-
-
-def _models_of_package(folder: str) -> Iterator[dict]:
-    """What mmengine yields for a package's folder, and our models for it."""
-    yield from _listed_models(folder)
-    for name, (scope, config) in model_configs().items():
-        if folder == BaseInferencer._get_repo_or_mim_dir(scope):
-            yield dict(Name=name, Config=config, Weights=None)
+    if not osp.exists(config) and config in model_configs():
+        return model_configs()[config][1]
+    return config
