@@ -167,8 +167,9 @@ def refuse_wired_types(cfg: Config) -> None:
     Raises:
         MMHierError: Names the new type, and the keys to state with it.
     """
-    model = cfg.get('model') or {}
-    name = 'model'
+    model, name = cfg.get('model'), 'model'
+    if not isinstance(model, dict):
+        return
     if isinstance(model.get('module'), dict):  # test-time augmentation
         model, name = model['module'], 'model.module'
     kind = model.get('type')
@@ -182,7 +183,10 @@ def refuse_wired_types(cfg: Config) -> None:
 
 def _scope_of_model(cfg: Config) -> str:
     """Package of the model's class, for a config without default_scope."""
-    found = resolve_type((cfg.get('model') or {}).get('type'), MODELS)
+    model = cfg.get('model')
+    if not isinstance(model, dict):
+        return 'mmengine'
+    found = resolve_type(model.get('type'), MODELS)
     for base in getattr(found, '__mro__', ()):
         package = base.__module__.partition('.')[0]
         if package in ('mmdet', 'mmseg', 'mmpretrain'):
@@ -216,8 +220,7 @@ def type_name(cfg_type: Any) -> str:
     Returns:
         str: '' for None.
     """
-    name = getattr(cfg_type, '__name__', cfg_type or '')
-    return name.rpartition('.')[2]
+    return str(getattr(cfg_type, '__name__', cfg_type or '')).rpartition('.')[2]
 
 
 def _successor(legacy_key: str) -> str:
