@@ -66,13 +66,8 @@ MODELS = LazyRegistry(
     'MODELS',
     modules=dict(
         ACCViTClsHead='models.heads',
-        CascadeRCNN='models.detectors',
         DetTTAModel='models.detector_tta',
         DropoutClsHead='models.heads',
-        EncoderDecoder='models.segmentors',
-        ImageClassifier='models.classifiers',
-        MaskRCNN='models.detectors',
-        RetinaNet='models.detectors',
         SegTTAModel='models.segmentor_tta'),
     locations=('mmhier.models.backbones', ))
 DATASETS = LazyRegistry(
@@ -84,5 +79,8 @@ METRICS = LazyRegistry(
         IoUMetric='evaluation.iou_metric'))
 OPTIM_WRAPPERS = LazyRegistry(
     'OPTIM_WRAPPERS', modules=dict(AutocastOptimWrapper='engine.amp'))
+OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry(
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    modules=dict(LayerDecayOptimWrapperConstructor='engine.optim'))
 STRATEGIES = LazyRegistry(
     'STRATEGIES', modules=dict(ResumableFSDPStrategy='engine.fsdp'))

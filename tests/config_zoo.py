@@ -9,23 +9,24 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmpretrain.utils import register_all_modules as register_mmpretrain
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_mmseg
-from mmhier.registry import MODELS
+from mmhier.datasets.classes import iter_num_classes
+from mmhier.engine.build import build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py')
     if '_base_' not in path.parts)
-# All but the demos, those that overfit a few photos, and the one that is there
-# for how it trains.
+# All but the demos, those that overfit a few photos, and those that are there
+# for how they are written or train.
 ZOO = [
-    name for name in CONFIGS if 'demo' not in Path(name).parts
-    and 'overfit' not in name and 'fsdp' not in name
+    name for name in CONFIGS if not {'demo', 'pure_python'}
+    & set(Path(name).parts) and 'overfit' not in name and 'fsdp' not in name
 ]
 VARIANTS = [
     f'{family}-{arch}' for family, archs in dict(
@@ -58,9 +59,8 @@ def read(name: str) -> Config:
 
 def build(cfg: Config, device: str = 'cpu') -> torch.nn.Module:
     """Model of a config, its weights not initialized."""
-    init_default_scope(cfg.default_scope)
     with torch.device(device):
-        return MODELS.build(cfg.model)
+        return build_model(cfg)
 
 
 def shrink(cfg: Config) -> None:
@@ -82,20 +82,26 @@ def shrink(cfg: Config) -> None:
     elif cfg.default_scope == 'mmseg':
         model.data_preprocessor.size = (HEIGHT, WIDTH)
         model.decode_head.channels = 32
+        if 'neck' in model:
+            model.decode_head.in_channels = [32] * 4
         if 'auxiliary_head' in model:
             model.auxiliary_head.channels = 32
 
 
 def _shrink_detector(model: ConfigDict) -> None:
     if 'bbox_head' in model:
-        model.bbox_head.update(feat_channels=32, stacked_convs=1)
+        model.bbox_head.update(
+            in_channels=32, feat_channels=32, stacked_convs=1)
         model.test_cfg.update(score_thr=0., max_per_img=10)
         return
-    model.rpn_head.feat_channels = 32
-    bbox_heads = model.roi_head.bbox_head
-    for head in bbox_heads if isinstance(bbox_heads, list) else [bbox_heads]:
-        head.fc_out_channels = 32
-    model.roi_head.mask_head.update(num_convs=1, conv_out_channels=32)
+    model.rpn_head.update(in_channels=32, feat_channels=32)
+    roi_head = model.roi_head
+    for extractor in (roi_head.bbox_roi_extractor, roi_head.mask_roi_extractor):
+        extractor.out_channels = 32
+    heads = roi_head.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.update(in_channels=32, fc_out_channels=32)
+    roi_head.mask_head.update(num_convs=1, in_channels=32, conv_out_channels=32)
     proposals = dict(nms_pre=50, max_per_img=10)
     # Enough to draw every anchor, so that each level gets a gradient.
     model.train_cfg.rpn.sampler.num = 4096
@@ -105,6 +111,13 @@ def _shrink_detector(model: ConfigDict) -> None:
         stage.sampler.num = 16
     model.test_cfg.rpn.update(proposals)
     model.test_cfg.rcnn.update(score_thr=0., max_per_img=5)
+
+
+def num_classes(cfg: Config) -> int:
+    """Number of classes that every head of a config states."""
+    numbers = {number for _, number in iter_num_classes(cfg)}
+    assert len(numbers) == 1, numbers
+    return numbers.pop()
 
 
 def generated_batch(cfg: Config, num_images: int = 3) -> dict:
@@ -119,7 +132,7 @@ def generated_batch(cfg: Config, num_images: int = 3) -> dict:
         mmdet=_detection_sample,
         mmseg=_segmentation_sample,
         mmpretrain=_classification_sample)[cfg.default_scope]
-    samples = [make(i, cfg.model.num_classes) for i in range(num_images)]
+    samples = [make(i, num_classes(cfg)) for i in range(num_images)]
     if cfg.default_scope == 'mmpretrain':
         images = torch.stack(images)
     return dict(inputs=images, data_samples=samples)

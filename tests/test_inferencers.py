@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.infer import BaseInferencer
+from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
+from mmhier.apis import config_path
 from mmhier.apis.predictor import load_model_config
-from mmhier.engine.model_names import model_configs, register_model_names
+from mmhier.zoo import find_configs
 
 ROOT = Path(__file__).parents[1]
 NAMES = dict(
@@ -23,13 +24,10 @@ import sys, warnings
 warnings.simplefilter('ignore')
 import mmhier
 assert mmhier.__file__.startswith(sys.argv[1]), mmhier.__file__
-from mmengine.infer import BaseInferencer
 from mmdet.apis import DetInferencer
-from mmhier.engine.model_names import register_model_names
-register_model_names()
-inferencer = DetInferencer(sys.argv[2], device='cpu')
-assert type(inferencer.model).__module__ == 'mmhier.models.detectors'
-assert sys.argv[2] in BaseInferencer.list_models('mmdet')
+from mmhier.apis import config_path
+inferencer = DetInferencer(config_path(sys.argv[2]), device='cpu')
+assert type(inferencer.model.backbone).__name__ == 'HATNet'
 '''
 
 
@@ -51,7 +49,7 @@ def checkpoint(tmp_path_factory):
     """Path of random weights of a package's config."""
 
     def save(scope: str) -> str:
-        cfg = Config.fromfile(model_configs()[NAMES[scope]][1])
+        cfg = Config.fromfile(config_path(NAMES[scope]))
         init_default_scope(scope)
         path = tmp_path_factory.mktemp('weights') / f'{scope}.pth'
         torch.manual_seed(1)
@@ -66,27 +64,23 @@ def checkpoint(tmp_path_factory):
     return save
 
 
-def test_every_config_with_a_metafile_entry_has_a_name():
-    configs = model_configs()
-    assert set(NAMES.values()) <= set(configs)
-    for name, (scope, path) in configs.items():
-        assert Path(path).is_file() and Path(path).stem == name
-        assert scope == ('mmseg' if 'ade20k' in name else
-                         'mmdet' if 'coco' in name else 'mmpretrain')
+def test_every_model_of_a_metafile_has_a_config_of_its_name():
+    configs = find_configs()
+    for metafile in load(ROOT / 'model-index.yml')['Import']:
+        for model in load(ROOT / metafile)['Models']:
+            assert configs[model['Name']] == ROOT / model['Config']
 
 
 @pytest.mark.parametrize('scope', NAMES)
-def test_by_name_and_by_path_with_weights(scope, checkpoint):
-    register_model_names()
+def test_by_name_with_weights(scope, checkpoint):
     weights = checkpoint(scope)
     image = np.random.default_rng(0).integers(
         0, 256, (64, 96, 3), dtype=np.uint8)
     stored = torch.load(weights)['state_dict']
-    for model in (NAMES[scope], model_configs()[NAMES[scope]][1]):
-        inferencer = inferencer_of(scope, model, weights)
-        own = inferencer.model.state_dict()
-        assert own.keys() == stored.keys()
-        assert all((own[name] == stored[name]).all() for name in own)
+    inferencer = inferencer_of(scope, config_path(NAMES[scope]), weights)
+    own = inferencer.model.state_dict()
+    assert own.keys() == stored.keys()
+    assert all((own[name] == stored[name]).all() for name in own)
     if scope == 'mmpretrain':
         result, = inferencer(image)
         assert result['pred_class'] == f'name {result["pred_label"]}'
@@ -99,35 +93,20 @@ def test_by_name_and_by_path_with_weights(scope, checkpoint):
 
 @pytest.mark.parametrize('scope', NAMES)
 def test_by_name_without_weights(scope):
-    register_model_names()
-    inferencer = inferencer_of(scope, NAMES[scope])
-    module = type(inferencer.model).__module__
+    inferencer = inferencer_of(scope, config_path(NAMES[scope]))
+    module = type(inferencer.model.backbone).__module__
     assert module.startswith('mmhier.models')
 
 
-def test_names_are_listed_by_their_package_alone():
-    register_model_names()
-    # Again: nothing is listed twice.
-    register_model_names()
-    for scope in ('mmdet', 'mmseg'):
-        listed = BaseInferencer.list_models(scope)
-        assert listed.count(NAMES[scope]) == 1
-        others = {NAMES[other] for other in NAMES if other != scope}
-        assert not others & set(listed)
-    assert 'faster-rcnn_r50_fpn_1x_coco' in BaseInferencer.list_models('mmdet')
-    from mmpretrain import list_models
-    assert list_models(NAMES['mmpretrain']) == [NAMES['mmpretrain']]
-
-
 def test_unknown_name():
-    register_model_names()
     with pytest.raises(ValueError, match='Cannot find model'):
-        inferencer_of('mmdet', 'retinanet_hatnet-giant_fpn_1x_coco')
+        inferencer_of('mmdet',
+                      config_path('retinanet_hatnet-giant_fpn_1x_coco'))
 
 
 def test_tools_take_names():
     cfg = load_model_config(NAMES['mmdet'])
-    assert cfg.filename == model_configs()[NAMES['mmdet']][1]
+    assert cfg.filename == config_path(NAMES['mmdet'])
 
 
 def test_names_in_a_wheel(tmp_path):

@@ -34,11 +34,16 @@ Key = tuple[str, ...]
 
 def list_exports() -> dict[str, tuple[str, str]]:
     """Config and part, 'backbone' or 'model', by the name of a row."""
-    from mmhier.engine.model_names import model_configs
-    configs = {name: config for name, (_, config) in model_configs().items()}
+    from mmengine.fileio import load
+    root = PAGE.parents[1]
+    models = [
+        model for metafile in load(root / 'model-index.yml')['Import']
+        for model in load(root / metafile)['Models']
+    ]
+    configs = {model['Name']: str(root / model['Config']) for model in models}
     variants = [
-        name.partition('_')[0] for name in configs
-        if model_configs()[name][0] == 'mmpretrain'
+        model['Name'].partition('_')[0] for model in models
+        if model['Metadata']['Training Data'] == 'ImageNet-1k'
     ]
     exports = {
         # Its backbone returns all four maps.

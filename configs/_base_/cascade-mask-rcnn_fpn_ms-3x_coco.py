@@ -3,5 +3,3 @@ _base_ = [
     './models/cascade-mask-rcnn_fpn.py', './datasets/coco_instance_ms.py',
     './schedules/schedule_3x.py', './default_runtime.py'
 ]
-
-model = dict(num_classes=_base_.num_classes)

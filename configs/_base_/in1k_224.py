@@ -3,5 +3,3 @@ _base_ = [
     './models/classifier.py', './datasets/imagenet_224.py',
     './schedules/imagenet_300e.py', './cls_runtime.py'
 ]
-
-model = dict(num_classes=_base_.num_classes)

@@ -3,5 +3,3 @@ _base_ = [
     './models/retinanet_fpn.py', './datasets/coco_detection.py',
     './schedules/schedule_1x.py', './default_runtime.py'
 ]
-
-model = dict(num_classes=_base_.num_classes)

@@ -4,6 +4,4 @@ _base_ = [
     './schedules/schedule_80k.py', './seg_runtime.py'
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    data_preprocessor=dict(size=_base_.crop_size))
+model = dict(data_preprocessor=dict(size=_base_.crop_size))

@@ -1,3 +1,4 @@
-_base_ = './accvit-tiny_32xb128_in1k.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/accvit-pico.py']
 
-model = dict(backbone=dict(arch='pico', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))

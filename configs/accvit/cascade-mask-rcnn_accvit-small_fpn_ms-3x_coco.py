@@ -1,3 +1,9 @@
-_base_ = './cascade-mask-rcnn_accvit-tiny_fpn_ms-3x_coco.py'
+# ACC-ViT published no 3x schedule: this is Swin's, the field's standard,
+# without its cropping branch.
+_base_ = [
+    '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/accvit-small.py'
+]
 
-model = dict(backbone=dict(arch='small', drop_path_rate=0.3))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,12 +1,9 @@
 # ACC-ViT published no 3x schedule: this is Swin's, the field's standard,
 # without its cropping branch.
-# The drop path rate of tiny is MaxViT-T's; the other variants' are this
-# project's choice, smaller models less, larger ones more.
-_base_ = '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py'
+_base_ = [
+    '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/accvit-tiny.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.ACCViT',
-        arch='tiny',
-        drop_path_rate=0.2,
-        norm_cfg=dict(type='SyncBN')))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

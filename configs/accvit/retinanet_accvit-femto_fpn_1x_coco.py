@@ -1,3 +1,6 @@
-_base_ = './retinanet_accvit-tiny_fpn_1x_coco.py'
+_base_ = [
+    './_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/accvit-femto.py'
+]
 
-model = dict(backbone=dict(arch='femto', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,3 +1,9 @@
-_base_ = './semantic-fpn_accvit-tiny_80k_ade20k-512x512.py'
+# ACC-ViT's segmentation settings are unknown: this is the recipe of PVT and
+# its successors, the field's standard.
+_base_ = [
+    '../_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/accvit-nano.py'
+]
 
-model = dict(backbone=dict(arch='nano', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

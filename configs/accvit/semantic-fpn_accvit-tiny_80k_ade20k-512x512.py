@@ -1,12 +1,9 @@
 # ACC-ViT's segmentation settings are unknown: this is the recipe of PVT and
 # its successors, the field's standard.
-# The drop path rate of tiny is MaxViT-T's; the other variants' are this
-# project's choice, smaller models less, larger ones more.
-_base_ = '../_base_/semantic-fpn_80k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/accvit-tiny.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.ACCViT',
-        arch='tiny',
-        drop_path_rate=0.2,
-        norm_cfg=dict(type='SyncBN')))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

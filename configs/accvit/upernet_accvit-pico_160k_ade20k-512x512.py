@@ -1,3 +1,11 @@
-_base_ = './upernet_accvit-tiny_160k_ade20k-512x512.py'
+# ACC-ViT's segmentation settings are unknown: this is Swin's recipe, the
+# field's standard.
+_base_ = [
+    '../_base_/upernet_160k_ade20k-512x512.py',
+    '../_base_/backbones/accvit-pico.py'
+]
 
-model = dict(backbone=dict(arch='pico', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

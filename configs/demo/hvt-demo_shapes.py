@@ -8,9 +8,9 @@ data_root = 'data/shapes/'
 lowest_metrics = {'accuracy/top1': 40.}
 
 model = dict(
-    type='mmhier.ImageClassifier',
-    num_classes=len(classes),
+    type='ImageClassifier',
     data_preprocessor=dict(
+        num_classes=len(classes),
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         to_rgb=True),
@@ -19,7 +19,12 @@ model = dict(
         arch=dict(embed_dims=96, num_heads=3, depth=6, pool_block_width=6),
         drop_path_rate=0.,
         out_type='avg_featmap'),
-    head=dict(type='LinearClsHead', topk=1, loss=dict(type='CrossEntropyLoss')))
+    head=dict(
+        type='LinearClsHead',
+        num_classes=len(classes),
+        in_channels=96,
+        topk=1,
+        loss=dict(type='CrossEntropyLoss')))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

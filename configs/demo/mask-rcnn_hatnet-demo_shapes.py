@@ -15,11 +15,11 @@ norm_cfg = dict(type='BN')
 channels = 64
 roi_extractor = dict(
     roi_layer=dict(sampling_ratio=2),
+    out_channels=channels,
     featmap_strides=[4, 8, 16],
     finest_scale=28)
 proposals = dict(nms_pre=300, max_per_img=100)
 model = dict(
-    num_classes=len(classes),
     backbone=dict(
         type='mmhier.HATNet',
         # The windows tile the maps of 48, 24 and 12 tokens.
@@ -31,8 +31,13 @@ model = dict(
             kernel_sizes=(3, 3, 3, 3),
             grid_sizes=(8, 8, 4, 1),
             ds_ratios=(8, 4, 2, 1))),
-    neck=dict(out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
+    neck=dict(
+        in_channels=[32, 64, 128, 160],
+        out_channels=channels,
+        num_outs=4,
+        norm_cfg=norm_cfg),
     rpn_head=dict(
+        in_channels=channels,
         feat_channels=channels,
         # Shapes are 12 to 96 px long: half the usual anchors, and no P6.
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])),
@@ -43,10 +48,16 @@ model = dict(
             num_shared_convs=2,
             num_shared_fcs=1,
             norm_cfg=norm_cfg,
+            in_channels=channels,
             conv_out_channels=channels,
-            fc_out_channels=256),
+            fc_out_channels=256,
+            num_classes=len(classes)),
         mask_roi_extractor=roi_extractor,
-        mask_head=dict(num_convs=2, conv_out_channels=channels)),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=channels,
+            num_classes=len(classes))),
     train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
 

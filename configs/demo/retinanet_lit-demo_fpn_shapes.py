@@ -13,7 +13,6 @@ lowest_metrics = {'coco/bbox_mAP': 0.3}
 
 channels = 64
 model = dict(
-    num_classes=len(classes),
     backbone=dict(
         type='mmhier.LIT',
         arch=dict(
@@ -28,11 +27,14 @@ model = dict(
     # Shapes are 12 to 96 px long: strides 8, 16 and 32 do, with smaller
     # anchors than usual.
     neck=dict(
+        in_channels=[32, 64, 128, 160],
         out_channels=channels,
         add_extra_convs=False,
         num_outs=3,
         norm_cfg=dict(type='BN')),
     bbox_head=dict(
+        num_classes=len(classes),
+        in_channels=channels,
         stacked_convs=2,
         feat_channels=channels,
         norm_cfg=dict(type='GN', num_groups=16),

@@ -11,7 +11,6 @@ lowest_metrics = {'mIoU': 30.}
 
 norm_cfg = dict(type='BN')
 model = dict(
-    num_classes=len(_base_.classes),
     data_preprocessor=dict(size=_base_.size),
     backbone=dict(
         type='mmhier.HATNet',
@@ -24,8 +23,11 @@ model = dict(
             kernel_sizes=(3, 3, 3, 3),
             grid_sizes=(8, 4, 2, 1),
             ds_ratios=(4, 2, 1, 1))),
-    neck=dict(out_channels=64, norm_cfg=norm_cfg),
+    neck=dict(
+        in_channels=[32, 64, 128, 160], out_channels=64, norm_cfg=norm_cfg),
     decode_head=dict(
+        in_channels=[64, 64, 64, 64],
+        num_classes=len(_base_.classes),
         channels=64,
         norm_cfg=norm_cfg,
         loss_decode=dict(class_weight=_base_.class_weight)))

@@ -11,7 +11,6 @@ lowest_metrics = {'mIoU': 40.}
 
 norm_cfg = dict(type='BN')
 model = dict(
-    num_classes=len(_base_.classes),
     data_preprocessor=dict(size=_base_.size),
     backbone=dict(
         type='mmhier.ACCViT',
@@ -24,10 +23,14 @@ model = dict(
         # The usual momentum of 0.01 would need more iterations.
         norm_cfg=dict(type='BN', momentum=0.1)),
     decode_head=dict(
+        in_channels=[16, 32, 64, 128],
+        num_classes=len(_base_.classes),
         channels=64,
         norm_cfg=norm_cfg,
         loss_decode=dict(class_weight=_base_.class_weight)),
     auxiliary_head=dict(
+        in_channels=64,
+        num_classes=len(_base_.classes),
         channels=32,
         norm_cfg=norm_cfg,
         loss_decode=dict(class_weight=_base_.class_weight)))

@@ -1,6 +1,9 @@
 # HAT-Net published no 3x schedule: this is Swin's, the field's standard,
 # without its cropping branch.
-_base_ = '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py'
+_base_ = [
+    '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/hatnet-small.py'
+]
 
 model = dict(
-    backbone=dict(type='mmhier.HATNet', arch='small', drop_path_rate=0.1))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

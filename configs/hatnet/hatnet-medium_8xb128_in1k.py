@@ -1,5 +1,6 @@
-_base_ = './hatnet-tiny_8xb128_in1k.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hatnet-medium.py']
 
-model = dict(backbone=dict(arch='medium', drop_path_rate=0.3))
+model = dict(
+    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))

@@ -1,14 +1,4 @@
-# PVT's recipe, which the authors state they use: DeiT's with repeated
-# augmentation, no EMA. timm leaves colour jitter (0.4) out beside RandAugment.
-_base_ = '../_base_/in1k_224.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hatnet-tiny.py']
 
 model = dict(
-    backbone=dict(
-        type='mmhier.HATNet',
-        arch='tiny',
-        out_indices=(3, ),
-        drop_path_rate=0.1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='mmhier.DropoutClsHead'))
-
-train_dataloader = dict(sampler=dict(type='RepeatAugSampler'))
+    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))

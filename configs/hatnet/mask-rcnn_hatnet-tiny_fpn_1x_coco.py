@@ -4,7 +4,9 @@
 # To start from converted ImageNet weights:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
 #       model.backbone.init_cfg.checkpoint=PATH
-_base_ = '../_base_/mask-rcnn_fpn_1x_coco.py'
+_base_ = [
+    '../_base_/mask-rcnn_fpn_1x_coco.py', '../_base_/backbones/hatnet-tiny.py'
+]
 
 model = dict(
-    backbone=dict(type='mmhier.HATNet', arch='tiny', drop_path_rate=0.1))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -12,13 +12,16 @@ lowest_metrics = {'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.5}
 img_ids = [30, 72, 529, 629, 10256, 24577, 173350, 542720]
 
 # The backbone is whole; neck and heads are slim and images small, for speed.
+channels = 64
 model = dict(
     backbone=dict(drop_path_rate=0.),
-    neck=dict(out_channels=64),
-    rpn_head=dict(feat_channels=64),
+    neck=dict(out_channels=channels),
+    rpn_head=dict(in_channels=channels, feat_channels=channels),
     roi_head=dict(
-        bbox_head=dict(fc_out_channels=256),
-        mask_head=dict(conv_out_channels=64)),
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256),
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(in_channels=channels, conv_out_channels=channels)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=dict(sampler=dict(num=64))),

@@ -1,3 +1,8 @@
-_base_ = './retinanet_hatnet-tiny_fpn_1x_coco.py'
+# HAT-Net published no detection configs: these follow PVT and P2T (the same
+# group), whose training code the authors name. No gradient clipping.
+_base_ = [
+    '../_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/hatnet-large.py'
+]
 
-model = dict(backbone=dict(arch='large', drop_path_rate=0.3))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,6 +1,8 @@
 # HAT-Net published no detection configs: these follow PVT and P2T (the same
 # group), whose training code the authors name. No gradient clipping.
-_base_ = '../_base_/retinanet_fpn_1x_coco.py'
+_base_ = [
+    '../_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/hatnet-tiny.py'
+]
 
 model = dict(
-    backbone=dict(type='mmhier.HATNet', arch='tiny', drop_path_rate=0.1))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,3 +1,7 @@
-_base_ = './semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py'
+_base_ = [
+    './_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/hatnet-small.py'
+]
 
-model = dict(backbone=dict(arch='small'))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

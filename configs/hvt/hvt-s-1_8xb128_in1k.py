@@ -1,16 +1,4 @@
-# The authors' recipe: DeiT's with weight decay 0.025, none on the position
-# embeddings, and repeated augmentation; no EMA, no clipping.
-_base_ = '../_base_/in1k_224.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hvt-s-1.py']
 
 model = dict(
-    backbone=dict(
-        type='mmhier.HVT',
-        arch='s-1',
-        drop_path_rate=0.1,
-        out_type='avg_featmap'),
-    head=dict(type='LinearClsHead'))
-
-train_dataloader = dict(sampler=dict(type='RepeatAugSampler'))
-optim_wrapper = dict(
-    optimizer=dict(weight_decay=0.025),
-    paramwise_cfg=dict(custom_keys={'pos_embed': dict(decay_mult=0.)}))
+    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))

@@ -1,3 +1,4 @@
-_base_ = './hvt-s-1_8xb128_in1k.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hvt-s-4.py']
 
-model = dict(backbone=dict(arch='s-4'))
+model = dict(
+    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))

@@ -17,8 +17,9 @@ data_root = 'data/imagenet/'
 
 # The backbone is whole; images are small, for speed. No augmentation.
 model = dict(
-    num_classes=len(classes),
+    data_preprocessor=dict(num_classes=len(classes)),
     backbone=dict(drop_path_rate=0.),
+    head=dict(num_classes=len(classes)),
     train_cfg=dict(_delete_=True))
 pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,18 +1,4 @@
-# HVT published no dense prediction: this is Swin's and XCiT's AdamW, the
-# field's standard for transformers, with the authors' drop path rate. The
-# stride-4 map, which RetinaNet does not read, is not built.
-_base_ = '../_base_/retinanet_fpn_1x_coco.py'
+_base_ = ['./_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/hvt-s-1.py']
 
 model = dict(
-    backbone=dict(
-        type='mmhier.HVT',
-        arch='s-1',
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.1,
-        norm_cfg=dict(type='SyncBN')),
-    neck=dict(start_level=0))
-
-optim_wrapper = dict(
-    optimizer=dict(weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0., custom_keys={'pos_embed': dict(decay_mult=0.)}))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels[1:]))

@@ -1,3 +1,4 @@
-_base_ = './retinanet_hvt-s-1_fpn_1x_coco.py'
+_base_ = ['./_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/hvt-s-4.py']
 
-model = dict(backbone=dict(arch='s-4'))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels[1:]))

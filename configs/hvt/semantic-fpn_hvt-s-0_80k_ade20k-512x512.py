@@ -1,3 +1,7 @@
-_base_ = './semantic-fpn_hvt-s-1_80k_ade20k-512x512.py'
+_base_ = [
+    './_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/hvt-s-0.py'
+]
 
-model = dict(backbone=dict(arch='s-0'))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

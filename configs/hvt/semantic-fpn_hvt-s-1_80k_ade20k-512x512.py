@@ -1,10 +1,7 @@
-# HVT published no dense prediction: this is the recipe of PVT and its
-# successors, the field's standard, with the authors' drop path rate.
-_base_ = '../_base_/semantic-fpn_80k_ade20k-512x512.py'
+_base_ = [
+    './_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/hvt-s-1.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.HVT',
-        arch='s-1',
-        drop_path_rate=0.1,
-        norm_cfg=dict(type='SyncBN')))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -16,7 +16,8 @@ model = dict(
     data_preprocessor=dict(size=size),
     backbone=dict(drop_path_rate=0.),
     neck=dict(out_channels=64),
-    decode_head=dict(channels=64, dropout_ratio=0.))
+    decode_head=dict(
+        in_channels=[64, 64, 64, 64], channels=64, dropout_ratio=0.))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

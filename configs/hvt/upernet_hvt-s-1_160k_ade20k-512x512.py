@@ -1,10 +1,8 @@
-# HVT published no dense prediction: this is Swin's recipe, the field's
-# standard, with the authors' drop path rate.
-_base_ = '../_base_/upernet_160k_ade20k-512x512.py'
+_base_ = [
+    './_base_/upernet_160k_ade20k-512x512.py', '../_base_/backbones/hvt-s-1.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.HVT',
-        arch='s-1',
-        drop_path_rate=0.1,
-        norm_cfg=dict(type='SyncBN')))
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

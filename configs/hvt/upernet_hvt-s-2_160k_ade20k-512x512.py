@@ -1,3 +1,8 @@
-_base_ = './upernet_hvt-s-1_160k_ade20k-512x512.py'
+_base_ = [
+    './_base_/upernet_160k_ade20k-512x512.py', '../_base_/backbones/hvt-s-2.py'
+]
 
-model = dict(backbone=dict(arch='s-2'))
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

@@ -1,3 +1,7 @@
-_base_ = './cascade-mask-rcnn_lit-small_fpn_ms-3x_coco.py'
+_base_ = [
+    './_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/lit-medium.py'
+]
 
-model = dict(backbone=dict(arch='medium', drop_path_rate=0.3))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,12 +1,7 @@
-# LIT published no 3x schedule: this is Swin's, the field's standard,
-# without its cropping branch.
-# Bias tables and recomputed blocks as in its 1x.
-_base_ = '../_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py'
+_base_ = [
+    './_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/lit-small.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.LIT',
-        arch='small',
-        drop_path_rate=0.2,
-        bias_size=50,
-        with_cp=True))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,3 +1,5 @@
-_base_ = './lit-small_8xb128_in1k.py'
+_base_ = ['./_base_/in1k_224.py', '../_base_/backbones/lit-base.py']
 
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5, with_cp=True))
+model = dict(
+    backbone=dict(_base_.backbone, with_cp=True),
+    head=dict(in_channels=_base_.in_channels[-1]))

@@ -1,3 +1,6 @@
-_base_ = './mask-rcnn_lit-small_fpn_1x_coco.py'
+_base_ = [
+    './_base_/mask-rcnn_fpn_1x_coco.py', '../_base_/backbones/lit-base.py'
+]
 
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

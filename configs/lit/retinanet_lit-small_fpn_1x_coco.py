@@ -1,17 +1,6 @@
-# The authors' recipe: bias tables for maps of 50x50 and 25x25 (800 pixels), no
-# weight decay on norms and bias tables, recomputed blocks. They trained in
-# mixed precision: --amp.
-_base_ = '../_base_/retinanet_fpn_1x_coco.py'
+_base_ = [
+    './_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/lit-small.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.LIT',
-        arch='small',
-        drop_path_rate=0.2,
-        bias_size=50,
-        with_cp=True))
-
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,4 +1,7 @@
 # The authors' recipe: float32, weight decay on every parameter.
-_base_ = '../_base_/retinanet_fpn_1x_coco.py'
+_base_ = [
+    '../_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/lit-tiny.py'
+]
 
-model = dict(backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

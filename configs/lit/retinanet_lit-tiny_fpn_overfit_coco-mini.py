@@ -19,6 +19,7 @@ model = dict(
     backbone=dict(drop_path_rate=0.),
     neck=dict(out_channels=channels),
     bbox_head=dict(
+        in_channels=channels,
         stacked_convs=2,
         feat_channels=channels,
         norm_cfg=dict(type='GN', num_groups=16)))

@@ -1,3 +1,7 @@
-_base_ = './semantic-fpn_lit-small_80k_ade20k-512x512.py'
+_base_ = [
+    './_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/lit-base.py'
+]
 
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

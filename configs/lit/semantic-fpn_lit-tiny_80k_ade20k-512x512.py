@@ -1,7 +1,11 @@
 # The authors' recipe: decay to 1e-6, weight decay on every parameter.
-_base_ = '../_base_/semantic-fpn_80k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/semantic-fpn_80k_ade20k-512x512.py',
+    '../_base_/backbones/lit-tiny.py'
+]
 
-model = dict(backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))
 
 param_scheduler = [
     dict(

@@ -1,3 +1,8 @@
-_base_ = './upernet_lit-small_160k_ade20k-512x512.py'
+_base_ = [
+    './_base_/upernet_160k_ade20k-512x512.py', '../_base_/backbones/lit-base.py'
+]
 
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5))
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

@@ -1,13 +1,9 @@
-# LIT published no UperNet: this is Swin's recipe, the field's standard, with
-# the norms, bias tables (maps of 32x32 and 16x16, 512 pixels), recomputed
-# blocks and drop path rate of the authors' Semantic FPN.
-_base_ = '../_base_/upernet_160k_ade20k-512x512.py'
+_base_ = [
+    './_base_/upernet_160k_ade20k-512x512.py',
+    '../_base_/backbones/lit-small.py'
+]
 
 model = dict(
-    backbone=dict(
-        type='mmhier.LIT',
-        arch='small',
-        drop_path_rate=0.2,
-        out_norms=(0, 1, 2, 3),
-        bias_size=32,
-        with_cp=True))
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

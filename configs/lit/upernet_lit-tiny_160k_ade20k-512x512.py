@@ -1,5 +1,11 @@
 # LIT published no UperNet: this is Swin's recipe, the field's standard, with
 # the authors' drop path rate.
-_base_ = '../_base_/upernet_160k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/upernet_160k_ade20k-512x512.py',
+    '../_base_/backbones/lit-tiny.py'
+]
 
-model = dict(backbone=dict(type='mmhier.LIT', arch='tiny', drop_path_rate=0.1))
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

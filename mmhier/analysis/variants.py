@@ -8,10 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
+from mmhier.engine.build import build_model
+from mmhier.engine.config import resolve_type
 from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
-from mmhier.models.wiring import wire_detector, wire_segmentor
 from mmhier.zoo import config_path
 from .plain_forms import PLAIN_FORMS
 
@@ -161,7 +162,7 @@ def variant_config(target: Config, form: str) -> Config | None:
             cfg.model = _with_peer(cfg.model.to_dict(), peer, channels)
         return cfg
     if form in FORMS:
-        ours = str(backbone.get('type')).startswith('mmhier.')
+        ours = hasattr(resolve_type(backbone.get('type'), MODELS), 'attn_impls')
         if form in ('sdpa', 'eager', 'plain') and not ours:
             raise MMHierError(f'{form}: {backbone.get("type")} is no backbone '
                               'of mmhier, expected compiled, channels_last, a '
@@ -178,22 +179,18 @@ def variant_config(target: Config, form: str) -> Config | None:
 
 def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
     """A detector or segmentor with another backbone, all else the same."""
-    num_classes = model.pop('num_classes', None)
-    detects = 'rpn_head' in model or 'bbox_head' in model
-    wired = (wire_detector if detects else wire_segmentor)(model, num_classes)
-    wired['backbone'] = peer
-    wired['type'] = wired['type'].replace('mmhier.', '')
-    if 'neck' in wired:
-        wired['neck']['in_channels'] = channels
-        return wired
+    model['backbone'] = peer
+    if 'neck' in model:
+        model['neck']['in_channels'] = channels
+        return model
     for name in ('decode_head', 'auxiliary_head'):
-        head = wired.get(name)
+        head = model.get(name)
         if head:
             index = head['in_index']
             head['in_channels'] = (
                 channels[index]
                 if isinstance(index, int) else [channels[i] for i in index])
-    return wired
+    return model
 
 
 def build_variant(target: Config, form: str, training: bool,
@@ -238,7 +235,7 @@ def build_variant(target: Config, form: str, training: bool,
 def _seeded(cfg: Config) -> nn.Module:
     """Model of a config with its initial weights."""
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     if hasattr(model, 'init_weights'):
         model.init_weights()
     for module in model.modules():

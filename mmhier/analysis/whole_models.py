@@ -2,9 +2,9 @@
 from collections.abc import Iterator, Sequence
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from mmhier.engine.build import build_model
 from .complexity import Complexity, count_complexity
 
 NUM_BOX_PROPOSALS = 1000
@@ -68,10 +68,8 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    # Wiring builds on the meta device, so not all tensors are fake ones.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = MODELS.build(cfg.model)
+    with FakeTensorMode():
+        model = build_model(cfg)
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
     macs, params = ({
         name.partition('.')[2]: value

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
@@ -24,9 +24,15 @@ from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
-from mmhier.engine.amp import use_amp
+from mmhier.engine.amp import SWITCHABLE_WRAPPERS, use_amp
+from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
-from mmhier.engine.config import iter_datasets, load_config
+from mmhier.engine.config import (
+    iter_datasets,
+    load_config,
+    resolve_type,
+    type_name,
+)
 from mmhier.engine.loading_errors import named_loading_errors
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 
@@ -34,7 +40,6 @@ LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
 _GIB = 1024**3
 _MAX_DECODED = 100
-_AMP_WRAPPERS = ('AmpOptimWrapper', 'mmhier.AutocastOptimWrapper')
 # The first float32 step also warms up. In float16, the scale of the loss,
 # 2**16 at the start, is halved until the gradients are finite.
 _NUM_STEPS = {'float32': 2, 'bfloat16': 1, 'float16': 16}
@@ -134,7 +139,7 @@ class _DryRun:
                 self.check_phase_data(cfg, phase, every_file)
         model = None
         with self.part('model'):
-            model = MODELS.build(cfg.model)
+            model = build_model(cfg)
             model.init_weights()
             model.to(get_device()).train()
             count = sum(p.numel() for p in model.parameters())
@@ -390,7 +395,7 @@ class _DryRun:
             how = 'measured'
         parts['activations'] = kept
         if any(
-                str(hook.get('type')).endswith('EMAHook')
+                type_name(hook.get('type')).endswith('EMAHook')
                 for hook in cfg.get('custom_hooks') or ()):
             parts['moving averages'] = parts['weights']
         self.add(
@@ -437,7 +442,7 @@ def _precisions(cfg: Config) -> list[str]:
     """Those of the device; float32 alone where the optimizer's wrapper is not
     mmengine's and may be bound to one."""
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', *_AMP_WRAPPERS):
+    if resolve_type(kind, OPTIM_WRAPPERS) not in SWITCHABLE_WRAPPERS:
         return ['float32']
     more = ['float16'] if torch.cuda.is_available() else []
     return ['float32', 'bfloat16', *more]
@@ -450,7 +455,8 @@ def _build_wrapper(cfg: Config, model: nn.Module, name: str) -> OptimWrapper:
     changed = Config(dict(optim_wrapper=settings))
     if name != 'float32':
         use_amp(changed, name)
-    elif settings.get('type') in _AMP_WRAPPERS:
+    elif resolve_type(settings.get('type'),
+                      OPTIM_WRAPPERS) in SWITCHABLE_WRAPPERS:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             changed.optim_wrapper.pop(key, None)
         changed.optim_wrapper.type = 'OptimWrapper'

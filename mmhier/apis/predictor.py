@@ -2,7 +2,7 @@
 import os.path as osp
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as mask_api
 from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
-from mmhier.engine.config import iter_datasets, load_config
+from mmhier.engine.config import iter_datasets, load_config, resolve_type
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 
 TASKS = dict(
@@ -167,6 +168,8 @@ class Predictor:
         palette = metainfo.get('palette')
         if self.scope == 'mmseg':
             head = self.inferencer.model.decode_head
+            if isinstance(head, nn.ModuleList):  # a cascade
+                head = head[-1]
             num_classes = max(head.num_classes, 2, len(self.classes))
             self.classes += [
                 f'class {i}' for i in range(len(self.classes), num_classes)
@@ -297,6 +300,18 @@ def check_device(device: str | None) -> str:
     return device
 
 
+class _BuiltModel:
+    """Mixin for inferencers whose model is built as for training."""
+
+    _load_weights_to_model: Callable
+
+    def _init_model(self, cfg: Config, weights: None, device: str) -> nn.Module:
+        model = build_model(cfg)
+        model.cfg = cfg
+        self._load_weights_to_model(model, weights, cfg)
+        return model.to(device).eval()
+
+
 def _build_inferencer(cfg: Config, device: str) -> BaseInferencer:
     """Inferencer of the config's package, without weights yet."""
     with warnings.catch_warnings():
@@ -304,22 +319,31 @@ def _build_inferencer(cfg: Config, device: str) -> BaseInferencer:
         warnings.simplefilter('ignore')
         if cfg.default_scope == 'mmdet':
             from mmdet.apis import DetInferencer
-            return DetInferencer(cfg, device=device, show_progress=False)
+
+            class Detector(_BuiltModel, DetInferencer):
+                pass
+
+            return Detector(cfg, device=device, show_progress=False)
         if cfg.default_scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
-            inferencer = MMSegInferencer(cfg, device=device)
+
+            class Segmentor(_BuiltModel, MMSegInferencer):
+                pass
+
+            inferencer = Segmentor(cfg, device=device)
             # The original mmseg does not take it as an argument.
             inferencer.show_progress = False
             return inferencer
         from mmpretrain import ImageClassificationInferencer
+        model = build_model(cfg)
+        model._config = cfg
         return ImageClassificationInferencer(
-            cfg, pretrained=False, device=device)
+            model, pretrained=False, device=device)
 
 
 def dataset_metainfo(dataset: dict) -> dict[str, Any]:
     """Classes and palette that a dataset's config or class states."""
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        dataset_class = registry.get(dataset['type'])
+    dataset_class = resolve_type(dataset['type'], DATASETS)
     if not hasattr(dataset_class, '_load_metainfo'):
         return {}
     return dict(dataset_class._load_metainfo(dataset.get('metainfo')))

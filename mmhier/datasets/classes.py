@@ -13,6 +13,7 @@ from mmhier.engine.config import (
     EVALUATORS,
     iter_datasets,
     iter_metrics,
+    resolve_type,
 )
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 
@@ -22,7 +23,7 @@ AUTO = 'auto'
 def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     """Give every dataset of a config these classes, and the model as many.
 
-    Top-k accuracies of more guesses than classes are left out.
+    See :func:`set_num_classes` for what follows the number.
 
     Args:
         cfg (Config): Changed in place.
@@ -51,31 +52,83 @@ def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     _refuse_twice(names, source)
     for name, dataset in datasets:
         _set_metainfo(name, dataset, names)
-    changed = _set_num_classes(cfg, len(names))
+    changed = set_num_classes(cfg, len(names))
     shown = ', '.join(names[:5]) + ', ...' * (len(names) > 5)
     print_log(f'{len(names)} classes from {source}: {shown} (metainfo of '
               f'{len(datasets)} datasets, {", ".join(changed)})')
 
 
-def iter_num_classes(model: dict) -> Iterator[tuple[str, int]]:
-    """Numbers of classes that the parts of a model have.
+def set_num_classes(cfg: Config, number: int) -> list[str]:
+    """Set every number of classes of a config.
+
+    These are the heads', the data preprocessor's, at the top level or in the
+    model, and those of batch augmentations. Uniform class weights of losses
+    are resized; top-k accuracies of more guesses than classes are left out.
 
     Args:
-        model (dict): ``model`` of a config.
+        cfg (Config): Changed in place.
+        number (int): Number of classes.
+
+    Returns:
+        list[str]: Changes, such as 'model.bbox_head.num_classes=3'.
+
+    Raises:
+        MMHierError: If no head has a number of classes, class weights differ,
+            or a head tells things from stuff.
+    """
+    model = cfg.get('model') or {}
+    changed = []
+    for name, head in _iter_heads(model, 'model'):
+        if head.get('num_stuff_classes'):
+            raise MMHierError(
+                f'--classes: {name} tells things from stuff: set '
+                'num_things_classes and num_stuff_classes in the config')
+        key = _class_key(head)
+        if key is None:
+            continue
+        old = head.get(key)
+        if old is None:
+            old = _default_num_classes(head)
+        if old is None:
+            continue
+        _set_class_weights(name, head, old, number)
+        head[key] = number
+        changed.append(f'{name}.{key}={number}')
+    if not changed:
+        raise MMHierError(f'--classes: model {model.get("type")} has no head '
+                          'with num_classes: set the classes in the config')
+    for name, part in _iter_preprocessing(cfg):
+        part['num_classes'] = number
+        changed.append(f'{name}.num_classes={number}')
+    for evaluator in EVALUATORS:
+        for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
+            topk = metric.get('topk')
+            if isinstance(topk, (list, tuple)) and max(topk) > number:
+                metric['topk'] = tuple(k for k in topk if k <= number) or (1, )
+                changed.append(f'{name}.topk={metric["topk"]}')
+    return changed
+
+
+def iter_num_classes(cfg: Config) -> Iterator[tuple[str, int]]:
+    """Numbers of classes that a config gives its model.
+
+    Args:
+        cfg (Config): May have no ``model``.
 
     Yields:
-        tuple[str, int]: Dotted key and number, of models of mmhier the one
-        that they are wired with, and of each head otherwise.
+        tuple[str, int]: Dotted key and number of each head, those that are
+        left to the head's default among them, of the data preprocessor and
+        of batch augmentations.
     """
-    if _is_wired(model) and model.get('num_classes') is not None:
-        yield 'model.num_classes', model['num_classes']
-        return
-    for name, head in _iter_heads(model, 'model'):
-        number = head.get('num_classes')
-        if number is None and not _is_wired(model):
+    for name, head in _iter_heads(cfg.get('model') or {}, 'model'):
+        key = _class_key(head)
+        number = head.get(key) if key else None
+        if number is None and key == 'num_classes':
             number = _default_num_classes(head)
         if isinstance(number, int):
-            yield f'{name}.num_classes', number
+            yield f'{name}.{key}', number
+    for name, part in _iter_preprocessing(cfg):
+        yield f'{name}.num_classes', part['num_classes']
 
 
 def classes_of(dataset_class: type, dataset: dict) -> dict[str, Any] | None:
@@ -95,8 +148,7 @@ def classes_of(dataset_class: type, dataset: dict) -> dict[str, Any] | None:
 def dataset_class_of(dataset: dict) -> type:
     """Class that the ``type`` of a dataset names."""
     with mistakes_as_user_errors():
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            found = registry.get(dataset['type'])
+        found = resolve_type(dataset['type'], DATASETS)
     if found is None:
         raise MMHierError(f'dataset type {dataset["type"]} is not known: check '
                           'its spelling, its package and default_scope')
@@ -198,37 +250,28 @@ def _set_metainfo(name: str, dataset: dict, names: list[str]) -> None:
     dataset['metainfo'] = metainfo
 
 
-def _set_num_classes(cfg: Config, number: int) -> list[str]:
-    """Set every number of classes of the model; return what was set."""
-    model = cfg.get('model') or {}
-    wired = _is_wired(model)
-    changed = []
-    if wired:
-        model['num_classes'] = number
-        changed.append(f'model.num_classes={number}')
-    for name, head in _iter_heads(model, 'model'):
-        if head.get('num_classes') is not None or (
-                not wired and _default_num_classes(head) is not None):
-            head['num_classes'] = number
-            changed.append(f'{name}.num_classes={number}')
-    if not changed:
-        raise MMHierError(f'--classes: model {model.get("type")} has no head '
-                          'with num_classes: set the classes in the config')
-    preprocessor = model.get('data_preprocessor') or {}
-    if preprocessor.get('num_classes') is not None:
-        preprocessor['num_classes'] = number
-    for evaluator in EVALUATORS:
-        for name, metric in iter_metrics(cfg.get(evaluator), evaluator):
-            topk = metric.get('topk')
-            if isinstance(topk, (list, tuple)) and max(topk) > number:
-                metric['topk'] = tuple(k for k in topk if k <= number) or (1, )
-                changed.append(f'{name}.topk={metric["topk"]}')
-    return changed
+def _set_class_weights(name: str, head: dict, old: int, number: int) -> None:
+    """Resize the weights of the classes in the losses of a head.
 
-
-def _is_wired(model: dict) -> bool:
-    """Whether the model fills in the classes of its heads."""
-    return hasattr(_model_class(model), 'wire')
+    A weight behind those of the classes, such as DETR's for "no object",
+    stays.
+    """
+    for key, losses in head.items():
+        if not key.startswith('loss'):
+            continue
+        for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
+            weights = loss.get('class_weight') if isinstance(loss,
+                                                             dict) else None
+            if not isinstance(weights, (list, tuple)):
+                continue
+            extra = len(weights) - old
+            if extra not in (0, 1) or len(weights) == number + extra:
+                continue
+            if len(set(weights[:old])) > 1:
+                raise MMHierError(
+                    f'--classes: {name}.{key}.class_weight has a weight for '
+                    f'each of {old} classes: set {number + extra} weights')
+            loss['class_weight'] = [weights[0]] * number + list(weights[old:])
 
 
 def _iter_heads(part: dict, name: str) -> Iterator[tuple[str, dict]]:
@@ -248,9 +291,48 @@ def _iter_heads(part: dict, name: str) -> Iterator[tuple[str, dict]]:
                 yield from _iter_heads(head, head_name)
 
 
+def _class_key(head: dict) -> str | None:
+    """Key that holds a head's number of classes, None if it has none.
+
+    MaskFormer's heads count things and stuff; without stuff, as in instance
+    segmentation, the things are the classes.
+    """
+    if 'num_things_classes' in head:
+        is_panoptic = head.get('num_stuff_classes') != 0
+        return None if is_panoptic else 'num_things_classes'
+    known = head.get('num_classes') or _default_num_classes(head)
+    return None if known is None else 'num_classes'
+
+
+def _iter_preprocessing(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Parts of preprocessing that state num_classes: the preprocessor, at the
+    top level or in the model, and batch augmentations."""
+    model = cfg.get('model') or {}
+    train_cfg = model.get('train_cfg')
+    augments = train_cfg.get('augments') if isinstance(train_cfg, dict) else ()
+    for name, part in (('data_preprocessor', cfg.get('data_preprocessor')),
+                       ('model.data_preprocessor',
+                        model.get('data_preprocessor')),
+                       ('model.train_cfg.augments', augments)):
+        yield from _iter_stating(part, name)
+
+
+def _iter_stating(part: Any, name: str) -> Iterator[tuple[str, dict]]:
+    """Dicts below a part of a config with a number under num_classes."""
+    if isinstance(part, (list, tuple)):
+        for i, item in enumerate(part):
+            yield from _iter_stating(item, f'{name}.{i}')
+    elif isinstance(part, dict):
+        if isinstance(part.get('num_classes'), int):
+            yield name, part
+        for key, value in part.items():
+            yield from _iter_stating(value, f'{name}.{key}')
+
+
 def _default_num_classes(head: dict) -> int | None:
-    """What a head is built with if its config does not state it."""
-    for base in getattr(_model_class(head), '__mro__', ()):
+    """Number of classes of a head whose config does not state it."""
+    head_class = resolve_type(head.get('type'), MODELS)
+    for base in getattr(head_class, '__mro__', ()):
         if '__init__' in vars(base):
             parameter = inspect.signature(
                 base.__init__).parameters.get('num_classes')
@@ -258,11 +340,3 @@ def _default_num_classes(head: dict) -> int | None:
                 known = isinstance(parameter.default, int)
                 return parameter.default if known else None
     return None
-
-
-def _model_class(part: dict) -> type | None:
-    """Class that the ``type`` of a part names, None if there is none."""
-    if not isinstance(part.get('type'), str):
-        return part.get('type')
-    with MODELS.switch_scope_and_registry(None) as registry:
-        return registry.get(part['type'])

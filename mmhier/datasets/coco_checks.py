@@ -89,8 +89,8 @@ def check_categories(path: str, classes: Sequence[str],
     """
     names = [category['name'] for category in read_coco(path)['categories']]
     hint = ('take the json\'s own with --classes auto, or set '
-            'metainfo=dict(classes=(...)) in every dataset and '
-            'model.num_classes')
+            'metainfo=dict(classes=(...)) in every dataset and num_classes in '
+            'every head')
     absent = [c for c in classes if c not in names]
     if absent:
         raise MMHierError(

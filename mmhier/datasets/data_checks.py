@@ -28,10 +28,8 @@ from mmhier.datasets.mask_checks import (
     spread_evenly,
     unused_masks,
 )
-from mmhier.engine.config import iter_datasets, iter_metrics
+from mmhier.engine.config import iter_datasets, iter_metrics, type_name
 from mmhier.errors import MMHierError, mistakes_as_user_errors
-
-_COCO_METRICS = ('CocoMetric', 'mmhier.CocoMetric')
 
 
 def check_data(cfg: Config,
@@ -78,7 +76,7 @@ class _Checks:
         self.cfg = cfg
         self.max_masks = max_masks
         self.warn_one = warn
-        self.num_classes = list(iter_num_classes(cfg.get('model') or {}))
+        self.num_classes = list(iter_num_classes(cfg))
         self.folders: tuple[str, list[str]] | None = None
         self.checked: list[Any] = []
 
@@ -95,7 +93,7 @@ class _Checks:
         for name, metric in iter_metrics(self.cfg.get(evaluator), evaluator):
             ann_file = metric.get('ann_file')
             _check_file(f'{name}.ann_file', ann_file)
-            if ann_file and metric.get('type') in _COCO_METRICS:
+            if ann_file and type_name(metric.get('type')) == 'CocoMetric':
                 read_coco(ann_file)
 
     def check_dataset(self, name: str, dataset: dict) -> None:
@@ -273,7 +271,7 @@ def _annotation_loaders(dataset: dict) -> list[dict]:
     """Transforms of a pipeline that load annotations."""
     return [
         transform for transform in dataset.get('pipeline') or ()
-        if str(transform.get('type')).endswith('LoadAnnotations')
+        if type_name(transform.get('type')).endswith('LoadAnnotations')
     ]
 
 

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import nn
+from mmhier.engine.config import resolve_type
 from mmhier.errors import MMHierError
 from mmhier.registry import OPTIM_WRAPPERS
 
@@ -30,6 +31,10 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
 
+# Wrappers that take another precision.
+SWITCHABLE_WRAPPERS = (OptimWrapper, AmpOptimWrapper, AutocastOptimWrapper)
+
+
 def use_amp(cfg: Config, dtype: str | None = None) -> None:
     """Switch the optimizer wrapper of a config to mixed precision.
 
@@ -49,8 +54,7 @@ def use_amp(cfg: Config, dtype: str | None = None) -> None:
                           'bfloat16 on CPUs')
     wrapper = cfg.optim_wrapper
     kind = wrapper.setdefault('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper',
-                    'mmhier.AutocastOptimWrapper'):
+    if resolve_type(kind, OPTIM_WRAPPERS) not in SWITCHABLE_WRAPPERS:
         raise MMHierError(
             f'--amp cannot replace optim_wrapper.type={kind}: set '
             'the precision in the config')

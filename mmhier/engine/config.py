@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
+from mmengine.registry import MODELS, Registry
 from mmhier.errors import MMHierError, require_utf8
 from mmhier.zoo import config_path
 
@@ -33,6 +34,22 @@ _DROPPED = {
     'workflow': 'train_cfg and val_cfg',
     'resume_from': 'resume and load_from',
     'dist_params': 'env_cfg=dict(dist_cfg=...)',
+}
+# Types of mmhier's up to 0.1, which took channels and classes of their parts
+# from the backbone, and what a config states instead.
+_WIRED = {
+    'mmhier.MaskRCNN': ('mmdet.MaskRCNN', 'roi_head.bbox_head.num_classes, '
+                        'roi_head.mask_head.num_classes'),
+    'mmhier.CascadeRCNN':
+    ('mmdet.CascadeRCNN', 'num_classes of each roi_head.bbox_head, '
+     'roi_head.mask_head.num_classes'),
+    'mmhier.RetinaNet': ('mmdet.RetinaNet', 'bbox_head.num_classes'),
+    'mmhier.EncoderDecoder':
+    ('mmseg.EncoderDecoder', 'decode_head.num_classes, '
+     'auxiliary_head.num_classes'),
+    'mmhier.ImageClassifier':
+    ('mmpretrain.ImageClassifier', 'head.num_classes, '
+     'data_preprocessor.num_classes'),
 }
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
@@ -77,8 +94,11 @@ def load_config(path: str,
     path = config_path(path)
     cfg = _read(path)
     _refuse_legacy_keys(path, cfg)
+    refuse_wired_types(cfg)
     scope = cfg.get('default_scope')
-    if scope is not None and find_spec(scope) is None:
+    if scope is None:
+        scope = cfg.default_scope = _scope_of_model(cfg)
+    if find_spec(scope) is None:
         raise MMHierError(
             f'{path} needs {scope} (default_scope), which is not installed: '
             'run pip install "mmhier[openmmlab]"')
@@ -141,6 +161,71 @@ def _refuse_legacy_keys(path: str, cfg: Config) -> None:
         raise MMHierError(
             f'{path} is written for OpenMMLab 2.x, whose keys would be '
             f'ignored. Use the 3.x names: {renamed}')
+
+
+def refuse_wired_types(cfg: Config) -> None:
+    """Refuse model types that mmhier no longer has.
+
+    Args:
+        cfg (Config): May have no ``model``.
+
+    Raises:
+        MMHierError: Names the new type, and the keys to state with it.
+    """
+    model, name = cfg.get('model'), 'model'
+    if not isinstance(model, dict):
+        return
+    if isinstance(model.get('module'), dict):  # test-time augmentation
+        model, name = model['module'], 'model.module'
+    kind = model.get('type')
+    if isinstance(kind, str) and kind in _WIRED:
+        successor, classes = _WIRED[kind]
+        raise MMHierError(
+            f"{name}.type='{kind}' is now '{successor}': state the "
+            f'in_channels of its neck and heads, and instead of '
+            f'{name}.num_classes {classes} (see CHANGELOG.md)')
+
+
+def _scope_of_model(cfg: Config) -> str:
+    """Package of the model's class, for a config without default_scope."""
+    model = cfg.get('model')
+    if not isinstance(model, dict):
+        return 'mmengine'
+    found = resolve_type(model.get('type'), MODELS)
+    for base in getattr(found, '__mro__', ()):
+        package = base.__module__.partition('.')[0]
+        if package in ('mmdet', 'mmseg', 'mmpretrain'):
+            return package
+    return 'mmengine'
+
+
+def resolve_type(cfg_type: Any, registry: Registry) -> Any:
+    """Class or function that the ``type`` of a config stands for.
+
+    Args:
+        cfg_type (str | type | Callable): Name in the registry, with or
+            without scope; or, in a pure-Python config, the object itself.
+        registry (Registry): mmengine's registry of its kind, such as MODELS.
+
+    Returns:
+        Any: None if the registry does not know the name.
+    """
+    if not isinstance(cfg_type, str):
+        return cfg_type
+    with registry.switch_scope_and_registry(None) as found:
+        return found.get(cfg_type)
+
+
+def type_name(cfg_type: Any) -> str:
+    """Name of a type without scope and module, such as 'MaskRCNN'.
+
+    Args:
+        cfg_type (str | type | Callable, optional): ``type`` of a config.
+
+    Returns:
+        str: '' for None.
+    """
+    return str(getattr(cfg_type, '__name__', cfg_type or '')).rpartition('.')[2]
 
 
 def _successor(legacy_key: str) -> str:

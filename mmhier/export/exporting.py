@@ -18,9 +18,9 @@ from mmhier.apis.predictor import (
     load_model_config,
     load_weights,
 )
+from mmhier.engine.build import build_model
 from mmhier.engine.config import iter_datasets
 from mmhier.errors import MMHierError, mistakes_as_user_errors
-from mmhier.registry import MODELS
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
 from .preparing import prepare_for_export
 
@@ -152,7 +152,7 @@ def load_model(
         for _, dataset in datasets:
             metainfo = dataset_metainfo(dataset)
         torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg)
         if checkpoint is None:
             with _quiet_logger():
                 model.init_weights()

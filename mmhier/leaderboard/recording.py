@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
-from mmhier.engine.config import iter_metrics
+from mmhier.engine.config import iter_metrics, type_name
 from mmhier.leaderboard.records import (
     VERSION,
     CostRecord,
@@ -306,7 +306,7 @@ def _precision(cfg: Config, phase: str) -> str:
         fp16 = (cfg.get('test_cfg') or {}).get('fp16')
         return 'float16' if fp16 else 'float32'
     wrapper = cfg.get('optim_wrapper') or {}
-    kind = str(wrapper.get('type', ''))
+    kind = type_name(wrapper.get('type'))
     if kind.endswith('AutocastOptimWrapper'):
         return 'bfloat16'
     if kind.endswith('AmpOptimWrapper'):

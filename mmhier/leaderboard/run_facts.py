@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from torch import nn
 import mmhier
 from mmhier.analysis import count_config_complexity
+from mmhier.engine.config import type_name
 from mmhier.leaderboard.records import (
     DataRecord,
     EnvironmentRecord,
@@ -207,18 +208,14 @@ def describe_model(cfg: Config, model: nn.Module,
         decode_head = decode_head[-1]
     head = decode_head['type'] if decode_head else cfg.model.type
     return ModelRecord(
-        type=_without_scope(cfg.model.type),
-        family=_without_scope(backbone.get('type', '')),
+        type=type_name(cfg.model.type),
+        family=type_name(backbone.get('type')),
         variant=arch if isinstance(arch, str) else 'custom',
-        head=_without_scope(head),
+        head=type_name(head),
         schedule=describe_schedule(cfg),
         params=sum(p.numel() for p in model.parameters()),
         macs=_count_macs(cfg, image_size) if image_size else None,
         macs_size=list(image_size) if image_size else None)
-
-
-def _without_scope(name: Any) -> str:
-    return str(name).rpartition('.')[2]
 
 
 def describe_schedule(cfg: Config) -> str:

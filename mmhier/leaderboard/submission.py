@@ -14,7 +14,12 @@ from mmhier.apis.training import build_runner
 from mmhier.checkpoints import find_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
-from mmhier.engine.config import iter_datasets, iter_metrics, load_config
+from mmhier.engine.config import (
+    iter_datasets,
+    iter_metrics,
+    load_config,
+    type_name,
+)
 from mmhier.engine.loading_errors import named_loading_errors
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 from mmhier.leaderboard.ade20k_submission import (
@@ -259,7 +264,7 @@ def _without_annotations(pipeline: Sequence) -> list:
             step = _without_annotations(step)
             if not step:
                 continue
-        elif re.search(r'Load\w*Annotations$', str(step['type'])):
+        elif re.search(r'Load\w*Annotations$', type_name(step['type'])):
             continue
         elif 'transforms' in step:
             step = dict(

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from mmhier import visualization as vis
 from mmhier.apis.inference import (
@@ -24,6 +23,7 @@ from mmhier.apis.inference import (
     shown,
 )
 from mmhier.apis.predictor import check_device, load_model_config, load_weights
+from mmhier.engine.build import build_model
 from mmhier.errors import MMHierError, mistakes_as_user_errors
 
 MULTIPLE = 32
@@ -53,10 +53,7 @@ class Subject:
         cfg = load_model_config(config, classes, cfg_options)
         name = osp.splitext(osp.basename(config))[0]
         with mistakes_as_user_errors():
-            model = MODELS.build(
-                dict(
-                    dict(data_preprocessor=cfg.get('data_preprocessor')),
-                    **cfg.model))
+            model = build_model(cfg)
             if checkpoint is None:
                 # It logs every parameter.
                 logging.disable(logging.INFO)

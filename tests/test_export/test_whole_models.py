@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 from mmhier.apis import MMHierError
+from mmhier.datasets.classes import set_num_classes
 from mmhier.export import build_graphs
 from mmhier.export.checking import check_export
 from mmhier.export.exporting import graph_paths, write_graph
@@ -25,10 +26,16 @@ def slim(kind):
     """A model with random weights, none of them near its initial value."""
     register_all()
     cfg = read(NAMES[kind])
-    cfg.model.num_classes = 3
+    set_num_classes(cfg, 3)
     shrink(cfg)
+    channels = [16, 16, 32, 32]
     cfg.model.backbone.arch.update(
-        embed_dims=(16, 16, 32, 32), num_heads=(2, 2), mlp_ratios=(2, ) * 4)
+        embed_dims=channels, num_heads=(2, 2), mlp_ratios=(2, ) * 4)
+    if 'neck' in cfg.model:
+        cfg.model.neck.in_channels = channels
+    else:
+        cfg.model.decode_head.in_channels = channels
+        cfg.model.auxiliary_head.in_channels = channels[2]
     if kind == 'retinanet':
         cfg.model.test_cfg.update(nms_pre=10**6, score_thr=0.4)
     torch.manual_seed(0)

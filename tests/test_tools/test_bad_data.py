@@ -151,7 +151,6 @@ def test_fewer_classes_than_the_json_are_allowed(check, capfd):
     check(
         ('train', ), **{
             'train_dataloader.dataset.metainfo.classes': classes,
-            'model.num_classes': 2,
             'model.roi_head.bbox_head.num_classes': 2,
             'model.roi_head.mask_head.num_classes': 2
         })
@@ -247,12 +246,8 @@ def test_boxes_suffice_where_no_masks_are_loaded(check, root):
         ({
             'model.roi_head.mask_head.num_classes': 80
         }, 'model.roi_head.mask_head.num_classes'),
+        # mmdet's box head has 80 classes by default.
         ({
-            'model.num_classes': 80
-        }, 'model.num_classes'),
-        # mmdet's own model, whose box head has 80 classes by default.
-        ({
-            'model.type': 'MaskRCNN',
             'model.roi_head.bbox_head.num_classes': None
         }, 'model.roi_head.bbox_head.num_classes'),
     ])

@@ -1,8 +1,11 @@
 """--classes reaches every dataset, and every head of the model."""
 import pytest
+import torch
 from mmengine.config import Config
+from mmpretrain.structures import DataSample
 from mmhier.apis import MMHierError, load_config
 from mmhier.datasets.classes import iter_num_classes, set_classes
+from mmhier.engine.build import build_model
 from .conftest import CONFIGS, DETECTOR
 from .samples import CLASSES
 
@@ -16,7 +19,8 @@ def coco(**kwargs) -> dict:
 def config(model=None, dataset=None, scope='mmdet', **kwargs) -> Config:
     dataset = dataset or coco()
     loaders = {key: dict(dataset=dataset) for key in LOADERS}
-    model = model or dict(type='mmhier.RetinaNet')
+    model = model or dict(
+        type='RetinaNet', bbox_head=dict(type='RetinaHead', num_classes=80))
     return Config(dict(default_scope=scope, model=model, **loaders, **kwargs))
 
 
@@ -35,13 +39,13 @@ def test_every_dataset(dataset):
             assert one.metainfo == dict(classes=('cat', 'dog'))
 
 
-def test_one_number_of_a_model_that_is_wired(capfd):
+def test_says_what_it_changes(capfd):
     cfg = config()
     set_classes(cfg, ['cat', 'dog'])
-    assert cfg.model == dict(type='mmhier.RetinaNet', num_classes=2)
+    assert cfg.model.bbox_head == dict(type='RetinaHead', num_classes=2)
     assert capfd.readouterr().out.strip().endswith(
         '2 classes from --classes: cat, dog (metainfo of 3 datasets, '
-        'model.num_classes=2)')
+        'model.bbox_head.num_classes=2)')
 
 
 @pytest.mark.parametrize(
@@ -75,28 +79,115 @@ def test_one_number_of_a_model_that_is_wired(capfd):
          dict(
              type='ImageClassifier',
              data_preprocessor=dict(num_classes=1000),
-             head=dict(type='LinearClsHead', num_classes=1000)), ['head']),
+             head=dict(type='LinearClsHead',
+                       num_classes=1000)), ['head', 'data_preprocessor']),
+        # Mask2Former for instances, in mmdet's terms and in mmseg's.
+        ('mmdet',
+         dict(
+             type='Mask2Former',
+             panoptic_head=dict(
+                 type='Mask2FormerHead',
+                 num_things_classes=80,
+                 num_stuff_classes=0),
+             panoptic_fusion_head=dict(
+                 type='MaskFormerFusionHead',
+                 num_things_classes=80,
+                 num_stuff_classes=0)),
+         ['panoptic_head', 'panoptic_fusion_head']),
     ])
-def test_every_head_of_other_models(scope, model, keys):
+def test_every_head(scope, model, keys):
     dataset = dict(
         mmseg=dict(type='BaseSegDataset'),
         mmpretrain=dict(type='CustomDataset', data_prefix='absent'))
     cfg = config(model, dataset.get(scope), scope)
     set_classes(cfg, ['a', 'b', 'c'])
-    expected = {f'model.{key}.num_classes': 3 for key in keys}
-    assert dict(iter_num_classes(cfg.model)) == expected
-    if scope == 'mmpretrain':
-        assert cfg.model.data_preprocessor.num_classes == 3
+    kind = 'things_classes' if 'panoptic_head' in model else 'classes'
+    expected = {f'model.{key}.num_{kind}': 3 for key in keys}
+    assert dict(iter_num_classes(cfg)) == expected
     if 'rpn_head' in model:
         assert cfg.model.rpn_head.num_classes == 1
         assert cfg.model.roi_head.semantic_head.num_classes == 183
 
 
-def test_heads_that_state_what_the_model_states(tmp_path):
-    cfg = load_config(DETECTOR, work_dir=str(tmp_path), classes=['a', 'b'])
-    heads = cfg.model.roi_head
-    assert cfg.model.num_classes == 2
-    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == 2
+def test_panoptic_models_are_refused():
+    head = dict(
+        type='MaskFormerHead', num_things_classes=80, num_stuff_classes=53)
+    cfg = config(dict(type='MaskFormer', panoptic_head=head))
+    assert not dict(iter_num_classes(cfg))
+    with pytest.raises(
+            MMHierError,
+            match='--classes: model.panoptic_head tells things from stuff'):
+        set_classes(cfg, ['a'])
+
+
+def test_a_preprocessor_at_the_top_level_and_batch_augmentations():
+    """As in mmpretrain's own configs."""
+    augments = [dict(type='Mixup', alpha=0.8, num_classes=1000)]
+    cfg = config(
+        dict(
+            type='ImageClassifier',
+            head=dict(type='LinearClsHead', num_classes=1000),
+            train_cfg=dict(augments=augments)),
+        dict(type='CustomDataset', data_prefix='absent'),
+        'mmpretrain',
+        data_preprocessor=dict(
+            num_classes=1000, batch_augments=dict(augments=augments)))
+    set_classes(cfg, ['a', 'b'])
+    assert cfg.data_preprocessor == dict(
+        num_classes=2,
+        batch_augments=dict(
+            augments=[dict(type='Mixup', alpha=0.8, num_classes=2)]))
+    assert cfg.model.train_cfg.augments[0].num_classes == 2
+    assert 'data_preprocessor.num_classes' in dict(iter_num_classes(cfg))
+
+
+def test_a_classifier_of_mmpretrain_takes_a_step():
+    """With Mixup and num_classes at the top level (mmpretrain #873)."""
+    cfg = config(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='mmhier.HATNet', arch='tiny', out_indices=(3, )),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=1000, in_channels=384),
+            train_cfg=dict(augments=dict(type='Mixup', alpha=0.8))),
+        dict(type='CustomDataset', data_prefix='absent'),
+        'mmpretrain',
+        data_preprocessor=dict(num_classes=1000))
+    set_classes(cfg, ['a', 'b'])
+    model = build_model(cfg)
+    samples = [DataSample().set_gt_label(i) for i in (0, 1)]
+    data = model.data_preprocessor(
+        dict(inputs=torch.rand(2, 3, 64, 64), data_samples=samples), True)
+    assert model(**data, mode='loss')['loss'].isfinite()
+
+
+@pytest.mark.parametrize('weights, expected', [
+    ([1., 1., 1.], [1.] * 2),
+    ([1., 1., 1., 0.1], [1., 1., 0.1]),
+    ([1., 2.], [1., 2.]),
+])
+def test_weights_of_the_classes_in_a_loss(weights, expected):
+    """DETR and Mask2Former have one more, for "no object"."""
+    loss = dict(type='CrossEntropyLoss', class_weight=weights)
+    head = dict(type='FCNHead', num_classes=3, loss_decode=[loss])
+    cfg = config(
+        dict(type='EncoderDecoder', decode_head=head),
+        dict(type='BaseSegDataset'), 'mmseg')
+    set_classes(cfg, ['a', 'b'])
+    assert cfg.model.decode_head.loss_decode[0].class_weight == expected
+
+
+def test_weights_that_differ_by_class():
+    loss = dict(type='CrossEntropyLoss', class_weight=[1., 2., 1.])
+    head = dict(type='FCNHead', num_classes=3, loss_decode=loss)
+    cfg = config(
+        dict(type='EncoderDecoder', decode_head=head),
+        dict(type='BaseSegDataset'), 'mmseg')
+    with pytest.raises(
+            MMHierError,
+            match='--classes: model.decode_head.loss_decode.class_weight has a'
+            ' weight for each of 3 classes: set 2 weights'):
+        set_classes(cfg, ['a', 'b'])
 
 
 def test_a_model_without_heads():
@@ -160,7 +251,8 @@ def test_auto_takes_the_order_of_the_json(coco_root, tmp_path):
         DETECTOR,
         cfg_options={'train_dataloader.dataset.ann_file': 'absent.json'},
         **arguments)
-    assert cfg.model.num_classes == 3
+    heads = cfg.model.roi_head
+    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == 3
 
 
 def test_auto_takes_the_names_of_the_folders(folders_root, tmp_path):
@@ -187,9 +279,10 @@ def test_auto_finds_no_names_in_masks(masks_root, tmp_path):
 
 def test_masks_of_a_published_set_keep_their_classes():
     ade = dict(type='ADE20KDataset')
-    cfg = config(dict(type='mmhier.EncoderDecoder'), ade, 'mmseg')
+    head = dict(type='FCNHead', num_classes=150)
+    cfg = config(dict(type='EncoderDecoder', decode_head=head), ade, 'mmseg')
     set_classes(cfg, ['sky', 'wall'])
-    assert cfg.model.num_classes == 2
+    assert cfg.model.decode_head.num_classes == 2
     with pytest.raises(
             MMHierError,
             match='--classes: cat is none of the classes'

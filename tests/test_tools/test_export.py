@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = '''
 default_scope = 'mmpretrain'
 model = dict(
-    type='mmhier.ImageClassifier',
-    num_classes=2,
+    type='ImageClassifier',
     data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True),
     backbone=dict(
         type='mmhier.LIT',
@@ -31,7 +30,7 @@ model = dict(
             norm_eps=1e-6),
         out_indices=(3, )),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead'))
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=16))
 '''
 
 

@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmhier.apis import MMHierError, load_config
+from mmhier.engine.build import build_model
 from mmhier.models import backbones
 from ..golden import official_state_dict
 from .pages import ROOT, blocks, commands
@@ -17,8 +19,8 @@ from .pages import ROOT, blocks, commands
 PAGE = 'docs/plug_in.md'
 TEXT = (ROOT / PAGE).read_text()
 FOLDERS = dict(mmdet='mask_rcnn', mmseg='upernet', mmpretrain='resnet')
-PLUGGED, SEGMENTOR, CLASSIFIER, CODE, WIRED, FROZEN, SLOWER, DECAYED = blocks(
-    PAGE, 'python')
+(PLUGGED, SEGMENTOR, CLASSIFIER, CODE, NAMED, FROZEN, SLOWER, DECAYED,
+ PURE) = blocks(PAGE, 'python')
 # Fewer proposals and small images, for the trainer of mmdet.
 SMALL = [
     'train_dataloader.num_workers=0', 'train_dataloader.batch_size=2',
@@ -79,8 +81,7 @@ def test_mmdets_own_trainer_takes_the_config(load, tmp_path, coco_root,
     monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path))
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/coco').symlink_to(coco_root)
-    command, = commands(PAGE)
-    python, tool, *arguments = command.split()
+    python, tool, *arguments = commands(PAGE)[0].split()
     assert (python, tool) == ('python', 'tools/train.py')
     monkeypatch.setattr('sys.argv', [tool, *arguments, '--cfg-options', *SMALL])
     runpy.run_path(str(configs_of('mmdet').parent / tool), run_name='__main__')
@@ -139,12 +140,36 @@ def test_table_of_arguments():
         assert ('norm_cfg (' in text) == (name != 'HATNet')
 
 
-def test_wired_model(load):
-    cfg = load(WIRED)
-    cfg.model.roi_head.bbox_head.num_classes = 3
+def test_channels_that_are_not_the_backbones(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _, tool, config, _, option = commands(PAGE)[1].split()
+    assert tool == 'tools/train.py'
+    key, value = option.split('=')
+    cfg = load_config(str(ROOT / config), cfg_options={key: value})
+    with pytest.raises(MMHierError) as error, torch.device('meta'):
+        build_model(cfg)
+    assert f'error: {error.value}' in TEXT.splitlines()
+
+
+def test_channels_by_variable(tmp_path):
+    code = NAMED.replace("'../", f"'{ROOT}/configs/")
+    (tmp_path / 'config.py').write_text(code)
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = build(cfg)
-    assert model.neck.in_channels == [64, 128, 320, 512]
+    assert model.neck.in_channels == list(model.backbone.out_channels)
+
+
+def test_pure_python_config(tmp_path):
+    (tmp_path / '_base_').symlink_to(ROOT / 'configs/_base_')
+    (tmp_path / 'pure').mkdir()
+    (tmp_path / 'pure' / 'config.py').write_text(PURE)
+    cfg = Config.fromfile(tmp_path / 'pure' / 'config.py')
+    assert cfg.model.backbone.type is backbones.HATNet
+    with torch.device('meta'):
+        model = build_model(cfg)
+    assert model.neck.in_channels == list(model.backbone.out_channels)
 
 
 def test_frozen_backbone(load):

@@ -148,7 +148,8 @@ def test_wall_is_class_0_of_ade20k(loader, tmp_path):
 
 def test_classifier(tmp_path):
     options = {
-        'model.num_classes': len(WORDNET_IDS),
+        'model.head.num_classes': len(WORDNET_IDS),
+        'model.data_preprocessor.num_classes': len(WORDNET_IDS),
         'train_dataloader.batch_size': 8,
         # Five classes of thirty photos.
         'train_dataloader.dataset.indices': list(range(0, 150, 10)),

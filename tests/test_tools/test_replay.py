@@ -450,3 +450,17 @@ def test_a_test_that_fails_leaves_no_mark(tested, coco_root, tmp_path,
             data_root=str(coco_root),
             work_dir=str(tmp_path))
     assert list(tmp_path.glob('test_record_*')) == []
+
+
+def test_a_record_whose_config_has_an_old_type(tested, tmp_path):
+    """It can be read; a replay names the new type."""
+    record = read_record(tested[1])
+    text = record.config_text.replace("type='MaskRCNN'",
+                                      "type='mmhier.MaskRCNN'")
+    assert text != record.config_text
+    path = tmp_path / 'test_record_old.json'
+    write_record(replace(record, config_text=text), path)
+    with pytest.raises(
+            apis.MMHierError,
+            match="model.type='mmhier.MaskRCNN' is now 'mmdet.MaskRCNN'"):
+        replay(str(path), work_dir=str(tmp_path))

@@ -3,7 +3,6 @@
 # Masks hold 0 for "other" and 1 to 150 for the classes: reduce_zero_label,
 # which ADE20KDataset sets and LoadAnnotations takes from it, makes 0 the
 # ignored 255 and the rest 0 (wall) to 149.
-num_classes = 150
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)

@@ -2,7 +2,6 @@
 #   data/coco/annotations/instances_{train,val}2017.json
 #   data/coco/{train,val}2017/*.jpg
 # Single scale, the short side 800 and the long side at most 1333 pixels.
-num_classes = 80
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 

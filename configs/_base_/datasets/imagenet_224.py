@@ -3,7 +3,6 @@
 # Training as DeiT's: RandAugment (2 operations, magnitude 9 with deviation
 # 0.5) and random erasing with noise. Evaluation: the short side 256 pixels,
 # bicubic, and the central 224x224.
-num_classes = 1000
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet/'
 # Augmentations see BGR images.

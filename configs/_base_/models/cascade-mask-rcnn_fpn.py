@@ -6,8 +6,10 @@ smooth_l1 = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)
 bbox_heads = [
     dict(
         type='Shared2FCBBoxHead',
+        in_channels=256,
         fc_out_channels=1024,
         roi_feat_size=7,
+        num_classes=80,
         bbox_coder=dict(
             type='DeltaXYWHBBoxCoder',
             target_means=[0., 0., 0., 0.],
@@ -40,7 +42,7 @@ rcnn_stages = [
 ]
 
 model = dict(
-    type='mmhier.CascadeRCNN',
+    type='CascadeRCNN',
     rpn_head=dict(
         loss_bbox=dict(
             _delete_=True, type='SmoothL1Loss', beta=1.0 /

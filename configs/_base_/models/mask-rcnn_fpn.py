@@ -1,8 +1,7 @@
-# Mask R-CNN with a feature pyramid. A config adds the backbone and
-# num_classes. Channels of neck and heads follow from the backbone's and from
-# neck.out_channels.
+# Mask R-CNN with a feature pyramid, for COCO's 80 classes. A config adds the
+# backbone and neck.in_channels, the backbone's.
 model = dict(
-    type='mmhier.MaskRCNN',
+    type='MaskRCNN',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -13,6 +12,7 @@ model = dict(
     neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
+        in_channels=256,
         feat_channels=256,
         anchor_generator=dict(
             type='AnchorGenerator',
@@ -31,11 +31,14 @@ model = dict(
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+            out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         bbox_head=dict(
             type='Shared2FCBBoxHead',
+            in_channels=256,
             fc_out_channels=1024,
             roi_feat_size=7,
+            num_classes=80,
             bbox_coder=dict(
                 type='DeltaXYWHBBoxCoder',
                 target_means=[0., 0., 0., 0.],
@@ -47,11 +50,14 @@ model = dict(
         mask_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+            out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         mask_head=dict(
             type='FCNMaskHead',
             num_convs=4,
+            in_channels=256,
             conv_out_channels=256,
+            num_classes=80,
             loss_mask=dict(
                 type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(

@@ -1,8 +1,8 @@
-# RetinaNet on levels P3 to P7, P6 and P7 from the backbone's last map. A
-# config adds the backbone and num_classes. Channels of neck and head follow
-# from the backbone's and from neck.out_channels.
+# RetinaNet on levels P3 to P7, P6 and P7 from the backbone's last map, for
+# COCO's 80 classes. A config adds the backbone and neck.in_channels, the
+# backbone's.
 model = dict(
-    type='mmhier.RetinaNet',
+    type='RetinaNet',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -17,6 +17,8 @@ model = dict(
         num_outs=5),
     bbox_head=dict(
         type='RetinaHead',
+        num_classes=80,
+        in_channels=256,
         stacked_convs=4,
         feat_channels=256,
         anchor_generator=dict(

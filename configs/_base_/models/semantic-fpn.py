@@ -1,7 +1,7 @@
-# Semantic FPN. A config adds the backbone and num_classes; channels follow
-# from the backbone's and from neck.out_channels.
+# Semantic FPN for ADE20K's 150 classes. A config adds the backbone and
+# neck.in_channels, the backbone's.
 model = dict(
-    type='mmhier.EncoderDecoder',
+    type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
@@ -12,10 +12,12 @@ model = dict(
     neck=dict(type='FPN', out_channels=256, num_outs=4),
     decode_head=dict(
         type='FPNHead',
+        in_channels=[256, 256, 256, 256],
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],
         channels=128,
         dropout_ratio=0.1,
+        num_classes=150,
         norm_cfg=dict(type='SyncBN', requires_grad=True),
         align_corners=False,
         loss_decode=dict(

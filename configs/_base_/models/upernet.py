@@ -1,9 +1,8 @@
-# UperNet with an auxiliary head on the stride-16 map. A config adds the
-# backbone and num_classes; in_channels follow from the backbone's and
-# in_index.
+# UperNet with an auxiliary head on the stride-16 map, for ADE20K's 150 classes.
+# A config adds the backbone and in_channels of both heads, the backbone's.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    type='mmhier.EncoderDecoder',
+    type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
@@ -17,6 +16,7 @@ model = dict(
         pool_scales=(1, 2, 3, 6),
         channels=512,
         dropout_ratio=0.1,
+        num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(
@@ -28,6 +28,7 @@ model = dict(
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
+        num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(

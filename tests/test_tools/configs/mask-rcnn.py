@@ -3,7 +3,6 @@ _base_ = '../../../configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py'
 
 classes = ('box', 'bar', 'tile')
 model = dict(
-    num_classes=None,
     backbone=dict(
         _delete_=True,
         type='mmhier.HATNet',

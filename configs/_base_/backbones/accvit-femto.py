@@ -1,0 +1,9 @@
+# The drop path rate of tiny is MaxViT-T's; the other variants' are this
+# project's choice, smaller models less, larger ones more. BatchNorm's
+# statistics are those of the whole batch.
+backbone = dict(
+    type='mmhier.ACCViT',
+    arch='femto',
+    drop_path_rate=0.1,
+    norm_cfg=dict(type='SyncBN'))
+in_channels = [32, 64, 128, 256]
