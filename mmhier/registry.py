@@ -4,10 +4,13 @@ Importing this module is all that `type='mmhier.X'` needs: mmengine does it
 by itself when it meets the scope, and imports `locations` on first use.
 """
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_INITIALIZERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -35,3 +38,21 @@ STRATEGIES = Registry(
     parent=MMENGINE_STRATEGIES,
     scope='mmhier',
     locations=['mmhier.engine.fsdp'])
+RUNNERS = Registry(
+    'runner',
+    parent=MMENGINE_RUNNERS,
+    scope='mmhier',
+    locations=['mmhier.engine.runner'])
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmhier',
+    locations=[
+        'mmhier.engine.checkpoints', 'mmhier.engine.hooks',
+        'mmhier.engine.seeding', 'mmhier.leaderboard.recording'
+    ])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_INITIALIZERS,
+    scope='mmhier',
+    locations=['mmhier.checkpoints.initializer'])

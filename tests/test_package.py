@@ -92,7 +92,9 @@ def test_wheel_metadata(wheel):
         if line.startswith('Requires-Dist') and 'extra ==' not in line
     ]
     packages = {line.split()[1].split('>')[0].split('<')[0] for line in core}
-    assert packages == {'torch', 'torchvision', 'numpy', 'pycocotools'}
+    assert packages == {
+        'torch', 'torchvision', 'numpy', 'pycocotools', 'filelock', 'jinja2'
+    }
     for package in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation',
                     'mmpretrain'):
         assert f'Requires-Dist: onedl-{package}' in metadata

@@ -17,7 +17,6 @@ import argparse
 
 from mmhier.apis import run_tool
 from mmhier.checkpoints import convert_checkpoint_file
-from mmhier.errors import mistakes_as_user_errors
 
 
 def main() -> None:
@@ -38,8 +37,7 @@ def main() -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an existing file')
     arguments = parser.parse_args()
-    with mistakes_as_user_errors():
-        path, report = convert_checkpoint_file(**vars(arguments))
+    path, report = convert_checkpoint_file(**vars(arguments))
     print(f'{report}\nwrote {path}')
 
 

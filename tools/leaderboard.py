@@ -14,7 +14,6 @@ import argparse
 import sys
 
 from mmhier.apis import run_tool
-from mmhier.errors import mistakes_as_user_errors
 from mmhier.leaderboard.pages import write_leaderboard
 from mmhier.leaderboard.tables import build_leaderboard
 
@@ -38,9 +37,8 @@ def main() -> None:
         action='store_true',
         help='replace the files if they exist')
     arguments = parser.parse_args()
-    with mistakes_as_user_errors():
-        board = build_leaderboard(arguments.work_dirs)
-        paths = write_leaderboard(board, arguments.out, arguments.overwrite)
+    board = build_leaderboard(arguments.work_dirs)
+    paths = write_leaderboard(board, arguments.out, arguments.overwrite)
     for warning in board.warnings:
         print(f'warning: {warning}', file=sys.stderr)
     runs = [run for table in board.tables for run in table.runs]

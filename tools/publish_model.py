@@ -17,7 +17,6 @@ import os
 
 from mmhier.apis import run_tool
 from mmhier.checkpoints import publish_checkpoint_file
-from mmhier.errors import mistakes_as_user_errors
 
 
 def main() -> None:
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an existing file')
     arguments = parser.parse_args()
-    with mistakes_as_user_errors():
-        path = publish_checkpoint_file(**vars(arguments))
+    path = publish_checkpoint_file(**vars(arguments))
     print(f'wrote {path}: {os.path.getsize(path) / 1e6:.1f} MB')
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from mmengine.config import DictAction
 from mmhier.apis import run_tool
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.ade20k_submission import (
     check_ade20k_package,
     read_image_sizes,
@@ -189,9 +189,8 @@ def main() -> None:
     arguments = _parse_arguments()
     is_coco = arguments.pop('server') == 'coco'
     if arguments['check'] is not None:
-        with mistakes_as_user_errors():
-            check = _check_coco if is_coco else _check_ade20k
-            print(check(arguments))
+        check = _check_coco if is_coco else _check_ade20k
+        print(check(arguments))
         return
     for key in ('check', 'allow_empty_images'):
         arguments.pop(key, None)

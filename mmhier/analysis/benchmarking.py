@@ -4,7 +4,6 @@ All forms run in one process, one after the other in each round, so that what
 slows the machine down slows all of them down; what is reported are medians
 and ratios within a round. Peak memory is that of a fresh process.
 """
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 
 MODES = ('inference', 'training')
 DTYPES = dict(
@@ -236,6 +236,11 @@ def _peak_bytes_so_far() -> int:
             line, = (line for line in status if line.startswith('VmHWM'))
         return int(line.split()[1]) * 1024
     except OSError:
+        try:
+            import resource
+        except ImportError as error:
+            raise MMHierError('peak memory cannot be measured on Windows: '
+                              'leave --memory out') from error
         # Here a program that started this one counts as well.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmhier.analysis.results import analyze_results
 from mmhier.apis import MMHierError, check_data, load_config, run_tool
-from mmhier.errors import mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,7 +75,7 @@ def main() -> None:
     if cfg.get('test_dataloader') is None:
         raise MMHierError(f'{arguments.config} has no test_dataloader')
     check_data(cfg, ('test', ))
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         result = analyze_results(
             cfg,
             arguments.predictions,

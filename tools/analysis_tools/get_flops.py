@@ -14,7 +14,7 @@ import tempfile
 from mmengine.config import DictAction
 from mmhier.analysis import count_config_complexity
 from mmhier.apis import MMHierError, load_config, run_tool
-from mmhier.errors import mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
 from mmhier.models.backbones.base import MIN_INPUT_SIZE
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     if 'model' not in cfg:
         raise MMHierError(f'{arguments.config} has no model')
     size = input_size(arguments.shape, cfg.get('default_scope'))
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         cost = count_config_complexity(cfg, size)
     print(f'{"module":<40}{"parameters":>14}{"multiply-adds":>18}')
     for name, params in cost.params_by_module.items():
