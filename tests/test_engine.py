@@ -30,8 +30,8 @@ def test_hooks_of_the_user_keep_their_place():
     assert types[:2] == ['EMAHook', 'mmhier.ExactResumeHook']
     assert sorted(types[1:]) == sorted(f'mmhier.{name}' for name in HOOKS)
     set_hook(cfg, 'mmhier.CheckpointFitHook', complete=True)
-    assert dict(type='mmhier.CheckpointFitHook', complete=True) in (
-        cfg.custom_hooks)
+    changed = dict(type='mmhier.CheckpointFitHook', complete=True)
+    assert changed in cfg.custom_hooks
 
 
 @pytest.mark.parametrize('stated, expected', [
@@ -87,9 +87,8 @@ def test_overflows_are_left_to_the_gradient_scaler():
 
 
 def test_timestamps_differ_within_a_second():
-    assert [unique_timestamp('20260101_000000') for _ in range(3)] == [
-        '20260101_000000', '20260101_000000_2', '20260101_000000_3'
-    ]
+    assert [unique_timestamp('20260101_000000') for _ in range(3)
+            ] == ['20260101_000000', '20260101_000000_2', '20260101_000000_3']
 
 
 def test_windows_lacks_two_modules():

@@ -16,8 +16,8 @@ PENDING_IMPORTS = {('apis/__init__.py', 'cli'),
 
 
 def sources(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders
-                  for path in (ROOT / folder).rglob('*.py'))
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob('*.py'))
 
 
 def find_patches(tree: ast.AST) -> Iterator[str]:
@@ -45,8 +45,7 @@ def find_patches(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
             changed = [node.target]
         elif isinstance(node, ast.Call) and isinstance(
-                node.func, ast.Name) and node.func.id in ('setattr',
-                                                          'delattr'):
+                node.func, ast.Name) and node.func.id in ('setattr', 'delattr'):
             changed = [ast.Attribute(node.args[0], '')]
         elif isinstance(node, ast.Call) and isinstance(
                 node.func, ast.Attribute) and node.func.attr in (
@@ -97,8 +96,8 @@ def test_what_is_no_patch(text):
 def test_nothing_is_patched():
     """But by mmhier.ops, whose import hook has no other way."""
     found = {
-        str(path.relative_to(ROOT)): list(find_patches(ast.parse(
-            path.read_text())))
+        str(path.relative_to(ROOT)):
+        list(find_patches(ast.parse(path.read_text())))
         for path in sources('mmhier', 'tools')
         if 'ops' not in path.parts and path.name not in PENDING
     }
@@ -124,9 +123,8 @@ def test_the_core_imports_nothing_around_it():
     paths = sources(*(f'mmhier/{name}' for name in CORE))
     assert len(paths) > 60
     paths += (ROOT / 'mmhier').glob('*.py')
-    wrong = {
-        (str(path.relative_to(ROOT / 'mmhier')), name.split('.')[1])
-        for path in paths for name in imported_modules(path)
-        if name.startswith('mmhier.') and name.split('.')[1] in AROUND
-    }
+    wrong = {(str(path.relative_to(ROOT / 'mmhier')), name.split('.')[1])
+             for path in paths
+             for name in imported_modules(path)
+             if name.startswith('mmhier.') and name.split('.')[1] in AROUND}
     assert wrong == PENDING_IMPORTS
