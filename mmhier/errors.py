@@ -1,18 +1,14 @@
-"""Telling a user's mistake, which gets one line, from a bug, which gets a
-traceback."""
-import dis
+"""The error of a user's mistake, and how a tool reports it."""
 import errno
 import io
-import os.path as osp
-import re
+import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mmhier
-
-_MMHIER_DIR = osp.join(osp.dirname(mmhier.__file__), '')
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -24,34 +20,21 @@ class MMHierError(ValueError):
 
 
 @contextmanager
-def mistakes_as_user_errors() -> Iterator[None]:
-    """Raise MMHierError for what mmhier or a registry found wrong.
-
-    Taken for a user's mistake are a ValueError that a ``raise`` statement of
-    mmhier states (an unknown ``arch``, an input that is too small, a damaged
-    checkpoint), a registry that knows no such type, and a constructor that
-    does not take a key of the config. So is a full disk. Everything else
-    passes through as it is.
+def naming_full_disk() -> Iterator[None]:
+    """Report a full disk in one line.
 
     Raises:
-        MMHierError: In place of these errors, with their message.
+        MMHierError: In place of the OSError of a full disk.
     """
     try:
         yield
-    except MMHierError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        if _is_mistake(error):
-            message = error.args[0] if error.args else str(error)
-            raise MMHierError(message) from error
-        raise
     except OSError as error:
-        if error.errno in _FULL:
-            where = f' for {error.filename}' if error.filename else ''
-            raise MMHierError(
-                f'the disk is full: no space is left{where}. What was written '
-                'before is kept: make room, then go on') from error
-        raise
+        if error.errno not in _FULL:
+            raise
+        where = f' for {error.filename}' if error.filename else ''
+        raise MMHierError(
+            f'the disk is full: no space is left{where}. Files written before '
+            'are kept: make room, then go on') from error
 
 
 def require_utf8(name: str, value: Any) -> None:
@@ -84,35 +67,12 @@ def require_utf8(name: str, value: Any) -> None:
                 'to it') from error
 
 
-def _is_mistake(error: BaseException) -> bool:
-    """Whether mmhier states the error, or a registry could not build.
-
-    Registries of the original OpenMMLab line raise such an error again at
-    each level of the config, so the chain is followed to its origin.
-    """
-    trace = error.__traceback__
-    assert trace is not None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    if code.co_name == '__init__' and isinstance(error, TypeError):
-        # A key that the constructor handed on to that of its base class.
-        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        handed_on = trace.tb_frame.f_locals.get('kwargs', {})
-        if match and match[1] in handed_on:
-            return True
-    if isinstance(error, ValueError):
-        raises = code.co_code[trace.tb_lasti] == dis.opmap['RAISE_VARARGS']
-        if raises and code.co_filename.startswith(_MMHIER_DIR):
-            return True
-    elif osp.join('mmengine', 'registry', '') in code.co_filename:
-        return True
-    origin = error.__context__
-    return type(origin) is type(error) and _is_mistake(origin)
-
-
 def run_tool(main: Callable[[], object]) -> None:
     """Run a tool's main function; end with 'error: ...' on a MMHierError.
+
+    The traceback of any error goes to the log file of the run. That of a
+    MMHierError is printed only if the environment variable
+    ``MMHIER_TRACEBACK`` is 1.
 
     Args:
         main (Callable): Called without arguments.
@@ -121,7 +81,28 @@ def run_tool(main: Callable[[], object]) -> None:
         # As on stderr: the name of a file must not end what prints it.
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        main()
+        with naming_full_disk():
+            main()
     except MMHierError as error:
+        _log_traceback()
+        if os.environ.get('MMHIER_TRACEBACK') == '1':
+            traceback.print_exc()
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        _log_traceback()
+        raise
+
+
+def _log_traceback() -> None:
+    """Write the current traceback to the log files of mmengine's logger."""
+    # Not imported for this: without a runner there is no log file.
+    mmengine_logging = sys.modules.get('mmengine.logging')
+    if mmengine_logging is None:
+        return
+    logger = mmengine_logging.MMLogger.get_current_instance()
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0,
+                               'ended by an error', (), sys.exc_info())
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

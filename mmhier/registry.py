@@ -82,5 +82,20 @@ OPTIM_WRAPPERS = LazyRegistry(
 OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry(
     'OPTIM_WRAPPER_CONSTRUCTORS',
     modules=dict(LayerDecayOptimWrapperConstructor='engine.optim'))
+RUNNERS = LazyRegistry(
+    'RUNNERS',
+    modules=dict(FlexibleRunner='engine.runner', Runner='engine.runner'))
+HOOKS = LazyRegistry(
+    'HOOKS',
+    modules=dict(
+        CheckpointFitHook='engine.checkpoints',
+        CheckpointHook='engine.checkpoints',
+        EvaluationRecordHook='leaderboard.recording',
+        ExactResumeHook='engine.seeding',
+        FiniteLossHook='engine.hooks',
+        TrainingRecordHook='leaderboard.recording'))
+WEIGHT_INITIALIZERS = LazyRegistry(
+    'WEIGHT_INITIALIZERS',
+    modules=dict(Pretrained='checkpoints.initializer'))
 STRATEGIES = LazyRegistry(
     'STRATEGIES', modules=dict(ResumableFSDPStrategy='engine.fsdp'))

@@ -1,10 +1,19 @@
 default_scope = 'mmdet'
 
+# Resumes exactly, reads checkpoints safely and names what cannot be used.
+runner_type = 'mmhier.Runner'
+custom_hooks = [
+    dict(type='mmhier.CheckpointFitHook'),
+    dict(type='mmhier.FiniteLossHook'),
+    dict(type='mmhier.ExactResumeHook'),
+    dict(type='mmhier.TrainingRecordHook')
+]
+
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1),
+    checkpoint=dict(type='mmhier.CheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
 
@@ -14,8 +23,6 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'))
 
 vis_backends = [dict(type='LocalVisBackend')]
-# No name: mmengine gives each run its own, else a second run in a process
-# would write to the folders of the first.
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends)
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 

@@ -4,7 +4,7 @@
 #       configs/accvit/mask-rcnn_accvit-base_fpn_fsdp_1x_coco.py 8
 _base_ = './mask-rcnn_accvit-base_fpn_1x_coco.py'
 
-runner_type = 'FlexibleRunner'
+runner_type = 'mmhier.FlexibleRunner'
 strategy = dict(
     type='mmhier.ResumableFSDPStrategy',
     model_wrapper=dict(

@@ -36,7 +36,8 @@ from mmhier.analysis.variants import (
     load_target,
     variant_config,
 )
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 from mmhier.files import write_text
 from mmhier.leaderboard.run_facts import describe_environment
 
@@ -56,13 +57,12 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
 
 def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
     """Measure every form in every case."""
-    with mistakes_as_user_errors():
-        target = load_target(arguments.model)
-        for form in arguments.forms:
-            variant_config(target, form)
+    target = load_target(arguments.model)
+    for form in arguments.forms:
+        variant_config(target, form)
     results: list[Measurement] = []
     for case in cases_of(arguments):
-        with mistakes_as_user_errors():
+        with naming_config_errors(target):
             forms = {
                 form:
                 build_variant(target, form, case.mode == 'training',

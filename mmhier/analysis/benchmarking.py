@@ -4,12 +4,10 @@ All forms run in one process, one after the other in each round, so that what
 slows the machine down slows all of them down; what is reported are medians
 and ratios within a round. Peak memory is that of a fresh process.
 """
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from mmhier.engine.memory import collect_saved_bytes
+from mmhier.errors import MMHierError
 
 MODES = ('inference', 'training')
 DTYPES = dict(
@@ -182,32 +182,6 @@ def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
     return sum(saved.values())
 
 
-@contextmanager
-def collect_saved_bytes(known: Iterable[Tensor]) -> Iterator[dict[int, int]]:
-    """Collect what a forward pass within keeps for the backward pass.
-
-    Args:
-        known (Iterable[Tensor]): Tensors whose storages are left out.
-
-    Yields:
-        dict[int, int]: Bytes of each storage by its address.
-    """
-    addresses = {x.untyped_storage().data_ptr() for x in known}
-    saved: dict[int, int] = {}
-    kept = []
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in addresses:
-                saved[storage.data_ptr()] = storage.nbytes()
-                kept.append(storage)  # or its address may be given out again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        yield saved
-
-
 def peak_bytes_of_pass(model: Callable[[Tensor], Any], case: Case) -> int:
     """Memory of one pass beyond what was held before, in bytes.
 
@@ -236,6 +210,11 @@ def _peak_bytes_so_far() -> int:
             line, = (line for line in status if line.startswith('VmHWM'))
         return int(line.split()[1]) * 1024
     except OSError:
+        try:
+            import resource
+        except ImportError as error:
+            raise MMHierError('peak memory cannot be measured on Windows: '
+                              'leave --memory out') from error
         # Here a program that started this one counts as well.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

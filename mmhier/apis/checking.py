@@ -16,25 +16,26 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, OPTIM_WRAPPERS, init_default_scope
-from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
-from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.checkpoints.initializer import init_weights
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
 from mmhier.engine.amp import SWITCHABLE_WRAPPERS, use_amp
 from mmhier.engine.build import build_model
-from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
+from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import (
     iter_datasets,
     load_config,
     resolve_type,
     type_name,
 )
-from mmhier.engine.loading_errors import named_loading_errors
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.memory import collect_saved_bytes
+from mmhier.engine.runner import Runner
+from mmhier.errors import MMHierError
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
@@ -92,7 +93,7 @@ def check_config(config: str,
     # mmengine would list every parameter as it is initialized.
     if not MMLogger.check_instance_created('check'):
         MMLogger.get_instance('check', log_level='WARNING')
-    with tempfile.TemporaryDirectory() as work_dir, safe_checkpoints():
+    with tempfile.TemporaryDirectory() as work_dir:
         run = _DryRun()
         with run.part('config'):
             cfg = load_config(
@@ -101,6 +102,7 @@ def check_config(config: str,
                 data_root=data_root,
                 classes=classes,
                 cfg_options=cfg_options)
+            run.cfg = cfg
             init_default_scope(cfg.get('default_scope', 'mmengine'))
             run.check_all(cfg, checkpoint, every_file, num_gpus)
     return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
@@ -111,6 +113,7 @@ class _DryRun:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.cfg: dict[str, Any] = {}
 
     def add(self, level: str, subject: str, message: str) -> None:
         self.findings.append(Finding(level, subject, ' '.join(message.split())))
@@ -120,7 +123,7 @@ class _DryRun:
         """Turn whatever is raised into a finding: a config can break any
         line of any package."""
         try:
-            with mistakes_as_user_errors():
+            with naming_config_errors(self.cfg):
                 yield
         except MMHierError as error:
             self.add('error', subject, str(error))
@@ -140,7 +143,7 @@ class _DryRun:
         model = None
         with self.part('model'):
             model = build_model(cfg)
-            model.init_weights()
+            init_weights(model)
             model.to(get_device()).train()
             count = sum(p.numel() for p in model.parameters())
             trained = sum(p.numel() for p in model.parameters()
@@ -159,9 +162,9 @@ class _DryRun:
                              f'{name}: {hook.compare(model, weights)}')
         with self.part('optimizer'):
             self.check_optimizer(cfg, model, num_gpus)
-        with self.part('training step'), named_loading_errors():
+        with self.part('training step'):
             self.check_steps(cfg, model, num_gpus)
-        with self.part('prediction'), named_loading_errors():
+        with self.part('prediction'):
             loader = Runner.build_dataloader(
                 _single_process(cfg.val_dataloader or cfg.test_dataloader))
             with torch.no_grad():

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from mmhier.checkpoints import find_checkpoint
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.errors import MMHierError
 from mmhier.files import replacing
 from .predictor import Prediction, Predictor
 
@@ -96,8 +96,7 @@ def infer(config: str,
                                                        max_frames)):
         if value is not None and value < 1:
             raise MMHierError(f'{name} {value}: expected at least 1')
-    with mistakes_as_user_errors():
-        checkpoint = find_checkpoint(checkpoint)
+    checkpoint = find_checkpoint(checkpoint)
     files: list[str] = []
     video = None
     if camera is not None:
@@ -314,43 +313,43 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
                  out_dir: str) -> dict[str, Any]:
     """Part of the summary on a video; writes it with what was found."""
     target = osp.join(out_dir, 'video.mp4')
-    unfinished = osp.join(out_dir, 'video.unfinished.mp4')
     writer = None
     entries, skipped = [], []
     frames = video.frames()
     total = -(-video.length // batch_size) if video.length else None
     batches = iter(lambda: list(islice(frames, batch_size)), [])
     number = 0
-    for batch in track(batches, description='Inference', total=total):
-        for frame, prediction in zip(batch, predictor.predict(batch)):
-            height, width = frame.shape[:2]
-            if writer is None:
-                writer = cv2.VideoWriter(unfinished,
-                                         cv2.VideoWriter.fourcc(*'mp4v'),
-                                         video.rate, (width, height))
-            if isinstance(prediction, str):
-                skipped.append(dict(frame=number, reason=prediction))
-                picture = frame
-            else:
-                picture = prediction.picture[..., ::-1]
-                entry = dict(frame=number, width=width, height=height)
-                _add_labels(entry, prediction, out_dir, f'{number:06d}')
-                entries.append(dict(entry, **prediction.record))
-            writer.write(np.ascontiguousarray(picture))
-            number += 1
-    if writer is None:
-        raise MMHierError(f'{video.name} holds no frame that can be decoded')
-    writer.release()
-    # The writer tells of no error, as of a full disk.
-    written = cv2.VideoCapture(unfinished)
-    num_written = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
-    written.release()
-    if num_written != number:
-        Path(unfinished).unlink(missing_ok=True)
-        raise MMHierError(
-            f'cannot write {shown(target)}: {num_written} of {number} frames '
-            'were written. Is the disk full, or has this OpenCV no mp4v?')
-    os.replace(unfinished, target)
+    with replacing(target) as partial:
+        for batch in track(batches, description='Inference', total=total):
+            for frame, prediction in zip(batch, predictor.predict(batch)):
+                height, width = frame.shape[:2]
+                if writer is None:
+                    writer = cv2.VideoWriter(
+                        str(partial), cv2.VideoWriter.fourcc(*'mp4v'),
+                        video.rate, (width, height))
+                if isinstance(prediction, str):
+                    skipped.append(dict(frame=number, reason=prediction))
+                    picture = frame
+                else:
+                    picture = prediction.picture[..., ::-1]
+                    entry = dict(frame=number, width=width, height=height)
+                    _add_labels(entry, prediction, out_dir, f'{number:06d}')
+                    entries.append(dict(entry, **prediction.record))
+                writer.write(np.ascontiguousarray(picture))
+                number += 1
+        if writer is None:
+            raise MMHierError(
+                f'{video.name} holds no frame that can be decoded')
+        writer.release()
+        # The writer tells of no error, as of a full disk.
+        written = cv2.VideoCapture(str(partial))
+        num_written = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+        written.release()
+        if num_written != number:
+            raise MMHierError(
+                f'cannot write {shown(target)}: {num_written} of {number} '
+                'frames were written. Is the disk full, or has this OpenCV no '
+                'mp4v?')
     if not video.is_camera and video.length and number < video.length:
         skipped.append(
             dict(

@@ -20,7 +20,8 @@ from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import iter_datasets, load_config, resolve_type
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 
 TASKS = dict(
     mmdet='detection', mmseg='segmentation', mmpretrain='classification')
@@ -148,7 +149,7 @@ class Predictor:
         self.task = TASKS[self.scope]
         self.score_thr = score_thr
         self.top_k = top_k
-        with mistakes_as_user_errors():
+        with naming_config_errors(cfg):
             self.inferencer = _build_inferencer(cfg, check_device(device))
             meta = load_weights(self.inferencer.model, checkpoint)
             metainfo = dataset_metainfo(dataset)

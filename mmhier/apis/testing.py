@@ -2,6 +2,7 @@
 import os
 import os.path as osp
 from collections.abc import Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
 
@@ -10,15 +11,14 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmhier.checkpoints import find_checkpoint
 from mmhier.datasets.data_checks import check_data
-from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
 from mmhier.engine.config import iter_datasets, load_config
-from mmhier.engine.loading_errors import named_loading_errors
-from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.errors import MMHierError, naming_full_disk, require_utf8
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
-from mmhier.leaderboard.recording import EvaluationRecordHook
-from mmhier.leaderboard.records import EvaluationRecord
+from mmhier.files import replacing
+from mmhier.registry import HOOKS
 from mmhier.zoo import config_path
-from .training import build_runner
 
 
 def test(config: str,
@@ -86,15 +86,13 @@ def test(config: str,
     return metrics
 
 
-def run_test(
-    cfg: Config,
-    config: str,
-    checkpoint: str,
-    *,
-    out: str | None = None,
-    tta: bool = False,
-    arguments: dict[str,
-                    Any]) -> tuple[dict[str, float], EvaluationRecord | None]:
+def run_test(cfg: Config,
+             config: str,
+             checkpoint: str,
+             *,
+             out: str | None = None,
+             tta: bool = False,
+             arguments: dict[str, Any]) -> tuple[dict[str, float], Any]:
     """Evaluate a checkpoint with a config that was read, and record it.
 
     Args:
@@ -103,7 +101,7 @@ def run_test(
         checkpoint (str): See :func:`test`.
         out (str, optional): See :func:`test`; replaced if it exists.
         tta (bool): See :func:`test`.
-        arguments (dict): What the record says was asked for.
+        arguments (dict): Arguments of the test, for the record.
 
     Returns:
         tuple[dict[str, float], EvaluationRecord]: Metrics by name, and the
@@ -116,32 +114,37 @@ def run_test(
         if cfg.get(key) is None:
             raise MMHierError(f'{config} has no {key}, so it cannot be tested')
     require_utf8('checkpoint', checkpoint)
-    with mistakes_as_user_errors():
-        checkpoint = find_checkpoint(checkpoint)
+    checkpoint = find_checkpoint(checkpoint)
     cfg.load_from = checkpoint
     cfg.resume = False
-    recorder = EvaluationRecordHook(
-        deepcopy(cfg), config, checkpoint, tta, arguments)
+    recorder = HOOKS.build(
+        dict(
+            type='mmhier.EvaluationRecordHook',
+            cfg=deepcopy(cfg),
+            config=config,
+            checkpoint=checkpoint,
+            tta=tta,
+            arguments=arguments))
     if tta:
         _use_tta(cfg)
     check_data(cfg, ('test', ))
     if cfg.get('default_scope') == 'mmseg':
         keep_per_class(cfg.test_evaluator)
-    with (safe_checkpoints(), mistakes_as_user_errors(),
-          named_loading_errors()):
+    complete_runtime(cfg)
+    set_hook(cfg, 'mmhier.CheckpointFitHook', complete=True)
+    with naming_config_errors(cfg), naming_full_disk(), ExitStack() as stack:
         runner = build_runner(cfg)
-        runner.register_hook(CheckpointFitHook(complete=True))
         runner.register_hook(recorder)
         if out is not None:
-            unfinished = f'{out}.unfinished.pkl'
+            partial = out
+            if is_main_process():
+                partial = str(stack.enter_context(replacing(out)))
             runner.test_evaluator.metrics.append(
-                _dump_metric(cfg.get('default_scope'), unfinished))
+                _dump_metric(cfg.get('default_scope'), partial))
         recorder.announce()
         try:
             metrics = runner.test()
             per_class = collect_per_class(runner.test_evaluator.metrics)
-            if out is not None and is_main_process():
-                os.replace(unfinished, out)
             record = recorder.finish(runner, metrics, per_class)
         finally:
             recorder.discard()

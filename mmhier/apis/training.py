@@ -1,35 +1,21 @@
 """Training from a config file."""
-import atexit
 import os.path as osp
 from collections.abc import Sequence
 from glob import escape, glob
-from itertools import count
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.dist import barrier
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmhier.checkpoints import find_checkpoint, read_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.amp import use_amp
-from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
+from mmhier.engine.checkpoints import find_newest_checkpoint
 from mmhier.engine.config import load_config
-from mmhier.engine.hooks import ExactResumeHook, FiniteLossHook
-from mmhier.engine.loading_errors import named_loading_errors
-from mmhier.engine.resuming import (
-    find_newest_checkpoint,
-    save_whole_checkpoints,
-)
-from mmhier.errors import MMHierError, mistakes_as_user_errors, require_utf8
-from mmhier.leaderboard.recording import TrainingRecordHook
-from mmhier.ops import describe_operators
+from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.errors import MMHierError, require_utf8
 from mmhier.zoo import config_path
-
-_RUNS = count(1)
 
 
 def train(config: str,
@@ -115,16 +101,18 @@ def train(config: str,
     _check_start(cfg, overwrite)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
-    with (safe_checkpoints(), mistakes_as_user_errors(),
-          named_loading_errors()):
-        runner = build_runner(cfg)
-        save_whole_checkpoints(runner)
-        runner.register_hook(CheckpointFitHook(complete=cfg.resume))
-        runner.register_hook(FiniteLossHook())
-        runner.register_hook(ExactResumeHook())
-        runner.register_hook(TrainingRecordHook(cfg, config, arguments))
-        runner.train()
-        barrier()  # The first process writes the last checkpoint.
+    complete_runtime(cfg)
+    set_hook(
+        cfg,
+        'mmhier.TrainingRecordHook',
+        config=config,
+        arguments={
+            k: v
+            for k, v in arguments.items() if v is not None
+        })
+    runner = build_runner(cfg)
+    runner.train()
+    barrier()  # The first process writes the last checkpoint.
     return runner
 
 
@@ -144,9 +132,8 @@ def _resume_from(cfg: Config, resume: str) -> None:
     for reason in skipped:
         print_log(f'skipped a checkpoint: {reason}')
     if cfg.resume:
-        with mistakes_as_user_errors():
-            cfg.load_from = find_checkpoint(cfg.load_from)
-            meta = read_checkpoint(cfg.load_from).get('meta', {})
+        cfg.load_from = find_checkpoint(cfg.load_from)
+        meta = read_checkpoint(cfg.load_from).get('meta', {})
         print_log(f'going on from {cfg.load_from}')
         randomness = dict(cfg.get('randomness') or {})
         if randomness.get('seed') is None:
@@ -158,46 +145,10 @@ def _check_start(cfg: Config, overwrite: bool) -> None:
     """Check the checkpoint to start from, and what work_dir holds."""
     cfg.setdefault('resume', False)
     if cfg.get('load_from'):
-        with mistakes_as_user_errors():
-            cfg.load_from = find_checkpoint(cfg.load_from)
+        cfg.load_from = find_checkpoint(cfg.load_from)
     present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
     if present and not cfg.resume and not overwrite:
         raise MMHierError(
             f'work_dir {cfg.work_dir} holds checkpoints of an earlier run, '
             f'such as {osp.basename(present[0])}: go on with --resume, keep '
             'them with another --work-dir, or replace them with --overwrite')
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Runner of a config, with a log line on the operators in use.
-
-    Processes of torchrun work on CPUs as well.
-    """
-    if cfg.launcher == 'pytorch' and get_device() == 'cpu':
-        if not torch.distributed.is_initialized():
-            # mmengine would give each process a CUDA device.
-            torch.distributed.init_process_group('gloo')
-            # Its threads would end a process that exits with them by SIGABRT.
-            atexit.register(torch.distributed.destroy_process_group)
-        unused = cfg.get('find_unused_parameters', False)
-        cfg.model_wrapper_cfg = dict(
-            dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=unused),
-            **(cfg.get('model_wrapper_cfg') or {}))
-    run = next(_RUNS)
-    if run > 1:
-        # mmengine would hand on what an earlier run built by the same name,
-        # such as a visualizer with its folder. Its own names tell seconds.
-        name = cfg.get('experiment_name') or osp.basename(cfg.filename)
-        cfg.experiment_name = f'{name}_{run}'
-        if 'name' in (cfg.get('visualizer') or {}):
-            cfg.visualizer.name += f'_{run}'
-    if 'runner_type' in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        runner = Runner.from_cfg(cfg)
-    runner.logger.info(describe_operators())
-    return runner

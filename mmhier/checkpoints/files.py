@@ -1,20 +1,16 @@
 """Writing checkpoint files that others load: converted and published ones."""
-import os
-import tempfile
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 import mmhier
+from mmhier.files import file_sha256, replacing
 from mmhier.registry import MODELS
 from .converting import convert_model_state_dict
 from .loading import LoadReport, match_backbone_weights
-from .naming import (
-    CheckpointError,
-    file_sha256,
-    find_checkpoint,
-    name_with_hash,
-)
+from .naming import CheckpointError, find_checkpoint, name_with_hash
 from .reading import read_checkpoint, unwrap_state_dict
 
 
@@ -136,18 +132,17 @@ def _write_with_hash(content: dict, target: str | Path,
                               'checkpoints by their names')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-                prefix=f'.{target.name}-', dir=target.parent) as scratch:
-            # Given a path, torch would write its name into the archive, and
-            # so into the hash.
-            temporary = Path(scratch) / 'unnamed'
-            with temporary.open('wb') as file:
-                torch.save(content, file)
-            named = name_with_hash(target, file_sha256(temporary))
-            if named.exists() and not overwrite:
-                raise CheckpointError(f'{named} exists: choose another name, '
-                                      'or replace it with --overwrite')
-            os.replace(temporary, named)
+        # Given a path, torch would write its name into the archive, and so
+        # into the hash.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        named = name_with_hash(target, digest)
+        if named.exists() and not overwrite:
+            raise CheckpointError(f'{named} exists: choose another name, '
+                                  'or replace it with --overwrite')
+        with replacing(named) as partial:
+            partial.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise CheckpointError(
             f'cannot write {target}: {error.strerror}') from error

@@ -1,11 +1,11 @@
 """Names of checkpoint files: a hash in them, and a folder to find them in."""
-import hashlib
 import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mmhier.errors import MMHierError
+from mmhier.files import file_sha256
 
 _HASHED = re.compile(r'(?P<stem>.+)-(?P<hash>[0-9a-f]{8})')
 # 'model-20260131.pth' carries a date.
@@ -14,15 +14,6 @@ _DATE = re.compile(r'20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])')
 
 class CheckpointError(MMHierError):
     """A checkpoint file that cannot be used, and why."""
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def hash_in_name(path: str | Path) -> str | None:

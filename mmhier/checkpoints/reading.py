@@ -47,6 +47,15 @@ SAFE_TYPES = [
 ]
 
 
+def allow_safe_types() -> None:
+    """Allow :data:`SAFE_TYPES` in files that torch reads as weights only.
+
+    They stay allowed: leaving ``safe_globals`` would unregister types that
+    others registered.
+    """
+    torch.serialization.add_safe_globals(SAFE_TYPES)
+
+
 def read_checkpoint(path: str | Path,
                     map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint file, refusing anything that would execute code.
@@ -73,7 +82,7 @@ def read_checkpoint(path: str | Path,
             'folder that the environment variable MMHIER_WEIGHTS names')
     path = Path(found)
     verify_name(path)
-    torch.serialization.add_safe_globals(SAFE_TYPES)
+    allow_safe_types()
     try:
         damaged = _find_damaged_record(path)
         if damaged is not None:

@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.errors import MMHierError
 from .arguments import (
     add_cfg_options,
     add_config,
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise MMHierError('--num-worst: expected at least 1')
     from mmhier.analysis.results import analyze_results
     from mmhier.apis import check_data, load_config
+    from mmhier.engine.config_errors import naming_config_errors
 
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cfg.get('test_dataloader') is None:
         raise MMHierError(f'{arguments.config} has no test_dataloader')
     check_data(cfg, ('test', ))
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         result = analyze_results(
             cfg,
             arguments.predictions,

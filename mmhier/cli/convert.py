@@ -41,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = vars(parser().parse_args(argv))
     from mmhier.checkpoints import convert_checkpoint_file
-    from mmhier.errors import mistakes_as_user_errors
 
-    with mistakes_as_user_errors():
-        path, report = convert_checkpoint_file(**arguments)
+    path, report = convert_checkpoint_file(**arguments)
     print(f'{report}\nwrote {path}')

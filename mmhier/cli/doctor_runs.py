@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 from mmcv.ops import nms, roi_align
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
 from mmhier.checkpoints import read_checkpoint
-from mmhier.engine.checkpoints import safe_checkpoints
+from mmhier.engine.runner import Runner
 from mmhier.models import HATNet
 from mmhier.ops import describe_operators, operator_source
 from mmhier.ops.shim import find_mmcv_folder, is_shim
@@ -124,8 +123,7 @@ def train_line(max_iters: int, resume: bool) -> Runner:
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)))
-    with safe_checkpoints():
-        runner.train()
+    runner.train()
     return runner
 
 

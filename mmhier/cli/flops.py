@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.errors import MMHierError
 from .arguments import add_cfg_options, add_config, command_parser
 
 
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     from mmhier.analysis import count_config_complexity
     from mmhier.apis import load_config
+    from mmhier.engine.config_errors import naming_config_errors
 
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if 'model' not in cfg:
         raise MMHierError(f'{arguments.config} has no model')
     size = input_size(arguments.shape, cfg.get('default_scope'))
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         cost = count_config_complexity(cfg, size)
     print(f'{"module":<40}{"parameters":>14}{"multiply-adds":>18}')
     for name, params in cost.params_by_module.items():

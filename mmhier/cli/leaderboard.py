@@ -37,13 +37,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = parser().parse_args(argv)
-    from mmhier.errors import mistakes_as_user_errors
     from mmhier.leaderboard.pages import write_leaderboard
     from mmhier.leaderboard.tables import build_leaderboard
 
-    with mistakes_as_user_errors():
-        board = build_leaderboard(arguments.work_dirs)
-        paths = write_leaderboard(board, arguments.out, arguments.overwrite)
+    board = build_leaderboard(arguments.work_dirs)
+    paths = write_leaderboard(board, arguments.out, arguments.overwrite)
     for warning in board.warnings:
         print(f'warning: {warning}', file=sys.stderr)
     runs = [run for table in board.tables for run in table.runs]

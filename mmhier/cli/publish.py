@@ -35,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = vars(parser().parse_args(argv))
     from mmhier.checkpoints import publish_checkpoint_file
-    from mmhier.errors import mistakes_as_user_errors
 
-    with mistakes_as_user_errors():
-        path = publish_checkpoint_file(**arguments)
+    path = publish_checkpoint_file(**arguments)
     print(f'wrote {path}: {os.path.getsize(path) / 1e6:.1f} MB')

@@ -24,7 +24,7 @@ import os.path as osp
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.errors import MMHierError
 from .arguments import (
     add_cfg_options,
     add_checkpoint,
@@ -173,9 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if package is not None and arguments['config'] is not None:
         command.error('--check FILE needs no CONFIG')
     if package is not None:
-        with mistakes_as_user_errors():
-            check = check_coco if server == 'coco' else check_ade20k
-            print(check(arguments))
+        check = check_coco if server == 'coco' else check_ade20k
+        print(check(arguments))
         return
     from mmhier.leaderboard import submission
 

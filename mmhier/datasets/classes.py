@@ -15,7 +15,8 @@ from mmhier.engine.config import (
     iter_metrics,
     resolve_type,
 )
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 
 AUTO = 'auto'
 
@@ -147,8 +148,7 @@ def classes_of(dataset_class: type, dataset: dict) -> dict[str, Any] | None:
 
 def dataset_class_of(dataset: dict) -> type:
     """Class that the ``type`` of a dataset names."""
-    with mistakes_as_user_errors():
-        found = resolve_type(dataset['type'], DATASETS)
+    found = resolve_type(dataset['type'], DATASETS)
     if found is None:
         raise MMHierError(f'dataset type {dataset["type"]} is not known: check '
                           'its spelling, its package and default_scope')
@@ -178,7 +178,7 @@ def build_folder_dataset(dataset_class: type[Any], dataset: dict) -> Any | None:
         k: v
         for k, v in dataset.items() if k not in ('type', 'pipeline')
     }
-    with mistakes_as_user_errors():
+    with naming_config_errors(dict(dataset=dataset)):
         built = dataset_class(**dict(settings, lazy_init=True))
     return built if built.with_label else None
 
@@ -201,8 +201,7 @@ def _own_names(datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
         if isinstance(ann_file, str) and ann_file.endswith('.json'):
             path = osp.join(dataset.get('data_root') or '', ann_file)
             if osp.isfile(path):
-                with mistakes_as_user_errors():
-                    categories = read_coco(path)['categories']
+                categories = read_coco(path)['categories']
                 return [c['name'] for c in categories], path
     first = datasets[0][0] if datasets else 'train_dataloader.dataset'
     raise MMHierError(

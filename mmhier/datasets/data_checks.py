@@ -29,7 +29,8 @@ from mmhier.datasets.mask_checks import (
     unused_masks,
 )
 from mmhier.engine.config import iter_datasets, iter_metrics, type_name
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 
 
 def check_data(cfg: Config,
@@ -61,7 +62,7 @@ def check_data(cfg: Config,
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     checks = _Checks(cfg, max_masks, warn or _log_warning)
     try:
-        with mistakes_as_user_errors():
+        with naming_config_errors(cfg):
             for phase in phases:
                 checks.check_phase(phase)
     finally:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from mmhier.checkpoints.initializer import use_safe_initializers
 from mmhier.engine.config import refuse_wired_types, type_name
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
@@ -44,7 +45,7 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor',
                              deepcopy(cfg.data_preprocessor))
-    model = MODELS.build(model_cfg)
+    model = MODELS.build(use_safe_initializers(model_cfg))
     _check_channels(cfg.model, model, 'model')
     return model
 

@@ -1,25 +1,27 @@
-"""Checkpoints in mmengine's runner: read safely, refused when unfit."""
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Checkpoints of a training: read safely, saved whole, refused when unfit."""
+import math
+import os.path as osp
+from glob import escape, glob
+from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
+import torch
+from mmengine import hooks
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import CheckpointLoader, Runner
-from mmengine.runner.checkpoint import load_from_http
-from mmengine.runner.checkpoint import load_from_local as load_unsafely
+from mmengine.runner import Runner
 from torch import nn
 from mmhier.checkpoints import (
     CheckpointError,
-    find_checkpoint,
     read_checkpoint,
     unwrap_state_dict,
 )
-
-_FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-_HTTP = ('http://', 'https://')
+from mmhier.checkpoints.reading import allow_safe_types
+from mmhier.checkpoints.sources import load_checkpoint
+from mmhier.files import PARTIAL
+from mmhier.registry import HOOKS
 
 # Share of a checkpoint's weights that training must find a use for when it
 # starts from one. New heads for other classes are a few per cent; below this,
@@ -27,61 +29,112 @@ _HTTP = ('http://', 'https://')
 _MIN_USED = 0.8
 
 
-@contextmanager
-def safe_checkpoints() -> Iterator[None]:
-    """Let mmengine read checkpoints without executing code in them.
+def load_training_checkpoint(source: str, map_location: Any) -> dict[str, Any]:
+    """Load a checkpoint for a runner without executing code in it.
 
-    Files that are missing, and those behind a URL, are looked for in
-    ``MMHIER_WEIGHTS`` first.
+    Args:
+        source (str): See :func:`mmhier.checkpoints.sources.load_checkpoint`.
+        map_location (Any): As in ``torch.load``.
 
-    mmengine falls back to plain unpickling when the safe way fails, and
-    evaluates ``meta['config']`` as Python when it resumes.
+    Returns:
+        dict: Content, without ``meta['config']``, which mmengine would
+        evaluate as Python when it resumes.
 
     Raises:
-        CheckpointError: In the body, where a checkpoint cannot be used.
+        CheckpointError: If it cannot be found, downloaded or read.
+    """
+    checkpoint = load_checkpoint(source, map_location)
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
+class _RemovesLater(LocalBackend):
+    """Local files whose removal waits.
+
+    Attributes:
+        outdated (list[str]): Paths of files to remove.
     """
 
-    def load_from_local(filename: str, map_location: Any = None) -> dict:
-        checkpoint = read_checkpoint(filename, map_location)
-        if isinstance(checkpoint.get('meta'), dict):
-            checkpoint['meta'].pop('config', None)
-        return checkpoint
+    def __init__(self) -> None:
+        super().__init__()
+        self.outdated: list[str] = []
 
-    def load_offline_first(filename: str, map_location: Any = None) -> dict:
-        found = find_checkpoint(filename)
-        if found != filename:
-            return load_from_local(found, map_location)
-        return load_from_http(filename, map_location)
-
-    before = os.environ.get(_FORCE_SAFE)
-    os.environ[_FORCE_SAFE] = '1'
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
-    CheckpointLoader.register_scheme(_HTTP, load_offline_first, force=True)
-    try:
-        yield
-    finally:
-        CheckpointLoader.register_scheme('', load_unsafely, force=True)
-        CheckpointLoader.register_scheme(_HTTP, load_from_http, force=True)
-        if before is None:
-            del os.environ[_FORCE_SAFE]
-        else:
-            os.environ[_FORCE_SAFE] = before
+    def remove(self, filepath: str | Path) -> None:
+        """Note a file to be removed."""
+        self.outdated.append(str(filepath))
 
 
-class CheckpointFitHook(Hook):
-    """Says how many names of a checkpoint match, and refuses another network.
+@HOOKS.register_module()
+class CheckpointHook(hooks.CheckpointHook):
+    """CheckpointHook that removes a checkpoint once its successor is written.
+
+    mmengine removes an outdated checkpoint first, so that a process killed
+    in between leaves none. Other backends than local files are left alone.
+
+    Args:
+        **kwargs: Arguments of :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    file_backend: Any
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder, and remove what an interrupted run left."""
+        super().before_train(runner)
+        # To publish a checkpoint, mmengine 0.10.7 reads it with torch's
+        # defaults.
+        allow_safe_types()
+        if not isinstance(self.file_backend, LocalBackend):
+            return
+        self.file_backend = _RemovesLater()
+        if is_main_process():
+            folder = escape(str(self.out_dir))
+            for path in glob(osp.join(folder, f'{PARTIAL}*')):
+                Path(path).unlink(missing_ok=True)
+                print_log(
+                    f'removed {path}, which an interrupted run left',
+                    logger='current')
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int,
+                                   meta: dict) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._remove_outdated()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        if not isinstance(self.file_backend, _RemovesLater):
+            return
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        kept = {
+            str(path)
+            for path in (self.last_ckpt, getattr(self, 'best_ckpt_path', None),
+                         *best)
+        }
+        while self.file_backend.outdated:
+            path = self.file_backend.outdated.pop()
+            if path not in kept:
+                Path(path).unlink(missing_ok=True)
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(hooks.Hook):
+    """Report how much of a checkpoint matches; refuse another network's.
 
     Testing and resuming need every parameter of the model, and hardly
     anything else in the file. Training from ``load_from`` needs a file whose
     weights mostly find their place.
 
     Args:
-        complete (bool): Whether every parameter of the model is needed.
+        complete (bool): Whether every parameter of the model is needed, as
+            it always is to resume. Defaults to False.
     """
     # Before EMAHook, which loads the weights into its own copy.
     priority = 'VERY_HIGH'
 
-    def __init__(self, complete: bool):
+    def __init__(self, complete: bool = False):
         self.complete = complete
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -115,15 +168,21 @@ class CheckpointFitHook(Hook):
         model = runner.model if whole_model is None else whole_model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        report = self.compare(model, unwrap_state_dict(checkpoint))
+        report = self.compare(model, unwrap_state_dict(checkpoint),
+                              self.complete or bool(runner._resume))
         print_log(f'checkpoint: {report}', logger='current')
 
-    def compare(self, model: nn.Module, weights: dict[str, Any]) -> str:
+    def compare(self,
+                model: nn.Module,
+                weights: dict[str, Any],
+                complete: bool | None = None) -> str:
         """Compare the names and shapes of weights with those of a model.
 
         Args:
             model (nn.Module): Without wrappers.
             weights (dict[str, Tensor]): State dict of the checkpoint.
+            complete (bool, optional): See the class, whose value it has by
+                default.
 
         Returns:
             str: How many match, and some of the names that do not.
@@ -147,8 +206,10 @@ class CheckpointFitHook(Hook):
                   _listed('not in the model', unused))
         parameters = {name for name, _ in model.named_parameters()}
         lacking = parameters - set(matched)
-        min_used = 0.95 if self.complete else _MIN_USED
-        if (self.complete and lacking) or used < min_used * total:
+        if complete is None:
+            complete = self.complete
+        min_used = 0.95 if complete else _MIN_USED
+        if (complete and lacking) or used < min_used * total:
             raise CheckpointError(
                 'the checkpoint does not fit the model of the config: '
                 f'{report}')
@@ -161,3 +222,47 @@ def _listed(kind: str, names: list[str]) -> str:
         return ''
     shown = ', '.join(sorted(names)[:3]) + ', ...' * (len(names) > 3)
     return f'; {len(names)} {kind}: {shown}'
+
+
+def find_newest_checkpoint(work_dir: str) -> tuple[str | None, list[str]]:
+    """Find the newest checkpoint of a folder that a run can go on from.
+
+    That is the one of the last iteration; among those of the same, the file
+    that was written last.
+
+    Args:
+        work_dir (str): Folder of a run.
+
+    Returns:
+        tuple[str | None, list[str]]: The checkpoint, None where there is
+        none, and why others were skipped.
+    """
+    paths = glob(osp.join(escape(work_dir), '*.pth'))
+    skipped = []
+    for path in sorted(paths, key=_progress, reverse=True):
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError as error:
+            skipped.append(str(error))
+            continue
+        if {'meta', 'message_hub', 'optimizer'} <= set(content):
+            return path, skipped
+        skipped.append(f'{path} holds no training state')
+    return None, skipped
+
+
+def _progress(path: str) -> tuple[float, float]:
+    """Iteration of a checkpoint and time of its file."""
+    allow_safe_types()
+    try:
+        # Without its tensors, which stay in the file.
+        content = torch.load(
+            path, map_location='cpu', mmap=True, weights_only=True)
+        iteration = content['meta']['iter']
+    except (KeyError, TypeError):
+        iteration = -1
+    except Exception:
+        # A damaged file can raise anything. It is read whole first, which says
+        # what is wrong with it.
+        iteration = math.inf
+    return iteration, osp.getmtime(path)

@@ -1,14 +1,21 @@
 """Training with the model spread over the processes."""
+import os.path as osp
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 from mmengine._strategy import FSDPStrategy
+from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import get_rank, infer_launcher, is_distributed
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from mmhier.checkpoints.initializer import check_pretrained
+from mmhier.engine import build
 from mmhier.errors import MMHierError
 from mmhier.registry import STRATEGIES
+from .checkpoints import load_training_checkpoint
+from .environment import join_cpu_processes, unique_timestamp
 
 
 @STRATEGIES.register_module()
@@ -26,6 +33,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
         whole_model (nn.Module): The model before it was spread, on the device
             'meta', so without values.
     """
+    _timestamp: str
 
     def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any):
         super().__init__(model_wrapper=model_wrapper, **kwargs)
@@ -41,9 +49,65 @@ class ResumableFSDPStrategy(FSDPStrategy):
             self.state_dict_config.offload_to_cpu = False
             self.optim_state_dict_config.offload_to_cpu = False
 
+    @property
+    def writes_one_file(self) -> bool:
+        """Whether the first process writes the whole checkpoint."""
+        return self._is_full_state_dict()
+
+    def _setup_env(self, *, launcher: str | None = None, **kwargs: Any) -> None:
+        join_cpu_processes(launcher or infer_launcher())
+        super()._setup_env(launcher=launcher, **kwargs)
+        self._timestamp = unique_timestamp(self._timestamp)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build a model by :func:`mmhier.engine.build.build_model`.
+
+        Args:
+            model (nn.Module | dict): A model or its config.
+        """
+        if isinstance(model, nn.Module):
+            return model
+        return build.build_model(Config(dict(model=model)))
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        check_pretrained(model)
+        return super()._init_model_weights(model)
+
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         self.whole_model = deepcopy(model).to('meta')
         return super()._wrap_model(model)
+
+    def load_checkpoint(self,
+                        filename: str,
+                        *,
+                        map_location: Any = 'cpu',
+                        callback: Callable[[dict], None] | None = None,
+                        **kwargs: Any) -> dict:
+        """Load a checkpoint without executing code in it.
+
+        Args:
+            filename (str): A file, or the folder of those of all processes.
+            map_location (Any): As in ``torch.load``, or 'default' for the
+                device in use. Defaults to 'cpu'.
+            callback (Callable, optional): Called with the content.
+                Defaults to None.
+            **kwargs: Arguments of ``load_model_state_dict``.
+
+        Returns:
+            dict: Content, without the weights.
+
+        Raises:
+            CheckpointError: If it cannot be found or read.
+        """
+        if map_location == 'default':
+            map_location = get_device()
+        if not self.writes_one_file:
+            filename = osp.join(filename, f'rank{get_rank()}.pth')
+        checkpoint = load_training_checkpoint(filename, map_location)
+        if callback is not None:
+            callback(checkpoint)
+        self.load_model_state_dict(checkpoint.pop('state_dict'), **kwargs)
+        return checkpoint
 
     def optim_state_dict(self) -> dict:
         """State of the optimizer, with what mmengine's wrapper adds to it.

@@ -1,10 +1,9 @@
 """Writing a model as ONNX or as a program of torch.export."""
-import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from mmhier.apis.predictor import (
     load_model_config,
     load_weights,
 )
+from mmhier.checkpoints.initializer import init_weights
 from mmhier.engine.build import build_model
 from mmhier.engine.config import iter_datasets
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
+from mmhier.files import file_sha256, replacing
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
 from .preparing import prepare_for_export
 
@@ -93,7 +95,7 @@ def export_model(config: str,
         part=part,
         config=config,
         checkpoint=checkpoint
-        and dict(file=checkpoint, sha256=_sha256(Path(checkpoint))),
+        and dict(file=checkpoint, sha256=file_sha256(checkpoint)),
         mmhier_version=mmhier.__version__,
         torch_version=torch.__version__,
         preprocessing=preprocessing(model),
@@ -101,28 +103,25 @@ def export_model(config: str,
         graphs=[])
     if format == 'onnx':
         content['opset'] = opset
-    files = {
-        path: path.with_name(f'.{os.getpid()}.{path.name}')
-        for path in (*paths, notes)
-    }
     try:
-        for graph, path in zip(graphs, paths):
-            write_graph(graph, files[path], format, opset)
-            content['graphs'].append(
-                dict(
-                    file=path.name,
-                    sha256=_sha256(files[path]),
-                    inputs=graph.inputs,
-                    outputs=graph.outputs))
-        files[notes].write_text(json.dumps(content, indent=2) + '\n')
-        for path, unfinished in files.items():
-            os.replace(unfinished, path)
+        with ExitStack() as stack:
+            # The first to be entered is the last to be put in place.
+            partial = {
+                path: stack.enter_context(replacing(path))
+                for path in (notes, *paths)
+            }
+            for graph, path in zip(graphs, paths):
+                write_graph(graph, partial[path], format, opset)
+                content['graphs'].append(
+                    dict(
+                        file=path.name,
+                        sha256=file_sha256(partial[path]),
+                        inputs=graph.inputs,
+                        outputs=graph.outputs))
+            partial[notes].write_text(json.dumps(content, indent=2) + '\n')
     except OSError as error:
         raise MMHierError(
             f'cannot write {out}: {error.strerror or error}') from error
-    finally:
-        for unfinished in files.values():
-            unfinished.unlink(missing_ok=True)
     return paths
 
 
@@ -147,7 +146,7 @@ def load_model(
     """
     cfg = load_model_config(config, cfg_options=cfg_options)
     datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         metainfo: dict[str, Any] = {}
         for _, dataset in datasets:
             metainfo = dataset_metainfo(dataset)
@@ -155,7 +154,7 @@ def load_model(
         model = build_model(cfg)
         if checkpoint is None:
             with _quiet_logger():
-                model.init_weights()
+                init_weights(model)
         else:
             meta = load_weights(model, checkpoint).get('dataset_meta')
             metainfo.update(meta or {})
@@ -293,7 +292,3 @@ def write_program(program: torch.export.ExportedProgram,
 def _numbers(values: Tensor) -> list[float]:
     """Without the digits that float32 adds."""
     return [round(value, 4) for value in values.flatten().tolist()]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,5 +1,4 @@
 """Submission packages: problem lists, untrusted zip files, atomic outputs."""
-import os
 import shutil
 import struct
 import zipfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmhier.errors import MMHierError
+from mmhier.files import put_in_place
 from mmhier.leaderboard.locks import drop_lock, take_lock
 
 _MEBIBYTE = 1024**2
@@ -275,6 +275,4 @@ def new_package(path: str | Path, overwrite: bool) -> Iterator[Path]:
     with staging_folder(path) as folder:
         staged = folder / path.name
         yield staged
-        with staged.open('rb') as file:
-            os.fsync(file.fileno())
-        os.replace(staged, path)
+        put_in_place(staged, path)

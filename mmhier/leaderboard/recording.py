@@ -38,6 +38,7 @@ from mmhier.leaderboard.run_facts import (
     peak_memory,
     resizing_of,
 )
+from mmhier.registry import HOOKS
 
 TRAINING_RECORD = 'train_record.json'
 
@@ -66,6 +67,7 @@ class Stopwatch:
         return CostRecord(self.seconds, rate, memory, memory_of)
 
 
+@HOOKS.register_module()
 class EvaluationRecordHook(Hook):
     """Collects the record of a test.
 
@@ -175,27 +177,31 @@ class EvaluationRecordHook(Hook):
         return record
 
 
+@HOOKS.register_module()
 class TrainingRecordHook(Hook):
     """Writes the record of a training when it starts and when it ends.
 
     Args:
-        cfg (Config): Of the training.
-        config (str): Its path.
-        arguments (dict): Of :func:`mmhier.apis.train`.
+        config (str, optional): Path of the config. Defaults to None, the
+            file that the runner's config was read from.
+        arguments (dict, optional): Arguments of :func:`mmhier.apis.train`.
+            Defaults to None.
     """
     priority = 'LOWEST'
 
-    def __init__(self, cfg: Config, config: str, arguments: dict[str, Any]):
-        self.cfg = cfg
+    def __init__(self,
+                 config: str | None = None,
+                 arguments: dict[str, Any] | None = None):
         self.config = config
-        self.arguments = arguments
-        self.path = osp.join(cfg.work_dir, TRAINING_RECORD)
+        self.arguments = arguments or {}
+        self.path = ''
         self.record: TrainingRecord | None = None
         self.watch: Stopwatch | None = None
 
     @master_only
     def before_train(self, runner: Runner) -> None:
         """Write what is known at the start, after any resume."""
+        self.path = osp.join(runner.work_dir, TRAINING_RECORD)
         session = TrainingSession(
             started=utc_now(),
             finished=None,
@@ -207,9 +213,9 @@ class TrainingRecordHook(Hook):
         earlier = self._earlier_sessions(runner) if runner.iter else []
         started = earlier[0].started if earlier else session.started
         self.record = TrainingRecord(
-            **_run_facts(runner, self.cfg, TrainingRecord.KIND, 'train',
-                         self.config, self.cfg.pretty_text, self.arguments,
-                         started, None),
+            **_run_facts(runner, runner.cfg, TrainingRecord.KIND, 'train',
+                         self.config or str(runner.cfg.filename),
+                         runner.cfg.pretty_text, self.arguments, started, None),
             sessions=[*earlier, session],
             final_checkpoint=None,
             cost=None)

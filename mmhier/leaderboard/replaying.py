@@ -12,7 +12,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmhier.apis.testing import run_test
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.recording import metric_files
 from mmhier.leaderboard.records import (
     DataRecord,
@@ -206,7 +207,7 @@ def _check_data(cfg: Config, recorded: EvaluationRecord) -> None:
     """Compare the test set with the record."""
     check_data(cfg, ('test', ))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     found = describe_data(dataset, metric_files(cfg))
     if len(found) != len(recorded.data):

@@ -4,7 +4,6 @@ import json
 import os
 import os.path as osp
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from torch import nn
 import mmhier
 from mmhier.analysis import count_config_complexity
 from mmhier.engine.config import type_name
+from mmhier.files import file_sha256
 from mmhier.leaderboard.records import (
     DataRecord,
     EnvironmentRecord,
@@ -26,6 +26,11 @@ from mmhier.leaderboard.records import (
     ModelRecord,
 )
 from mmhier.ops import operator_source
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 TASKS = dict(
     mmdet='detection', mmseg='segmentation', mmpretrain='classification')
@@ -37,18 +42,13 @@ _PACKAGES = ('torch', 'torchvision', 'numpy', 'onedl-mmengine', 'mmengine',
              'opencv-python-headless', 'pillow')
 _SIZE_KEYS = ('scale', 'scales', 'crop_size', 'size', 'scale_factor',
               'size_divisor')
-_BLOCK = 2**20
 
 
 def describe_file(path: str) -> FileRecord:
     """Size and sha256 of a file; of an URL only the path."""
     if '://' in path:
         return FileRecord(path, None, None)
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return FileRecord(path, osp.getsize(path), digest.hexdigest())
+    return FileRecord(path, osp.getsize(path), file_sha256(path))
 
 
 def describe_data(
@@ -272,9 +272,11 @@ def as_json(value: Any) -> Any:
     return str(value)
 
 
-def peak_memory() -> tuple[int, str]:
+def peak_memory() -> tuple[int | None, str]:
     """Bytes and whose they are, as :class:`CostRecord` has them."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), 'CUDA allocator'
+    if resource is None:
+        return None, 'not measured'
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == 'darwin' else 1024), 'resident'

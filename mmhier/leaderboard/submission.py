@@ -10,18 +10,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import load
 from mmhier.apis.testing import _use_tta
-from mmhier.apis.training import build_runner
 from mmhier.checkpoints import find_checkpoint
 from mmhier.datasets.data_checks import check_data
-from mmhier.engine.checkpoints import CheckpointFitHook, safe_checkpoints
 from mmhier.engine.config import (
     iter_datasets,
     iter_metrics,
     load_config,
     type_name,
 )
-from mmhier.engine.loading_errors import named_loading_errors
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.errors import MMHierError, naming_full_disk
 from mmhier.leaderboard.ade20k_submission import (
     ade20k_package_name,
     read_image_sizes,
@@ -276,18 +274,17 @@ def _without_annotations(pipeline: Sequence) -> list:
 def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
          package: Callable[[], list[PackageSummary]]) -> list[PackageSummary]:
     """Predict into the staging folder of `staged`, and package from it."""
-    with mistakes_as_user_errors():
-        cfg.load_from = find_checkpoint(checkpoint)
+    cfg.load_from = find_checkpoint(checkpoint)
     cfg.resume = False
     if tta:
         _use_tta(cfg)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = _without_annotations(dataset.pipeline)
     check_data(cfg, ('test', ))
-    with (safe_checkpoints(), mistakes_as_user_errors(),
-          named_loading_errors()):
+    complete_runtime(cfg)
+    set_hook(cfg, 'mmhier.CheckpointFitHook', complete=True)
+    with naming_full_disk():
         runner = build_runner(cfg)
-        runner.register_hook(CheckpointFitHook(complete=True))
         with staging_folder(staged) if is_main_process() else nullcontext():
             barrier()
             runner.test()

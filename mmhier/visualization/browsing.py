@@ -12,7 +12,8 @@ from rich.progress import track
 from mmhier.apis.inference import write_picture
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 from mmhier.visualization import annotated_pictures
 
 
@@ -66,7 +67,7 @@ def browse(config: str,
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     skipped = []
     count = 0
-    with mistakes_as_user_errors():
+    with naming_config_errors(cfg):
         pictures = enumerate(islice(annotated_pictures(cfg, split), num))
         for index, (name, picture) in track(
                 pictures, description='Browsing', total=num):

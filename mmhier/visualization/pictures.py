@@ -23,8 +23,10 @@ from mmhier.apis.inference import (
     shown,
 )
 from mmhier.apis.predictor import check_device, load_model_config, load_weights
+from mmhier.checkpoints.initializer import init_weights
 from mmhier.engine.build import build_model
-from mmhier.errors import MMHierError, mistakes_as_user_errors
+from mmhier.engine.config_errors import naming_config_errors
+from mmhier.errors import MMHierError
 
 MULTIPLE = 32
 # Tokens along the longer side whose sampling points are drawn.
@@ -52,13 +54,13 @@ class Subject:
         """Model of a config; without checkpoint as training would start."""
         cfg = load_model_config(config, classes, cfg_options)
         name = osp.splitext(osp.basename(config))[0]
-        with mistakes_as_user_errors():
+        with naming_config_errors(cfg):
             model = build_model(cfg)
             if checkpoint is None:
                 # It logs every parameter.
                 logging.disable(logging.INFO)
                 try:
-                    model.init_weights()
+                    init_weights(model)
                 finally:
                     logging.disable(logging.NOTSET)
                 name += ' (initial weights)'
@@ -169,10 +171,8 @@ def draw_attention(subjects: Sequence[Subject],
         point = (point[0] * scale[0], point[1] * scale[1])
     columns = []
     for subject in subjects:
-        with mistakes_as_user_errors():
-            maps = vis.attention_maps(
-                _backbone(subject), subject.normalize(photo), point, stage,
-                block)
+        maps = vis.attention_maps(
+            _backbone(subject), subject.normalize(photo), point, stage, block)
         first = [
             vis.add_title(
                 vis.mark_point(photo, point), subject.name,
@@ -237,9 +237,8 @@ def draw_offsets(subjects: Sequence[Subject],
         raise MMHierError('--point lies outside of the image')
     columns = []
     for subject in subjects:
-        with mistakes_as_user_errors():
-            levels = vis.sampling_points(
-                _backbone(subject), subject.normalize(photo))
+        levels = vis.sampling_points(
+            _backbone(subject), subject.normalize(photo))
         panels = [
             vis.add_title(
                 _offsets_panel(photo, points.numpy(), level), subject.name,
@@ -394,7 +393,7 @@ def draw_features(subjects: Sequence[Subject],
     photo, _ = load_photo(image, size)
     columns = []
     for subject in subjects:
-        with torch.no_grad(), mistakes_as_user_errors():
+        with torch.no_grad():
             maps = _backbone(subject)(subject.normalize(photo))
             if source == 'neck':
                 neck = getattr(subject.model, 'neck', None)

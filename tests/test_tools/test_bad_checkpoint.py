@@ -1,14 +1,23 @@
 """Checkpoints: nothing in them is executed, and unfit ones are refused."""
 import os
 import pickle
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
 from mmhier import apis
 from mmhier.apis import MMHierError
 from mmhier.checkpoints import CheckpointError, read_checkpoint
-from mmhier.engine.checkpoints import safe_checkpoints
+from mmhier.checkpoints.initializer import init_weights, use_safe_initializers
+from mmhier.checkpoints.sources import load_checkpoint
+from mmhier.engine.runner import Runner
 from .conftest import DETECTOR
 
 
@@ -110,13 +119,91 @@ def test_getattr_is_not_lent_to_a_checkpoint(tmp_path):
         read_checkpoint(path)
 
 
-def test_unpickling_is_forced_to_be_safe_everywhere(tmp_path):
-    trap = tmp_path / 'executed'
-    torch.save(Executes(trap), tmp_path / 'file.pth')
-    with safe_checkpoints(), pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / 'file.pth', weights_only=False)
+@pytest.mark.parametrize(
+    'backbone', [
+        dict(type='mmdet.ResNet', depth=18),
+        dict(type='mmdet.SwinTransformer', embed_dims=12, depths=(1, 1, 1, 1)),
+    ],
+    ids=['by-initializer', 'by-own-loader'])
+def test_pretrained_weights_of_others_are_not_executed(backbone, tmp_path):
+    trap, path = tmp_path / 'executed', tmp_path / 'checkpoint.pth'
+    torch.save(dict(state_dict={}, meta=Executes(trap)), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    options = [dict(init_cfg=init_cfg)]
+    if backbone['type'] == 'mmdet.ResNet':  # whose constructor makes the same
+        options.append(dict(pretrained=str(path)))
+    for option in options:
+        runner = Runner(
+            dict(backbone, **option), str(tmp_path), default_scope='mmdet')
+        with pytest.raises(MMHierError, match='could execute code'):
+            runner._init_model_weights()
+    init_cfg = ConfigDict(init_cfg)  # as Swin expects
+    model = MODELS.build(dict(backbone, init_cfg=init_cfg))
+    with pytest.raises(MMHierError, match='could execute code'):
+        init_weights(model)
     assert not trap.exists()
-    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+    with suppress(IndexError):  # no weights
+        model.init_weights()  # mmengine's own way
+    assert trap.exists()
+
+
+def test_pretrained_weights_of_others_are_loaded(tmp_path):
+    """Last, so that no other initializer overwrites them."""
+    path = tmp_path / 'detector.pth'
+    norm = 'layer1.0.bn2.weight'  # zero_init_residual makes it 0
+    torch.save({f'backbone.{norm}': torch.full((64, ), 3.)}, path)
+    model = dict(
+        type='mmdet.ResNet',
+        depth=18,
+        init_cfg=dict(
+            type='Pretrained', checkpoint=str(path), prefix='backbone'))
+    runner = Runner(model, str(tmp_path), default_scope='mmdet')
+    runner._init_model_weights()
+    assert (runner.model.state_dict()[norm] == 3).all()
+    with pytest.raises(CheckpointError, match="under prefix='neck'"):
+        model['init_cfg']['prefix'] = 'neck'
+        init_weights(MODELS.build(use_safe_initializers(model)))
+
+
+def test_a_scheme_of_the_user_is_kept(run, good):
+    """And it reads what it is registered for, in our tools too."""
+    before = dict(CheckpointLoader._schemes)
+    read = []
+
+    def load(filename, map_location):
+        read.append(filename)
+        return good
+
+    CheckpointLoader.register_scheme('bucket://', load)
+    try:
+        run(good)
+        assert CheckpointLoader._schemes == dict(before) | {'bucket://': load}
+        assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+        assert load_checkpoint('bucket://a.pth') is good
+        assert read == ['bucket://a.pth']
+    finally:
+        del CheckpointLoader._schemes['bucket://']
+
+
+def test_a_url_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('no_proxy', '*')
+    trap, served = tmp_path / 'executed', tmp_path / 'served'
+    served.mkdir()
+    torch.save(dict(weight=torch.ones(1)), served / 'good.pth')
+    torch.save(dict(weight=Executes(trap)), served / 'bad.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}'
+        assert load_checkpoint(f'{url}/good.pth')['weight'] == 1
+        with pytest.raises(CheckpointError, match='could execute code'):
+            load_checkpoint(f'{url}/bad.pth')
+        with pytest.raises(CheckpointError, match='cannot be downloaded'):
+            load_checkpoint(f'{url}/absent.pth')
+        server.shutdown()
+    assert load_checkpoint(f'{url}/good.pth')['weight'] == 1
+    assert not trap.exists()
 
 
 def test_another_network(run, good):

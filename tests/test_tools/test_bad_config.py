@@ -3,10 +3,12 @@ import re
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
+from torch import nn
 from mmhier import apis
 from mmhier.apis import MMHierError, load_config
-from mmhier.errors import mistakes_as_user_errors
-from mmhier.models import HATNet
+from mmhier.engine.config_errors import naming_config_errors
 from .conftest import DETECTOR
 
 
@@ -156,12 +158,36 @@ def test_model_and_input(options, message, coco_root, tmp_path):
             cfg_options=options)
 
 
-def test_a_bug_keeps_its_type():
-    with pytest.raises(ValueError) as error, mistakes_as_user_errors():
-        int('x')
-    assert not isinstance(error.value, MMHierError)
-    with pytest.raises(TypeError), mistakes_as_user_errors():
-        load_config(nonsense=1)
+class Head(nn.Module):
+    """Of a developer, with a bug: Linear has no argument `biased`."""
+
+    def __init__(self, biased: bool):
+        super().__init__()
+        self.fc = nn.Linear(1, 1, biased=biased)
+
+
+@pytest.mark.parametrize('build, error', [
+    (lambda: Head(biased=True), TypeError),
+    (lambda: {}['mmhier.HATNet'], KeyError),
+    (lambda: int('x'), ValueError),
+])
+def test_a_bug_keeps_its_type(build, error):
+    cfg = dict(head=dict(type=Head, biased=True), backbone='mmhier.HATNet')
+    with pytest.raises(error) as raised, naming_config_errors(cfg):
+        build()
+    assert not isinstance(raised.value, MMHierError)
+
+
+@pytest.mark.parametrize('head, message', [
+    (dict(type=Head, bias=1), r"model.heads.0: Head got an unexpected "
+     "keyword argument 'bias'"),
+    (dict(type=Head), 'model.heads.0: Head needs the argument biased'),
+    (dict(type='Haed'), 'model.heads.0.type: Haed is not in the .*::model'),
+])
+def test_what_cannot_be_built_is_named(head, message):
+    cfg = dict(model=dict(type='Model', heads=[head]))
+    with pytest.raises(MMHierError, match=message), naming_config_errors(cfg):
+        MODELS.build(head)
 
 
 def test_run_tool_prints_one_line(capsys):
@@ -175,11 +201,20 @@ def test_run_tool_prints_one_line(capsys):
     assert capsys.readouterr().err == 'error: what is wrong\n'
 
 
-def test_registry_of_the_original_line_raises_again():
-    """It adds the class at each level, so mmhier's error is the context."""
-    with pytest.raises(MMHierError, match='class `MaskRCNN`: unknown arch'):
-        with mistakes_as_user_errors():
-            try:
-                HATNet('huge')
-            except ValueError as error:
-                raise type(error)(f'class `MaskRCNN`: {error}')
+def test_traceback_goes_to_the_log_and_on_request_to_the_screen(
+        tmp_path, capsys, monkeypatch):
+    log = tmp_path / 'run.log'
+    MMLogger.get_instance('traceback', log_file=str(log))
+
+    def fail():
+        raise MMHierError('what is wrong')
+
+    for shown in (False, True):
+        monkeypatch.setenv('MMHIER_TRACEBACK', str(int(shown)))
+        with pytest.raises(SystemExit):
+            apis.run_tool(fail)
+        assert ('Traceback' in capsys.readouterr().err) == shown
+    assert log.read_text().count('in fail') == 2
+    with pytest.raises(ZeroDivisionError):
+        apis.run_tool(lambda: 1 / 0)
+    assert 'ZeroDivisionError' in log.read_text()

@@ -19,11 +19,11 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner import Runner
 from torch import nn
-from mmhier.analysis.benchmarking import collect_saved_bytes
 from mmhier.apis import check_config
 from mmhier.apis.checking import _DryRun
 from mmhier.checkpoints import read_checkpoint
 from mmhier.cli import check
+from mmhier.engine.memory import collect_saved_bytes
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 from .test_resume import ROOTS, write_config

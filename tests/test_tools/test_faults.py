@@ -12,7 +12,6 @@ from multiprocessing import resource_sharer
 from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,7 @@ from mmhier.checkpoints import (
     publish_checkpoint_file,
     read_checkpoint,
 )
-from mmhier.engine.loading_errors import named_loading_errors
+from mmhier.engine.loading_errors import _is_cut_off
 from mmhier.errors import MMHierError
 from mmhier.export import export_model
 from mmhier.leaderboard.submission import submit_coco
@@ -163,7 +162,7 @@ def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch,
     assert '--resume' in message
     read_checkpoint(tmp_path / 'iter_2.pth')
     assert apis.train(config, resume='auto', **arguments).iter == 6
-    assert not list(tmp_path.glob('.*.unfinished'))
+    assert not list(tmp_path.glob('.unfinished.*'))
 
 
 def test_jpeg_that_opencv_fills_with_gray(root, tmp_path, trained, monkeypatch):
@@ -188,13 +187,10 @@ def test_bytes_behind_a_whole_jpeg_are_no_fault(tmp_path):
     path = tmp_path / 'a.jpg'
     Image.new('RGB', (96, 64), (200, 40, 40)).save(path)
     content = path.read_bytes()
-    with named_loading_errors():
-        for more in (b'', bytes(99), b'of a camera'):
-            assert mmcv.imfrombytes(content + more).shape == (64, 96, 3)
-        for end in (-1, -2, -40, 30):
-            with pytest.raises(ValueError, match='cut off'):
-                mmcv.imfrombytes(content[:end])
-    assert mmcv.imfrombytes is mmcv.image.imfrombytes
+    for more in (b'', bytes(99), b'of a camera'):
+        assert not _is_cut_off(content + more)
+    for end in (-1, -2, -40, 30):
+        assert _is_cut_off(content[:end])
 
 
 def write_cmyk(path):

@@ -263,6 +263,7 @@ class HierarchicalBackbone(BaseModule):
         if self.pretrained_cfg is not None:
             cfg = dict(self.pretrained_cfg)
             cfg.pop('type')
+            cfg.pop('_scope_', None)
             load_backbone_weights(self, cfg.pop('checkpoint'), **cfg)
 
     @abstractmethod

@@ -1,0 +1,107 @@
+"""Checkpoints from any place that mmengine knows, read without unpickling."""
+import os.path as osp
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from .naming import CheckpointError, find_checkpoint
+from .reading import read_checkpoint
+
+
+def has_own_loader(source: str) -> bool:
+    """Whether the user registered a loader for a checkpoint with mmengine."""
+    loader = CheckpointLoader._get_checkpoint_loader(source)
+    return loader.__module__ != mmengine_checkpoint.__name__
+
+
+def load_checkpoint(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Load a checkpoint without executing code in it.
+
+    A loader that the user registered with mmengine's ``CheckpointLoader`` is
+    used as it is.
+
+    Args:
+        source (str): A path, a URL, or a model of mmengine's model zoos, such
+            as 'torchvision://resnet50'; see :func:`locate_checkpoint`.
+        map_location (Any): As in ``torch.load``. Defaults to 'cpu'.
+
+    Returns:
+        dict: Content of the checkpoint.
+
+    Raises:
+        CheckpointError: If it cannot be found, downloaded or read.
+    """
+    if has_own_loader(source):
+        return CheckpointLoader.load_checkpoint(source, map_location)
+    content = read_checkpoint(locate_checkpoint(source), map_location)
+    if source.startswith('mmcls://'):
+        return mmengine_checkpoint._process_mmcls_checkpoint(content)
+    return content
+
+
+def locate_checkpoint(source: str) -> str:
+    """Find a checkpoint as a local file; download it if need be.
+
+    Args:
+        source (str): See :func:`load_checkpoint`. Files and URLs are looked
+            for in ``MMHIER_WEIGHTS`` first, see :func:`find_checkpoint`.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        CheckpointError: If it cannot be found or downloaded.
+    """
+    found = find_checkpoint(source)
+    scheme, separator, name = found.partition('://')
+    if not separator:
+        return found
+    if scheme not in ('http', 'https'):
+        found = find_checkpoint(_resolve(scheme, name))
+    return _download(found) if '://' in found else found
+
+
+def _resolve(scheme: str, name: str) -> str:
+    """URL or path of a model of one of mmengine's model zoos."""
+    if scheme in ('modelzoo', 'torchvision'):
+        models = mmengine_checkpoint.get_torchvision_models()
+    elif scheme in ('open-mmlab', 'openmmlab'):
+        models = mmengine_checkpoint.get_external_models()
+        renamed = mmengine_checkpoint.get_deprecated_model_names()
+        name = renamed.get(name, name)
+    elif scheme == 'mmcls':
+        models = mmengine_checkpoint.get_mmcls_models()
+    else:
+        raise CheckpointError(
+            f'checkpoint {scheme}://{name}: mmhier reads no {scheme}://; '
+            'download the file and give its path, or register a loader with '
+            "mmengine's CheckpointLoader.register_scheme")
+    if name not in models:
+        raise CheckpointError(f'checkpoint {scheme}://{name}: there is no '
+                              f'model {name} among those of {scheme}://')
+    if '://' in models[name]:
+        return models[name]
+    return osp.join(mmengine_checkpoint._get_mmengine_home(), models[name])
+
+
+def _download(url: str) -> str:
+    """Path of a file in torch's cache, downloaded once."""
+    folder = Path(torch.hub.get_dir(), 'checkpoints')
+    path = folder / Path(urlsplit(url).path).name
+    # One process downloads; others do only on machines of their own.
+    for is_turn in (is_main_process(), not is_main_process()):
+        if is_turn and not path.is_file():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(path))
+            except OSError as error:
+                raise CheckpointError(
+                    f'checkpoint {url} cannot be downloaded ({error}): '
+                    'download it into the folder that the environment '
+                    'variable MMHIER_WEIGHTS names') from error
+        barrier()
+    return str(path)

@@ -1,0 +1,43 @@
+"""Processes and names of a run, where mmengine's do not fit."""
+import atexit
+
+import torch
+from mmengine.device import get_device
+
+_timestamps: set[str] = set()
+
+
+def join_cpu_processes(launcher: str) -> None:
+    """Join the processes of torchrun on CPUs; do nothing elsewhere.
+
+    mmengine would give each process a CUDA device.
+
+    Args:
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
+    """
+    if (launcher != 'pytorch' or get_device() != 'cpu'
+            or torch.distributed.is_initialized()):
+        return
+    torch.distributed.init_process_group('gloo')
+    # Its threads would end a process that exits with them by SIGABRT.
+    atexit.register(torch.distributed.destroy_process_group)
+
+
+def unique_timestamp(timestamp: str) -> str:
+    """Make a timestamp that no other run of the process has.
+
+    mmengine's tells seconds. Loggers, message hubs and visualizers are shared
+    by name, so two runs within a second would write to the folders of one.
+
+    Args:
+        timestamp (str): Time in seconds.
+
+    Returns:
+        str: The same, with a number if it is taken.
+    """
+    unique, number = timestamp, 1
+    while unique in _timestamps:
+        number += 1
+        unique = f'{timestamp}_{number}'
+    _timestamps.add(unique)
+    return unique
