@@ -173,7 +173,7 @@ def imported(module: str, path: Path) -> Iterator[str]:
 def test_no_module_imports_itself_through_others():
     graph = {name: set(imported(name, path)) for name, path in MODULES.items()}
     assert 'mmhier.registry' in graph['mmhier.models.backbones.lit']
-    assert 'mmhier.apis.training' in graph['mmhier.apis.testing']
+    assert 'mmhier.engine.runner' in graph['mmhier.apis.testing']
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
