@@ -6,11 +6,8 @@ from mmpretrain.registry import MODELS
 from torch.nn.modules.batchnorm import SyncBatchNorm
 from mmhier.checkpoints import load_backbone_weights
 from mmhier.models.backbones import LIT
-from mmhier.models.backbones.lit import (
-    Attention,
-    DeformableMerging,
-    resize_bias_table,
-)
+from mmhier.models.backbones.lit import Attention
+from mmhier.models.layers import DeformableMerging, resize_bias_table
 from tests import golden
 from tests.reference import lit as reference
 

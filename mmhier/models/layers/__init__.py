@@ -6,7 +6,9 @@ from .bands import (
     whole_maps,
 )
 from .branch_gate import BranchGate
+from .deformable_merging import DeformableMerging
 from .dilated_depthwise import DilatedDepthwiseConv
+from .dynamic import pad_for_stride
 from .grid_attention import attend_grid
 from .linear import Linear, convolve, fuses_activations, linear
 from .mlp import Mlp
@@ -22,6 +24,7 @@ from .windows import (
 __all__ = [
     'ActivatedLinear',
     'BranchGate',
+    'DeformableMerging',
     'DilatedDepthwiseConv',
     'Linear',
     'Mlp',
@@ -37,6 +40,7 @@ __all__ = [
     'linear',
     'may_need_padding',
     'merge_windows',
+    'pad_for_stride',
     'partition_windows',
     'relative_position_bias',
     'resize_bias_table',
