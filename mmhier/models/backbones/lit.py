@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
@@ -34,9 +33,8 @@ from ..layers import (
     SelfAttention,
     attend,
     attend_grid,
-    is_traced,
     pad_for_stride,
-    relative_position_bias,
+    resize,
     resize_bias_table,
 )
 from .base import HierarchicalBackbone
@@ -82,23 +80,6 @@ class Attention(SelfAttention):
             self.relative_position_bias_table = nn.Parameter(
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
-        # In inference what the last table was resized for, it, and the result.
-        self._resized: tuple[tuple, Tensor, Tensor] | None = None
-
-    def _resized_table(self, height: int, width: int) -> Tensor:
-        """The table for a grid, resized once for as long as the size and the
-        weights stay the same."""
-        table = self.relative_position_bias_table
-        if torch.is_grad_enabled() or is_traced():
-            return resize_bias_table(table, height, width)
-        # By value: neither the version of a tensor nor its address tells of
-        # what is written through `.data`, as mmengine's EMA hook does.
-        purpose = (height, width, table.device, table.dtype)
-        if (self._resized is None or self._resized[0] != purpose
-                or not torch.equal(self._resized[1], table)):
-            self._resized = (purpose, table.detach().clone(),
-                             resize_bias_table(table, height, width))
-        return self._resized[2]
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
         """(B, num_heads, height * width, d) each, then height and width; more
@@ -106,11 +87,9 @@ class Attention(SelfAttention):
         if self.bias_size is None:
             return attend(q, k, v, attn_impl=self.attn_impl)
         height, width = context
-        table = self._resized_table(height, width)
-        if self.attn_impl == 'auto' and not is_traced():
-            return attend_grid(q, k, v, table, height, width)
-        bias = relative_position_bias(table, height, width)
-        return attend(q, k, v, bias, attn_impl=self.attn_impl)
+        table = resize_bias_table(self.relative_position_bias_table, height,
+                                  width)
+        return attend_grid(q, k, v, table, height, width, self.attn_impl)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, strict: bool,
@@ -203,11 +182,8 @@ class Stage(nn.Module):
     def _resized_pos_embed(self, height: int, width: int) -> Tensor:
         assert self.pos_embed is not None
         side = math.isqrt(self.pos_embed.shape[1])
-        if not torch.compiler.is_compiling() and height == width == side:
-            return self.pos_embed
         grid = self.pos_embed.transpose(1, 2).unflatten(2, (side, side))
-        grid = F.interpolate(
-            grid, (height, width), mode='bilinear', align_corners=False)
+        grid = resize(grid, height, width, 'bilinear')
         return grid.flatten(2).transpose(1, 2)
 
 
