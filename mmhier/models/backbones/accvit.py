@@ -4,7 +4,7 @@ Papers: arXiv 2403.04200; workshop version, "Fusion of Regional and Sparse
 Attention in Vision Transformers", arXiv 2406.08859.
 
 The authors published neither code nor weights: this is a reconstruction, and
-:class:`ACCViT` lists what it rests on.
+:class:`ACCViT` lists its sources and assumptions.
 
 Maps are channels-last in memory throughout, so that convolutions, BatchNorm
 and attention over windows pass them on without copies.

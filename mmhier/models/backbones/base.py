@@ -1,32 +1,17 @@
 """The contract that every mmhier backbone keeps."""
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 from mmhier.checkpoints.loading import load_backbone_weights
 from mmhier.errors import MMHierError
-from ..layers import any_size, call_compiled
+from ..layers import any_size, call_compiled, recompute_block
 
 MIN_INPUT_SIZE = 32
-
-
-@contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Restore the BatchNorm statistics of `module` on leaving."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    buffers = [b for norm in norms for b in norm.buffers()]
-    kept = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:  # recomputation stops early by an exception
-        for buffer, value in zip(buffers, kept):
-            buffer.copy_(value)
 
 
 class HierarchicalBackbone(BaseModule):
@@ -65,7 +50,7 @@ class HierarchicalBackbone(BaseModule):
             Defaults to False.
         init_cfg (dict | list[dict], optional): Initialization. A
             ``dict(type='Pretrained', checkpoint=PATH)`` reads official or
-            mmhier weights, reports what matched and raises ValueError below
+            mmhier weights, reports the matches and raises ValueError below
             ``min_matched`` (a key of the dict, defaults to 0.95) of the
             parameters. Defaults to None, the authors' initialization.
 
@@ -189,7 +174,7 @@ class HierarchicalBackbone(BaseModule):
 
         Args:
             param_name (str): Name of a parameter of the whole model.
-            prefix (str): What precedes the backbone's own names.
+            prefix (str): Prefix of the backbone's parameters in the model.
                 Defaults to ''.
 
         Returns:
@@ -272,11 +257,7 @@ class HierarchicalBackbone(BaseModule):
         BatchNorm statistics are updated by the first pass only.
         """
         if self.with_cp and self.training:
-            return checkpoint(
-                block,
-                *args,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _kept_statistics(block)))
+            return recompute_block(block, *args)
         return block(*args)
 
     def freeze_stages(self) -> None:

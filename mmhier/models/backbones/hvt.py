@@ -258,7 +258,7 @@ class PyramidLevel(nn.Module):
         stride = 16
         for step in self.up:
             stride //= 2
-            # Cut off what lies outside the image before a norm sees it.
+            # Crop to the image before a norm sees the rest.
             x = crop(step(x), -(-height // stride), -(-width // stride))
         x = x.contiguous()
         if self.stride == 32:
@@ -290,8 +290,8 @@ class HVT(HierarchicalBackbone):
     beside 256x256 by 0.3 to 0.4 of a map's standard deviation. Else they
     reach only the pooling windows that they share with the image. The
     backbone itself adds no tokens: zeros that complete a border patch belong
-    to that patch, and what the deconvolutions make of them is cut off before
-    a norm.
+    to that patch, and their part of the deconvolutions' output is cropped
+    before a norm.
 
     Stages 1 to 4 are the blocks up to each tap, with their pooled position
     embeddings; the stem is the patch embedding with its positions. The norms
@@ -438,7 +438,7 @@ class HVT(HierarchicalBackbone):
         width = self.settings['pool_block_width']
         if self.pool_mode == 'none' or width == 0 or block % width:
             return False
-        # What no map reads is not pooled.
+        # Tokens behind the last tap are not pooled.
         return self.out_type == 'avg_featmap' or block < self.taps[-1]
 
     def _norm_name(self, block: int) -> str:

@@ -5,8 +5,8 @@ Authors' code: github.com/ziplab/LIT (Apache-2.0), which holds two code bases:
 LIT-Ti grew out of PVT (absolute position embeddings, LayerNorms of eps 1e-6,
 no norm on the outputs), LIT-S/M/B out of Swin (relative position bias over
 the whole map, eps 1e-5, norms on the outputs). Between them only that
-differs; what LIT-Ti calls the patch embedding of stage k + 1 is the
-downsampling that ends stage k here.
+differs; LIT-Ti's patch embedding of stage k + 1 is the downsampling that ends
+stage k here.
 
 Differences from the authors' code:
 - any input size: the image is padded to a multiple of 4 and odd maps to even
@@ -449,7 +449,7 @@ class LIT(HierarchicalBackbone):
         return sum(len(stage.blocks) for stage in self.layers)
 
     def layer_id(self, name: str) -> int:
-        """Depth of `name`; norms of the outputs count as what follows."""
+        """Depth of `name`; output norms belong to the last one."""
         parts = name.split('.')
         if parts[0] == 'patch_embed':
             return 0

@@ -17,6 +17,7 @@ from .linear import Conv, DepthwiseConv, Linear, PointwiseConv
 from .mlp import Mlp
 from .norm import GlobalNorm
 from .position_bias import relative_position_bias, resize_bias_table
+from .recompute import recompute_block
 from .sequence import by_rows, sequence
 from .windows import merge_windows, partition_windows, window_key_mask
 
@@ -43,6 +44,7 @@ __all__ = [
     'merge_windows',
     'pad_for_stride',
     'partition_windows',
+    'recompute_block',
     'relative_position_bias',
     'resize',
     'resize_bias_table',

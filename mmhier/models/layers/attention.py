@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
         self.proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, *context: int) -> Tensor:
-        """(B, N, C) -> (B, N, C); `context` is what :meth:`mix` asks for."""
+        """(B, N, C) -> (B, N, C); `context` goes to :meth:`mix`."""
         batch, num_tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)

@@ -1,22 +1,51 @@
-"""Recompute the input of a layer in the backward pass.
+"""Recompute activations in the backward pass instead of storing them.
 
-The gradient of a layer's weights needs its input. Where that is the output of
-an activation or a norm, which cost next to nothing, only the input of these
-is kept.
+Whole blocks on request. The input of a layer always: the gradient of the
+layer's weights needs it, and where it is the output of an activation or a
+norm, which cost next to nothing, only the input of these is kept.
 """
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from .cpu.onednn import as_image, from_image, takes_convolution
 from .dynamic import is_traced
 
 
-def records_graph(*tensors: Tensor) -> bool:
-    """Whether autograd stores what is computed from these tensors.
+def recompute_block(block: nn.Module, *args: Any) -> Any:
+    """``block(*args)``, computed again in the backward pass.
 
-    A compiler decides by itself what to keep, so not in a graph.
+    BatchNorm statistics are updated by the first pass only.
+    """
+    return checkpoint(
+        block,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _kept_statistics(block)))
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Restore the BatchNorm statistics of `module` on leaving."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    buffers = [b for norm in norms for b in norm.buffers()]
+    kept = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:  # recomputation stops early by an exception
+        for buffer, value in zip(buffers, kept):
+            buffer.copy_(value)
+
+
+def records_graph(*tensors: Tensor) -> bool:
+    """Whether autograd records operations on these tensors.
+
+    False in a compiled graph: the compiler chooses the tensors to keep.
     """
     return (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
             and not is_traced())

@@ -1,11 +1,10 @@
 """Run layers one after the other, in the form that suits the device.
 
-What :func:`sequence` and :func:`by_rows` compute is said in one line each.
-How they compute it depends on the device, on whether gradients are recorded
-and on whether a graph is: activations and BatchNorm are fused into the layer
-before them in inference and recomputed in training, and on a CPU wide maps
-are processed in row tiles. Modules that anybody listens to by hooks, or that
-were replaced by others, are called as they are.
+The first line of :func:`sequence` and :func:`by_rows` defines the result. The
+form depends on the device and mode: in inference activations and BatchNorm
+are fused into the preceding layer, in training inputs of layers are
+recomputed, and on a CPU wide maps are processed in row tiles. Modules with
+hooks and replaced modules are called as they are.
 """
 from collections.abc import Callable, Sequence
 
@@ -101,7 +100,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _is_observed(module: nn.Module) -> bool:
-    """Whether calling a module does more than what its class does."""
+    """Whether a module has hooks or a forward of its own instance."""
     return bool('forward' in module.__dict__ or module._forward_hooks
                 or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks or module._compiled_call_impl

@@ -87,8 +87,8 @@ def window_key_mask(height: int,
     Returns:
         Tensor | None: Bool, (num_windows, size * size), True for real
         tokens, or None when no window holds padding. A window of padding
-        alone is all True, so that its softmax, whose result nobody reads,
-        stays finite.
+        alone is all True, so that its softmax, which is cropped, stays
+        finite.
     """
     if not may_need_padding(height, width, size * dilation):
         return None

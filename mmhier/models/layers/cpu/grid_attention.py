@@ -96,7 +96,7 @@ class _GridAttention(torch.autograd.Function):
         windows = _bias_windows(table).permute(0, 3, 4, 1, 2)
         windows = windows.expand(batch, -1, -1, -1, -1, -1)
         height, width = windows.shape[2:4]
-        # What softmax takes off each gradient, from the output.
+        # The mean that softmax's backward subtracts, from the output.
         shift = (grad_out.to(wide) * out).sum(3).flatten(0, 1)[:, None]
         q, k, v, grad_out = (x.flatten(0, 1) for x in (q, k, v, grad_out))
         q = q * head_dim**-0.5

@@ -138,7 +138,7 @@ def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None,
 
     Args:
         x (Tensor): (B, in_channels, H, W).
-        conv (nn.Conv2d): Of whose stride, padding, dilation and groups.
+        conv (nn.Conv2d): Gives stride, padding, dilation and groups.
         weight (Tensor): (out_channels, in_channels / groups, k, k).
         bias (Tensor, optional): (out_channels, ).
         activation (nn.Module, optional): nn.SiLU or nn.GELU.
@@ -176,7 +176,7 @@ def _count_linear(x_shape: list[int], weight_shape: list[int], *args: Any,
     return 2 * prod(x_shape) * weight_shape[0]
 
 
-# Else torch's FlopCounterMode would not see what these compute.
+# Otherwise torch's FlopCounterMode misses these operators.
 if HAS_POINTWISE:
     for _operator, _formula in ((torch.ops.mkldnn._convolution_pointwise,
                                  _count_convolution),
