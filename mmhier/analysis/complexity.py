@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from mmhier.models.layers import whole_maps
 
 aten = torch.ops.aten
 
@@ -80,8 +79,9 @@ def count_complexity(model: nn.Module,
     training = model.training
     model.eval()
     try:
-        # Bands would count the rows that they share twice.
-        with torch.no_grad(), whole_maps(), counter:
+        # The counter's hooks keep layers from working in tiles, which would
+        # count the rows that they share twice.
+        with torch.no_grad(), counter:
             (forward or model)(images)
     finally:
         model.train(training)

@@ -107,7 +107,7 @@ def plain_hatnet(model: HATNet, images: Tensor) -> Maps:
         return project(attn.proj, out.transpose(2, 3).reshape(x.shape) + g)
 
     def inverted_residual(layers, x):
-        first, expand = layers.conv1
+        first, expand, _ = layers.conv1
         x = F.silu(project(expand, norm(first, x)))
         x = F.silu(conv(layers.conv2[0], x))
         return norm(layers.conv3[1], project(layers.conv3[0], x))

@@ -110,7 +110,7 @@ def prepare_for_export(model: nn.Module) -> nn.Module:
 
 
 def _traceable(module: nn.Module) -> nn.Module | None:
-    """What stands for a module whose trace fits one size only, else None."""
+    """Traceable replacement of a module that fixes its input size, or None."""
     if isinstance(module, nn.AdaptiveAvgPool2d):
         size = module.output_size
         size = (size, size) if isinstance(size, int) else tuple(size)

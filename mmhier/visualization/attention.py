@@ -22,7 +22,7 @@ from mmhier.models.backbones.hatnet import (
 from mmhier.models.backbones.hvt import HVT, PATCH_SIZE, TokenLayout
 from mmhier.models.backbones.hvt import Block as HVTBlock
 from mmhier.models.backbones.lit import LIT, Attention
-from mmhier.models.layers import SelfAttention, resize_bias_table, whole_maps
+from mmhier.models.layers import SelfAttention, resize_bias_table
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _recorded(*modules: nn.Module) -> Iterator[dict[nn.Module, tuple]]:
 def _run(backbone: nn.Module, images: Tensor, *modules:
          nn.Module) -> dict[nn.Module, tuple]:
     """Arguments and outputs of modules in a forward pass."""
-    with _recorded(*modules) as calls, whole_maps():
+    with _recorded(*modules) as calls:
         backbone(images)
     return calls
 
@@ -249,9 +249,9 @@ def _accvit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
 
 def _branch_probabilities(branch: AtrousBranch, x: Tensor,
                           token: tuple[int, int]) -> Tensor:
-    """Map (heads, H, W) of a token of a standardized map (1, H, W, C)."""
+    """Map (heads, H, W) of a token of the branch's input (1, H, W, C)."""
     dilation = branch.dilation
-    x = x[0] * branch.norm.weight + branch.norm.bias
+    x = branch.norm(x[0])
     # Rows and columns of the window, and the token's place in them.
     places, windows = [], []
     for position, length in zip(token, x.shape[:2]):

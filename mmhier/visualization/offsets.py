@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 from mmhier.errors import MMHierError
-from mmhier.models.backbones.lit import LIT, DeformConv
+from mmhier.models.backbones.lit import LIT
+from mmhier.models.layers.deformable_merging import DeformConv
 
 
 @torch.no_grad()

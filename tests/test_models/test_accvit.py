@@ -17,7 +17,7 @@ from mmhier.models.heads import ACCViTClsHead
 from mmhier.models.layers import (
     BranchGate,
     DilatedDepthwiseConv,
-    branch_gate,
+    gate,
     windows,
 )
 from tests.reference import accvit as reference
@@ -226,9 +226,9 @@ def test_gates_in_chunks_are_the_gates(count, with_scales, pixels_per_chunk,
     """The readable form, its input, parameter and branch gradients."""
     batch, height, width, channels = 2, 5, 4, 6
     monkeypatch.setattr(
-        branch_gate._GatedSum, 'CHUNK_ELEMENTS',
+        gate._GatedSum, 'CHUNK_ELEMENTS',
         pixels_per_chunk * batch * channels // torch.get_num_threads())
-    gates = [
+    modules = [
         randomize(BranchGate(channels, count, impl))
         for impl in ('auto', 'eager')
     ]
@@ -238,11 +238,11 @@ def test_gates_in_chunks_are_the_gates(count, with_scales, pixels_per_chunk,
     scales = torch.rand(count, batch, 1, 1, channels).double()
     weight = torch.randn_like(x)
     results = []
-    for gate in gates:
+    for module in modules:
         leaves = [t.clone().requires_grad_() for t in (x, maps, scales)]
-        out = gate(leaves[0], list(leaves[1]),
-                   list(leaves[2]) if with_scales else None)
-        used = leaves[:2 + with_scales] + list(gate.parameters())
+        out = module(leaves[0], list(leaves[1]),
+                     list(leaves[2]) if with_scales else None)
+        used = leaves[:2 + with_scales] + list(module.parameters())
         results.append([out, *torch.autograd.grad((out * weight).sum(), used)])
     for found, expected in zip(*results):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -2,14 +2,9 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from mmhier.models.backbones import LIT, lit
-from mmhier.models.backbones.lit import resize_bias_table
-from mmhier.models.layers import (
-    attend,
-    attend_grid,
-    grid_attention,
-    relative_position_bias,
-)
+from mmhier.models.backbones import LIT
+from mmhier.models.layers import attend, attend_grid, relative_position_bias
+from mmhier.models.layers.cpu import grid_attention
 
 
 def inputs(batch, heads, height, width, head_dim, dtype=torch.float64):
@@ -132,31 +127,3 @@ def test_second_derivative_is_refused():
         out.square().sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
-
-
-def test_table_is_resized_once_for_a_size_and_its_weights(monkeypatch):
-    calls = []
-
-    def resize(table, height, width):
-        calls.append((height, width))
-        return resize_bias_table(table, height, width)
-
-    monkeypatch.setattr(lit, 'resize_bias_table', resize)
-    attn = lit.Attention(32, 2, 7, 'auto').eval()
-    x = torch.randn(1, 20, 32)
-    with torch.no_grad():
-        first = attn(x, 4, 5)
-        assert torch.equal(attn(x, 4, 5), first)
-        assert calls == [(4, 5)]
-        attn(x, 5, 4)
-        attn.relative_position_bias_table.data.mul_(2)  # as of an average
-        changed = attn(x, 5, 4)
-    assert calls == [(4, 5), (5, 4), (5, 4)]
-    # With gradients nothing is kept.
-    torch.testing.assert_close(attn(x, 5, 4), changed)
-    attn(x, 5, 4).sum().backward()
-    assert attn.relative_position_bias_table.grad.abs().sum() > 0
-    assert len(calls) == 5
-    with torch.no_grad():
-        attn.double()(x.double(), 5, 4)
-    assert len(calls) == 6

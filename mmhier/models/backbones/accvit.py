@@ -4,7 +4,7 @@ Papers: arXiv 2403.04200; workshop version, "Fusion of Regional and Sparse
 Attention in Vision Transformers", arXiv 2406.08859.
 
 The authors published neither code nor weights: this is a reconstruction, and
-:class:`ACCViT` lists what it rests on.
+:class:`ACCViT` lists its sources and assumptions.
 
 Maps are channels-last in memory throughout, so that convolutions, BatchNorm
 and attention over windows pass them on without copies.
@@ -19,7 +19,6 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
@@ -28,10 +27,10 @@ from ..layers import (
     Linear,
     Mlp,
     attend,
-    linear,
     merge_windows,
     partition_windows,
     relative_position_bias,
+    sequence,
     window_key_mask,
 )
 from .base import HierarchicalBackbone
@@ -49,20 +48,8 @@ def build_norm(norm_cfg: dict, num_channels: int) -> nn.Module:
     return norm
 
 
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution as a linear layer over channels-last memory."""
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
-        super().__init__(in_channels, out_channels, 1, bias=bias)
-
-    def _conv_forward(self, x: Tensor, weight: Tensor,
-                      bias: Tensor | None) -> Tensor:
-        x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
-        return x.permute(0, 3, 1, 2)
-
-
 class ConvNorm(nn.Sequential):
-    """Convolution and norm, in inference one convolution if it is BatchNorm.
+    """Convolution and norm.
 
     Args:
         conv (nn.Conv2d): The convolution.
@@ -71,17 +58,6 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, conv: nn.Conv2d, norm_cfg: dict):
         super().__init__(conv, build_norm(norm_cfg, conv.out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        conv, norm = self
-        if (torch.is_grad_enabled() or torch.compiler.is_compiling()
-                or norm.training or getattr(norm, 'running_var', None) is None):
-            return super().forward(x)
-        weight, bias = fuse_conv_bn_weights(conv.weight.detach(), conv.bias,
-                                            norm.running_mean, norm.running_var,
-                                            norm.eps, norm.weight, norm.bias)
-        return conv._conv_forward(x, weight, bias)
 
 
 class AveragePool(nn.Module):
@@ -109,8 +85,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, squeeze_channels: int):
         super().__init__()
-        self.squeeze = PointwiseConv(channels, squeeze_channels)
-        self.excite = PointwiseConv(squeeze_channels, channels)
+        self.squeeze = nn.Conv2d(channels, squeeze_channels, 1)
+        self.excite = nn.Conv2d(squeeze_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 1, 1), between 0 and 1."""
@@ -140,7 +116,7 @@ class AtrousInvertedResidual(nn.Module):
         self.pre_norm = build_norm(norm_cfg, in_channels)
         self.post_norm = build_norm(norm_cfg, out_channels)
         self.expand = nn.Sequential(
-            ConvNorm(PointwiseConv(in_channels, hidden, bias=False), norm_cfg),
+            ConvNorm(nn.Conv2d(in_channels, hidden, 1, bias=False), norm_cfg),
             nn.GELU())
         self.branches = nn.ModuleList([
             nn.Sequential(
@@ -151,17 +127,17 @@ class AtrousInvertedResidual(nn.Module):
         self.squeeze_excites = nn.ModuleList(
             [SqueezeExcite(hidden, out_channels // 4) for _ in CONV_DILATIONS])
         self.gate = BranchGate(hidden, len(CONV_DILATIONS), attn_impl)
-        self.project = PointwiseConv(hidden, out_channels)
+        self.project = nn.Conv2d(hidden, out_channels, 1)
         self.drop_path = DropPath(drop_path_rate)
         self.shortcut = nn.Sequential(
-            AveragePool(), PointwiseConv(
-                in_channels, out_channels)) if stride > 1 else nn.Identity()
+            AveragePool(), nn.Conv2d(in_channels, out_channels,
+                                     1)) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         shortcut = self.shortcut(x)
-        x = self.expand(self.pre_norm(x))
-        branches = [branch(x) for branch in self.branches]
+        x = sequence(x, self.pre_norm, self.expand)
+        branches = [sequence(x, branch) for branch in self.branches]
         scales = [se(y) for se, y in zip(self.squeeze_excites, branches)]
         x = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride]
         x = self.gate(x, [y.permute(0, 2, 3, 1) for y in branches],
@@ -187,22 +163,17 @@ class AtrousBranch(nn.Module):
         self.dilation = dilation
         self.attn_impl = attn_impl
         self.norm = nn.LayerNorm(embed_dims)
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.qkv = Linear(embed_dims, 3 * embed_dims)
         self.proj = Linear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * WINDOW_SIZE - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C), already standardized -> (B, H, W, C).
-
-        The LayerNorm's scale and shift are applied within `qkv`: all
-        branches can then share one standardized map.
-        """
+        """(B, H, W, C) -> (B, H, W, C)."""
         batch, height, width = x.shape[:3]
         layout = height, width, WINDOW_SIZE, self.dilation
-        qkv = linear(x, self.qkv.weight * self.norm.weight,
-                     self.qkv.bias + self.qkv.weight @ self.norm.bias)
+        qkv = sequence(x, self.norm, self.qkv)
         windows = partition_windows(qkv, WINDOW_SIZE, self.dilation)
         q, k, v = windows.unflatten(2, (3, self.num_heads, -1)).permute(
             2, 0, 3, 1, 4)
@@ -237,8 +208,7 @@ class AtrousAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
-        standardized = F.layer_norm(x, x.shape[-1:])
-        branches = [branch(standardized) for branch in self.branches]
+        branches = [branch(x) for branch in self.branches]
         return self.gate(x, branches) if len(branches) > 1 else branches[0]
 
 
@@ -418,7 +388,8 @@ class ACCViT(HierarchicalBackbone):
     def forward_maps(self, x: Tensor) -> tuple:
         """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i)."""
         outs = []
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = sequence(x, self.stem)
         for i, blocks in enumerate(self.stages):
             for block in blocks:
                 x = self.run_block(block, x)

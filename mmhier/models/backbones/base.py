@@ -1,62 +1,17 @@
 """The contract that every mmhier backbone keeps."""
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 from mmhier.checkpoints.loading import load_backbone_weights
 from mmhier.errors import MMHierError
-from ..layers import is_traced
+from ..layers import any_size, call_compiled, recompute_block
 
 MIN_INPUT_SIZE = 32
-_COMPILED: dict[tuple, Callable] = {}
-
-
-def _any_size_when_exporting() -> AbstractContextManager:
-    """Keep torch.export from tying a graph to sizes that oneDNN prefers.
-
-    Which kernel takes a convolution of one CPU image depends on its size; the
-    choice is made again when the exported program runs.
-    """
-    # torch.compile takes is_exporting for true and cannot trace the flags.
-    if (torch.compiler.is_exporting()
-            and not torch.compiler.is_dynamo_compiling()):
-        return torch.backends.mkldnn.flags(enabled=False)
-    return nullcontext()
-
-
-def _compiled_forward(cls: Any, **arguments: Any) -> Callable:
-    """``forward_maps`` of a class, compiled once for each set of arguments.
-
-    It belongs to no module, so that copies of a module, as of an average of
-    its weights, run on weights of their own.
-    """
-    key = (cls, repr(sorted(arguments.items())))
-    if key not in _COMPILED:
-        _COMPILED[key] = torch.compile(cls.forward_maps, **{
-            'dynamic': True,
-            **arguments
-        })
-    return _COMPILED[key]
-
-
-@contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Restore the BatchNorm statistics of `module` on leaving."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    buffers = [b for norm in norms for b in norm.buffers()]
-    kept = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:  # recomputation stops early by an exception
-        for buffer, value in zip(buffers, kept):
-            buffer.copy_(value)
 
 
 class HierarchicalBackbone(BaseModule):
@@ -95,7 +50,7 @@ class HierarchicalBackbone(BaseModule):
             Defaults to False.
         init_cfg (dict | list[dict], optional): Initialization. A
             ``dict(type='Pretrained', checkpoint=PATH)`` reads official or
-            mmhier weights, reports what matched and raises ValueError below
+            mmhier weights, reports the matches and raises ValueError below
             ``min_matched`` (a key of the dict, defaults to 0.95) of the
             parameters. Defaults to None, the authors' initialization.
 
@@ -219,7 +174,7 @@ class HierarchicalBackbone(BaseModule):
 
         Args:
             param_name (str): Name of a parameter of the whole model.
-            prefix (str): What precedes the backbone's own names.
+            prefix (str): Prefix of the backbone's parameters in the model.
                 Defaults to ''.
 
         Returns:
@@ -268,7 +223,7 @@ class HierarchicalBackbone(BaseModule):
 
     @abstractmethod
     def forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What ``forward`` returns, for images that it has checked."""
+        """Compute the feature maps; images are validated."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of images.
@@ -291,9 +246,10 @@ class HierarchicalBackbone(BaseModule):
                 f'{type(self).__name__} expects images of at least '
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
-        if self.compile_cfg is not False and not is_traced():
-            return _compiled_forward(type(self), **self.compile_cfg)(self, x)
-        with _any_size_when_exporting():
+        if self.compile_cfg is not False:
+            return call_compiled(
+                type(self).forward_maps, self, x, **self.compile_cfg)
+        with any_size():
             return self.forward_maps(x)
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
@@ -302,11 +258,7 @@ class HierarchicalBackbone(BaseModule):
         BatchNorm statistics are updated by the first pass only.
         """
         if self.with_cp and self.training:
-            return checkpoint(
-                block,
-                *args,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _kept_statistics(block)))
+            return recompute_block(block, *args)
         return block(*args)
 
     def freeze_stages(self) -> None:

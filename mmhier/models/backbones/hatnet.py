@@ -16,116 +16,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
-    activated_conv,
-    activated_linear,
-    apply_in_bands,
+    Conv,
+    DepthwiseConv,
+    GlobalNorm,
+    PointwiseConv,
     attend,
-    convolve,
-    fuses_activations,
-    linear,
-    may_need_padding,
+    average_cells,
+    by_rows,
     merge_windows,
     partition_windows,
+    sequence,
     window_key_mask,
 )
 from .base import HierarchicalBackbone
-
-
-class GlobalNorm(nn.GroupNorm):
-    """GroupNorm of one group on (B, H, W, C): statistics over a whole map."""
-
-    def __init__(self, num_channels: int):
-        super().__init__(1, num_channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not x.requires_grad:
-            # The same in other words: behind frozen stages torch's backward
-            # of a channels-last group_norm crashes (2.11, CPU).
-            x = F.layer_norm(x, x.shape[1:], eps=self.eps)
-            return torch.addcmul(self.bias, x, self.weight)
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class Conv(nn.Conv2d):
-    """Convolution on (B, H, W, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class DepthwiseConv(nn.Conv2d):
-    """Depthwise convolution of (B, H, W, C), activated by SiLU before it."""
-
-    def __init__(self, channels: int, kernel_size: int):
-        super().__init__(
-            channels,
-            channels,
-            kernel_size,
-            padding=kernel_size // 2,
-            groups=channels,
-            bias=False)
-
-    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
-        """The result is activated too if what it is given already is."""
-        x = x.permute(0, 3, 1, 2)
-        if activated:
-            x = convolve(x, self.weight, None, 'silu', self.padding[0],
-                         self.groups)
-        else:
-            x = activated_conv(x, self, 'silu')
-        return x.permute(0, 2, 3, 1)
-
-
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution on (..., C), activated before it if asked for."""
-
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 bias: bool = True,
-                 activation: str | None = None):
-        super().__init__(in_channels, out_channels, 1, bias=bias)
-        self.activation = activation
-
-    def forward(self,
-                x: Tensor,
-                activated: bool = False,
-                then: str | None = None) -> Tensor:
-        weight = self.weight.flatten(1)
-        if self.activation is None or activated:
-            return linear(x, weight, self.bias, then)
-        return activated_linear(x, weight, self.bias, self.activation)
 
 
 def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
     """(B, N, parts * C) -> (parts, B, num_heads, N, C / num_heads)."""
     x = x.view(x.shape[0], x.shape[1], parts, num_heads, -1)
     return x.permute(2, 0, 3, 1, 4)
-
-
-def average_cells(x: Tensor, size: int) -> Tensor:
-    """Mean of each size x size cell of (B, H, W, C), partial cells too."""
-    if size == 1:
-        return x
-    height, width = x.shape[1:3]
-    x = x.permute(0, 3, 1, 2)
-    if not may_need_padding(height, width, size):
-        return F.avg_pool2d(x, size).permute(0, 2, 3, 1)
-    rows, columns = -(-height // size), -(-width // size)
-    x = F.pad(x, (0, columns * size - width, 0, rows * size - height))
-    sums = F.avg_pool2d(x, size, divisor_override=1).permute(0, 2, 3, 1)
-    row_starts = size * torch.arange(rows, device=x.device)
-    column_starts = size * torch.arange(columns, device=x.device)
-    counts = ((height - row_starts[:, None]).clamp(max=size) *
-              (width - column_starts).clamp(max=size))
-    return sums / counts[..., None]
 
 
 class HierarchicalAttention(nn.Module):
@@ -159,36 +73,24 @@ class HierarchicalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
         u = self.norm(x)
-        channels = x.shape[-1]
         if self.grid_size == 1:
-            return self.proj(self._attend_self(u.flatten(1, 2)).view_as(x))
-        local = apply_in_bands(
-            self._attend_windows,
-            u,
-            3 * channels,
-            multiple=self.grid_size,
-            modules=[self.qkv])
-        g = self.grid_norm(local.add_(x))
-        pooled = self.ds_norm(average_cells(g, self.ds_ratio)).flatten(1, 2)
-        k, v = split_heads(self.kv(pooled), 2, self.num_heads)
-        return apply_in_bands(
-            lambda g, k, v: self.proj(g + self._attend_pooled(g, k, v)),
-            g,
-            channels,
-            tensors=[k, v],
-            modules=[self.q, self.proj])
+            return self.proj(self.attend_self(u.flatten(1, 2)).view_as(x))
+        local = by_rows(self.attend_windows, u, every=self.grid_size)
+        g = self.grid_norm(x + local)
+        pooled = self.ds_norm(average_cells(g, self.ds_ratio))
+        return by_rows(self.attend_pooled, g, self.kv(pooled.flatten(1, 2)))
 
-    def _attend_windows(self, u: Tensor) -> Tensor:
+    def attend_windows(self, u: Tensor) -> Tensor:
         """Self-attention within each window of (B, H, W, C)."""
         height, width = u.shape[1:3]
-        windows = self._attend_self(
+        windows = self.attend_self(
             partition_windows(u, self.grid_size),
             window_key_mask(height, width, self.grid_size, device=u.device))
         return merge_windows(windows, height, width, self.grid_size)
 
-    def _attend_self(self,
-                     tokens: Tensor,
-                     key_mask: Tensor | None = None) -> Tensor:
+    def attend_self(self,
+                    tokens: Tensor,
+                    key_mask: Tensor | None = None) -> Tensor:
         """(B', N, C) -> (B', N, C); key_mask (windows, N) as bool."""
         q, k, v = split_heads(self.qkv(tokens), 3, self.num_heads)
         if key_mask is not None:
@@ -197,11 +99,12 @@ class HierarchicalAttention(nn.Module):
         out = attend(q, k, v, key_mask=key_mask, attn_impl=self.attn_impl)
         return out.transpose(1, 2).flatten(2)
 
-    def _attend_pooled(self, g: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Every position of (B, H, W, C) attends to the pooled map."""
+    def attend_pooled(self, g: Tensor, kv: Tensor) -> Tensor:
+        """(B, H, W, C) attends to the pooled map's kv, (B, M, 2 * C)."""
         (q, ) = split_heads(self.q(g).flatten(1, 2), 1, self.num_heads)
+        k, v = split_heads(kv, 2, self.num_heads)
         out = attend(q, k, v, attn_impl=self.attn_impl)
-        return out.transpose(1, 2).reshape(g.shape)
+        return self.proj(g + out.transpose(1, 2).reshape(g.shape))
 
 
 class InvertedResidual(nn.Module):
@@ -216,35 +119,18 @@ class InvertedResidual(nn.Module):
     def __init__(self, embed_dims: int, expansion: int, kernel_size: int):
         super().__init__()
         hidden = embed_dims * expansion
-        # Each layer activates what it is given, see `layers.activated`.
         self.conv1 = nn.Sequential(
             GlobalNorm(embed_dims),
-            PointwiseConv(embed_dims, hidden, bias=False))
-        self.conv2 = nn.Sequential(DepthwiseConv(hidden, kernel_size))
+            PointwiseConv(embed_dims, hidden, bias=False), nn.SiLU())
+        self.conv2 = nn.Sequential(
+            DepthwiseConv(hidden, kernel_size), nn.SiLU())
         self.conv3 = nn.Sequential(
-            PointwiseConv(hidden, embed_dims, bias=False, activation='silu'),
+            PointwiseConv(hidden, embed_dims, bias=False),
             GlobalNorm(embed_dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), without the residual."""
-        norm, expand = self.conv1
-        depthwise, = self.conv2
-        project, out_norm = self.conv3
-        return out_norm(
-            apply_in_bands(
-                self._forward_rows,
-                norm(x),
-                expand.out_channels,
-                halo=depthwise.padding[0],
-                modules=[expand, depthwise, project]))
-
-    def _forward_rows(self, x: Tensor) -> Tensor:
-        """What lies between the norms, of rows of (B, H, W, C)."""
-        expand, depthwise, project = self.conv1[1], self.conv2[0], self.conv3[0]
-        if not fuses_activations(x):
-            return project(depthwise(expand(x)))
-        x = depthwise(expand(x, then='silu'), activated=True)
-        return project(x, activated=True)
+        return sequence(x, self.conv1, self.conv2, self.conv3)
 
 
 class Block(nn.Module):

@@ -28,7 +28,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
-from ..layers import Mlp, SelfAttention
+from ..layers import Mlp, SelfAttention, crop, max_cells, resize
 from .base import HierarchicalBackbone
 
 PATCH_SIZE = 16
@@ -164,12 +164,9 @@ def resample_positions(table: Tensor, layout: TokenLayout,
     Returns:
         Tensor: (1, layout.num_tokens(level), C).
     """
-    if not torch.compiler.is_compiling() and layout.trained:
-        return table
     trained = TokenLayout(TRAINED_GRID, TRAINED_GRID, '1d')
-    grid = F.interpolate(
-        trained.lift(table, level), (layout.height, layout.width),
-        mode='bicubic')
+    grid = resize(
+        trained.lift(table, level), layout.height, layout.width, 'bicubic')
     return layout.sample(grid, level)
 
 
@@ -223,15 +220,6 @@ def _pyramid_norm(norm_cfg: dict, embed_dims: int) -> nn.Module:
             'norm') from error
 
 
-def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """Top left part of a map: (B, C, H, W) -> (B, C, height, width)."""
-    if torch.compiler.is_compiling():
-        # Unlike a slice this asks nothing about the sizes, so that one graph
-        # serves all of them.
-        return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
-    return x[:, :, :height, :width]
-
-
 class PyramidLevel(nn.Module):
     """Brings a stride-16 map to another stride.
 
@@ -270,17 +258,11 @@ class PyramidLevel(nn.Module):
         stride = 16
         for step in self.up:
             stride //= 2
-            # Cut off what lies outside the image before a norm sees it.
+            # Crop to the image before a norm sees the rest.
             x = crop(step(x), -(-height // stride), -(-width // stride))
         x = x.contiguous()
         if self.stride == 32:
-            # Pairs of rows, then of columns, by index: unlike max_pool2d,
-            # which asks about odd sizes, this exports for all of them.
-            for dim, size in ((2, -(-height // 16)), (3, -(-width // 16))):
-                first = torch.arange(0, size, 2, device=x.device)
-                second = (first + 1).clamp(max=size - 1)
-                x = torch.maximum(
-                    x.index_select(dim, first), x.index_select(dim, second))
+            x = max_cells(x, -(-height // 16), -(-width // 16))
         return x
 
 
@@ -308,8 +290,8 @@ class HVT(HierarchicalBackbone):
     beside 256x256 by 0.3 to 0.4 of a map's standard deviation. Else they
     reach only the pooling windows that they share with the image. The
     backbone itself adds no tokens: zeros that complete a border patch belong
-    to that patch, and what the deconvolutions make of them is cut off before
-    a norm.
+    to that patch, and their part of the deconvolutions' output is cropped
+    before a norm.
 
     Stages 1 to 4 are the blocks up to each tap, with their pooled position
     embeddings; the stem is the patch embedding with its positions. The norms
@@ -456,7 +438,7 @@ class HVT(HierarchicalBackbone):
         width = self.settings['pool_block_width']
         if self.pool_mode == 'none' or width == 0 or block % width:
             return False
-        # What no map reads is not pooled.
+        # Tokens behind the last tap are not pooled.
         return self.out_type == 'avg_featmap' or block < self.taps[-1]
 
     def _norm_name(self, block: int) -> str:

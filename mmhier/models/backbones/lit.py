@@ -5,8 +5,8 @@ Authors' code: github.com/ziplab/LIT (Apache-2.0), which holds two code bases:
 LIT-Ti grew out of PVT (absolute position embeddings, LayerNorms of eps 1e-6,
 no norm on the outputs), LIT-S/M/B out of Swin (relative position bias over
 the whole map, eps 1e-5, norms on the outputs). Between them only that
-differs; what LIT-Ti calls the patch embedding of stage k + 1 is the
-downsampling that ends stage k here.
+differs; LIT-Ti's patch embedding of stage k + 1 is the downsampling that ends
+stage k here.
 
 Differences from the authors' code:
 - any input size: the image is padded to a multiple of 4 and odd maps to even
@@ -18,26 +18,23 @@ Differences from the authors' code:
 """
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
-from torchvision.ops import deform_conv2d
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from ..layers import (
+    DeformableMerging,
     Mlp,
     SelfAttention,
     attend,
     attend_grid,
-    is_traced,
-    relative_position_bias,
+    pad_for_stride,
+    resize,
     resize_bias_table,
 )
 from .base import HierarchicalBackbone
@@ -45,19 +42,6 @@ from .base import HierarchicalBackbone
 BIAS_TABLE = 'relative_position_bias_table'
 # Sides of the four token grids of a 224x224 image.
 IMAGENET_GRIDS = (56, 28, 14, 7)
-
-
-def pad_for_stride(x: Tensor, stride: int) -> Tensor:
-    """Zeros on the right and bottom of (B, C, H, W) to fill the last cells.
-
-    A compiled graph serves every size, so there `stride - 1` rows and columns
-    are added; a convolution of that stride drops those that fill no cell.
-    """
-    if torch.compiler.is_compiling():
-        bottom = right = stride - 1
-    else:
-        bottom, right = -x.shape[2] % stride, -x.shape[3] % stride
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
 class PatchEmbed(nn.Module):
@@ -72,53 +56,6 @@ class PatchEmbed(nn.Module):
         """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
         x = self.proj(pad_for_stride(x, 4))
         return self.norm(x.permute(0, 2, 3, 1))
-
-
-class DeformConv(nn.Conv2d):
-    """2x2 deformable convolution of stride 2, with a bias.
-
-    `conv_offset` predicts 8 numbers per output position: for the taps
-    (0, 0), (0, 1), (1, 0), (1, 1) the shift (dy, dx) in input pixels. It
-    starts at zero, a plain convolution. Sampling is bilinear, zero outside.
-    All of it runs in the precision of the weights and at least float32,
-    under autocast too: shifts in half precision would be too coarse.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 2, stride=2)
-        self.conv_offset = nn.Conv2d(in_channels, 8, 2, stride=2)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W), H and W even -> (B, C_out, H / 2, W / 2)."""
-        in_dtype = x.dtype
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        # The meta device, on which costs are counted, has no autocast.
-        off = nullcontext() if x.is_meta else torch.autocast(
-            x.device.type, enabled=False)
-        with off:
-            x = x.to(self.weight.dtype)
-            offset = self.conv_offset(x)
-            x = deform_conv2d(
-                x.to(dtype), offset.to(dtype), self.weight.to(dtype),
-                self.bias.to(dtype), self.stride)
-        return x.to(in_dtype)
-
-
-class DeformableMerging(nn.Module):
-    """Deformable token merging (paper, section 3.3), which halves a map."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict):
-        super().__init__()
-        self.dconv = DeformConv(in_channels, out_channels)
-        self.norm_layer = build_norm_layer(norm_cfg, out_channels)[1]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C_in) -> (B, ceil(H / 2), ceil(W / 2), C_out)."""
-        x = pad_for_stride(x.permute(0, 3, 1, 2).contiguous(), 2)
-        x = F.gelu(self.norm_layer(self.dconv(x)))
-        return x.permute(0, 2, 3, 1)
 
 
 class Attention(SelfAttention):
@@ -143,23 +80,6 @@ class Attention(SelfAttention):
             self.relative_position_bias_table = nn.Parameter(
                 torch.empty((2 * bias_size - 1)**2, num_heads))
             trunc_normal_(self.relative_position_bias_table, std=0.02)
-        # In inference what the last table was resized for, it, and the result.
-        self._resized: tuple[tuple, Tensor, Tensor] | None = None
-
-    def _resized_table(self, height: int, width: int) -> Tensor:
-        """The table for a grid, resized once for as long as the size and the
-        weights stay the same."""
-        table = self.relative_position_bias_table
-        if torch.is_grad_enabled() or is_traced():
-            return resize_bias_table(table, height, width)
-        # By value: neither the version of a tensor nor its address tells of
-        # what is written through `.data`, as mmengine's EMA hook does.
-        purpose = (height, width, table.device, table.dtype)
-        if (self._resized is None or self._resized[0] != purpose
-                or not torch.equal(self._resized[1], table)):
-            self._resized = (purpose, table.detach().clone(),
-                             resize_bias_table(table, height, width))
-        return self._resized[2]
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, *context: int) -> Tensor:
         """(B, num_heads, height * width, d) each, then height and width; more
@@ -167,11 +87,9 @@ class Attention(SelfAttention):
         if self.bias_size is None:
             return attend(q, k, v, attn_impl=self.attn_impl)
         height, width = context
-        table = self._resized_table(height, width)
-        if self.attn_impl == 'auto' and not is_traced():
-            return attend_grid(q, k, v, table, height, width)
-        bias = relative_position_bias(table, height, width)
-        return attend(q, k, v, bias, attn_impl=self.attn_impl)
+        table = resize_bias_table(self.relative_position_bias_table, height,
+                                  width)
+        return attend_grid(q, k, v, table, height, width, self.attn_impl)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, strict: bool,
@@ -264,11 +182,8 @@ class Stage(nn.Module):
     def _resized_pos_embed(self, height: int, width: int) -> Tensor:
         assert self.pos_embed is not None
         side = math.isqrt(self.pos_embed.shape[1])
-        if not torch.compiler.is_compiling() and height == width == side:
-            return self.pos_embed
         grid = self.pos_embed.transpose(1, 2).unflatten(2, (side, side))
-        grid = F.interpolate(
-            grid, (height, width), mode='bilinear', align_corners=False)
+        grid = resize(grid, height, width, 'bilinear')
         return grid.flatten(2).transpose(1, 2)
 
 
@@ -534,7 +449,7 @@ class LIT(HierarchicalBackbone):
         return sum(len(stage.blocks) for stage in self.layers)
 
     def layer_id(self, name: str) -> int:
-        """Depth of `name`; norms of the outputs count as what follows."""
+        """Depth of `name`; output norms belong to the last one."""
         parts = name.split('.')
         if parts[0] == 'patch_embed':
             return 0

@@ -1,46 +1,53 @@
-from .activated import ActivatedLinear, activated_conv, activated_linear
 from .attention import SelfAttention, attend
-from .bands import (
-    apply_in_bands,
-    row_bands,
-    whole_maps,
-)
-from .branch_gate import BranchGate
+from .deformable_merging import DeformableMerging
 from .dilated_depthwise import DilatedDepthwiseConv
-from .grid_attention import attend_grid
-from .linear import Linear, convolve, fuses_activations, linear
-from .mlp import Mlp
-from .position_bias import relative_position_bias, resize_bias_table
-from .tracing import is_traced
-from .windows import (
+from .dynamic import (
+    any_size,
+    average_cells,
+    call_compiled,
+    crop,
+    max_cells,
     may_need_padding,
-    merge_windows,
-    partition_windows,
-    window_key_mask,
+    pad_for_stride,
+    resize,
 )
+from .gate import BranchGate
+from .grid_attention import attend_grid
+from .linear import Conv, DepthwiseConv, Linear, PointwiseConv
+from .mlp import Mlp
+from .norm import GlobalNorm
+from .position_bias import relative_position_bias, resize_bias_table
+from .recompute import recompute_block
+from .sequence import by_rows, sequence
+from .windows import merge_windows, partition_windows, window_key_mask
 
 __all__ = [
-    'ActivatedLinear',
     'BranchGate',
+    'Conv',
+    'DeformableMerging',
+    'DepthwiseConv',
     'DilatedDepthwiseConv',
+    'GlobalNorm',
     'Linear',
     'Mlp',
+    'PointwiseConv',
     'SelfAttention',
-    'activated_conv',
-    'activated_linear',
-    'apply_in_bands',
+    'any_size',
     'attend',
     'attend_grid',
-    'convolve',
-    'fuses_activations',
-    'is_traced',
-    'linear',
+    'average_cells',
+    'by_rows',
+    'call_compiled',
+    'crop',
+    'max_cells',
     'may_need_padding',
     'merge_windows',
+    'pad_for_stride',
     'partition_windows',
+    'recompute_block',
     'relative_position_bias',
+    'resize',
     'resize_bias_table',
-    'row_bands',
-    'whole_maps',
+    'sequence',
     'window_key_mask',
 ]

@@ -1,17 +1,8 @@
 """Multi-head attention with optional position bias and key mask."""
-from itertools import product
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .linear import Linear, fuses_activations, linear
-from .tracing import is_traced
-
-# Numbers of keys and queries between which convolutions are the faster way,
-# and what logits take at a time.
-LEAST_KEYS, MOST_KEYS = 128, 2048
-LEAST_QUERIES = 1024
-LOGITS_BYTES = 2**21
+from .cpu.few_keys import attend_few_keys, suits_few_keys
+from .linear import Linear
 
 
 def attend(q: Tensor,
@@ -46,8 +37,8 @@ def attend(q: Tensor,
         if key_mask is not None:
             logits = logits.masked_fill(~key_mask, float('-inf'))
         return logits.softmax(-1).to(v.dtype) @ v
-    if bias is None and key_mask is None and _suits_convolutions(q, k):
-        return _attend_by_convolutions(q, k, v)
+    if bias is None and key_mask is None and suits_few_keys(q, k):
+        return attend_few_keys(q, k, v)
     mask = key_mask
     if bias is not None:
         mask = bias.to(q.dtype)
@@ -56,36 +47,6 @@ def attend(q: Tensor,
         # The fused CPU kernel is not taken for a mask of fewer dimensions.
         mask = mask[(None, ) * (q.ndim - mask.ndim)]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def _suits_convolutions(q: Tensor, k: Tensor) -> bool:
-    """Whether a few keys and many queries are faster without torch's kernel.
-
-    That multiplies matrices by MKL, see :func:`suits_onednn`; with many
-    keys its single pass over them makes up for it.
-    """
-    return (q.ndim == 4 and not is_traced() and fuses_activations(k[0])
-            and LEAST_KEYS <= k.shape[2] <= MOST_KEYS
-            and q.shape[2] >= LEAST_QUERIES)
-
-
-def _attend_by_convolutions(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of each head as two 1x1 convolutions of the queries, whose
-    kernels are the keys and the values, some queries at a time."""
-    batch, heads, num_queries, head_dim = q.shape
-    # Laid out as the caller will need it, (B, N, heads, d).
-    out = q.new_empty(batch, num_queries, heads, head_dim).transpose(1, 2)
-    count = max(1, LOGITS_BYTES // (q.element_size() * k.shape[2]))
-    # oneDNN is lost among kernels that are not in one piece.
-    keys = k.contiguous() * head_dim**-0.5
-    values = v.transpose(2, 3).contiguous()
-    for i, j in product(range(batch), range(heads)):
-        for first in range(0, num_queries, count):
-            rows = slice(first, first + count)
-            logits = linear(q[i, j, None, rows], keys[i, j])
-            probs = torch.softmax(logits, -1, out=logits)
-            out[i, j, rows] = linear(probs, values[i, j])[0]
-    return out
 
 
 class SelfAttention(nn.Module):
@@ -108,7 +69,7 @@ class SelfAttention(nn.Module):
         self.proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, *context: int) -> Tensor:
-        """(B, N, C) -> (B, N, C); `context` is what :meth:`mix` asks for."""
+        """(B, N, C) -> (B, N, C); `context` goes to :meth:`mix`."""
         batch, num_tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)

@@ -1,10 +1,7 @@
-"""Depthwise convolution with dilation, fast in both directions on a CPU."""
-from itertools import product
-from math import gcd
-
+"""Depthwise convolution with dilation."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from .cpu.dilated_depthwise import dilated_depthwise
 
 
 class DilatedDepthwiseConv(nn.Conv2d):
@@ -27,70 +24,11 @@ class DilatedDepthwiseConv(nn.Conv2d):
             groups=channels,
             bias=False)
 
-    def _conv_forward(self, x: Tensor, weight: Tensor,
-                      bias: Tensor | None) -> Tensor:
-        if (self.dilation[0] == 1 or bias is not None or x.device.type != 'cpu'
-                or torch.compiler.is_compiling()
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        if (self.dilation[0] == 1 or self.bias is not None
+                or x.device.type != 'cpu' or torch.compiler.is_compiling()
                 or not torch.is_grad_enabled()):
-            return super()._conv_forward(x, weight, bias)
-        return _DilatedDepthwiseConv.apply(x, weight, self.stride[0],
-                                           self.dilation[0])
-
-
-class _DilatedDepthwiseConv(torch.autograd.Function):
-    """Depthwise 3x3 convolution whose backward pass is fast on a CPU.
-
-    oneDNN takes ten times as long for the gradients of a dilated depthwise
-    convolution as for the convolution. Here the input's is another
-    convolution, the weight's that of an undilated one over the subsampled
-    maps that the dilation keeps apart.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, stride, dilation):
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation
-        return F.conv2d(x, weight, None, stride, dilation, dilation,
-                        len(weight))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        channels, kernel = len(weight), weight.to(grad.dtype)
-        # Pixels between those of a common step are never read.
-        step = gcd(ctx.stride, ctx.dilation)
-        read = x[..., ::step, ::step].to(grad.dtype)
-        stride, dilation = ctx.stride // step, ctx.dilation // step
-        if stride > 1:
-            sparse = torch.zeros_like(read)
-            sparse[..., ::stride, ::stride] = grad
-            grad = sparse
-        grad_read = F.conv2d(grad, kernel.flip(2, 3), None, 1, dilation,
-                             dilation, channels)
-        grad_weight = torch.ops.aten.convolution_backward(
-            subsample(grad, dilation), subsample(read, dilation), kernel, None,
-            (1, 1), (1, 1), (1, 1), False, (0, 0), channels,
-            (False, True, False))[1]
-        grad_x = grad_read
-        if step > 1:
-            grad_x = torch.zeros_like(x)
-            grad_x[..., ::step, ::step] = grad_read
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
-
-
-def subsample(x: Tensor, step: int) -> Tensor:
-    """All maps x[..., p::step, q::step] as images of one batch.
-
-    (B, C, H, W) -> (step**2 * B, C, ceil(H / step), ceil(W / step)), zeros
-    where a map is shorter.
-    """
-    batch, channels, height, width = x.shape
-    rows, columns = -(-height // step), -(-width // step)
-    out = x.new_empty(step, step, batch, rows, columns, channels)
-    for p, q in product(range(step), repeat=2):
-        part = x[..., p::step, q::step].permute(0, 2, 3, 1)
-        out[p, q, :, :part.shape[1], :part.shape[2]] = part
-        out[p, q, :, part.shape[1]:] = 0
-        out[p, q, :, :, part.shape[2]:] = 0
-    return out.flatten(0, 2).permute(0, 3, 1, 2)
+            return super().forward(x)
+        return dilated_depthwise(x, self.weight, self.stride[0],
+                                 self.dilation[0])

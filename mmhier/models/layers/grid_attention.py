@@ -1,28 +1,19 @@
-"""Attention over a whole grid with relative position bias, in little memory.
-
-The bias of all pairs of N tokens takes num_heads * N * N numbers; here it is
-never held for more than a few rows of queries, in either direction. With the
-keys in reverse order the bias of query (y, x) is the window of the table that
-starts at (y, x), so that it is copied by rows of the table, without indices,
-and its gradient is what `fold` sums.
-"""
-
-import torch
-import torch.nn.functional as F
+"""Attention over a whole grid with relative position bias."""
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from .attention import attend
+from .cpu.grid_attention import attend_by_rows
+from .dynamic import is_traced
+from .position_bias import relative_position_bias
 
-# Numbers in a buffer of logits: 64 MiB in float32.
-BUFFER_SIZE = 2**24
 
-
-def attend_grid(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int,
-                width: int) -> Tensor:
+def attend_grid(q: Tensor,
+                k: Tensor,
+                v: Tensor,
+                table: Tensor,
+                height: int,
+                width: int,
+                attn_impl: str = 'auto') -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v of a grid of tokens.
-
-    Equals :func:`attend` with the bias of :func:`relative_position_bias`
-    within rounding, gradients included, with logits of a few rows of queries
-    in memory at a time. Not traceable; has no second derivative.
 
     Args:
         q (Tensor): Queries, (B, num_heads, height * width, d).
@@ -32,97 +23,14 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int,
             :func:`relative_position_bias`.
         height (int): Rows of the grid.
         width (int): Columns of the grid.
+        attn_impl (str): 'auto' holds the biases and logits of a few rows of
+            queries at a time, but in graphs; for others see :func:`attend`.
+            Defaults to 'auto'.
 
     Returns:
         Tensor: (B, num_heads, height * width, d).
     """
-    table = table.t().reshape(-1, 2 * height - 1, 2 * width - 1)
-    # A copy of q, like those of k and v, lets go of the qkv they are part of.
-    return _GridAttention.apply(q.contiguous(), k.flip(2), v.flip(2),
-                                table.to(q.dtype))
-
-
-def _bias_windows(table: Tensor) -> Tensor:
-    """View of (heads, 2 * H - 1, 2 * W - 1) as (heads, H, W, H, W).
-
-    Queries come before keys, keys in reverse order.
-    """
-    height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
-    return table.unfold(1, height, 1).unfold(2, width, 1)
-
-
-def _row_chunks(height: int, row_size: int, size: int) -> list[slice]:
-    """Slices of the rows of queries whose logits, row_size numbers per row,
-    fit into `size` numbers; of one row at least."""
-    rows = max(1, size // row_size)
-    # Even chunks: a small last one would keep few threads busy.
-    rows = -(-height // -(-height // rows))
-    return [slice(y, min(y + rows, height)) for y in range(0, height, rows)]
-
-
-class _GridAttention(torch.autograd.Function):
-    """Inputs as in attend_grid, but for the keys' and values' reverse order
-    and the table's shape (heads, 2 * H - 1, 2 * W - 1)."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, table):
-        windows = _bias_windows(table)
-        heads, height, width = windows.shape[:3]
-        num_keys = height * width
-        chunks = _row_chunks(height, heads * width * num_keys, BUFFER_SIZE)
-        buffer = windows.new_empty(heads, chunks[0].stop, width, height, width)
-        # Laid out as the caller will need it, (B, N, heads, d).
-        out = q.new_empty(len(q), num_keys, heads, q.shape[3]).transpose(1, 2)
-        for rows in chunks:
-            bias = buffer[:, :rows.stop - rows.start].copy_(windows[:, rows])
-            queries = slice(rows.start * width, rows.stop * width)
-            out[:, :, queries] = F.scaled_dot_product_attention(
-                q[:, :, queries],
-                k,
-                v,
-                attn_mask=bias.reshape(1, heads, -1, num_keys))
-        ctx.save_for_backward(q, k, v, table, out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_out):
-        q, k, v, table, out = ctx.saved_tensors
-        batch, heads, num_keys, head_dim = k.shape
-        # Sums and softmax of half precision are taken in float32.
-        dtype = q.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        # Keys before queries throughout, as `fold` asks.
-        windows = _bias_windows(table).permute(0, 3, 4, 1, 2)
-        windows = windows.expand(batch, -1, -1, -1, -1, -1)
-        height, width = windows.shape[2:4]
-        # What softmax takes off each gradient, from the output.
-        shift = (grad_out.to(wide) * out).sum(3).flatten(0, 1)[:, None]
-        q, k, v, grad_out = (x.flatten(0, 1) for x in (q, k, v, grad_out))
-        q = q * head_dim**-0.5
-        grad_q = torch.empty_like(q)
-        grad_k, grad_v, grad_table = (
-            torch.zeros_like(x, dtype=wide) for x in (k, v, table))
-        # Four buffers at a time, used again and again: better small.
-        for rows in _row_chunks(height, batch * heads * width * num_keys,
-                                BUFFER_SIZE // 4):
-            queries = slice(rows.start * width, rows.stop * width)
-            q_rows, grad_rows = q[:, queries], grad_out[:, queries]
-            logits = windows[..., rows, :].clone(
-                memory_format=torch.contiguous_format)
-            logits = logits.view(len(k), num_keys, -1)
-            probs = logits.baddbmm_(k, q_rows.mT).softmax(1, wide)
-            grad_v += probs.to(dtype) @ grad_rows
-            grad_logits = torch.bmm(v, grad_rows.mT).to(wide)
-            grad_logits.sub_(shift[:, :, queries]).mul_(probs)
-            table_rows = slice(rows.start, rows.stop + height - 1)
-            grad_table[:, table_rows] += F.fold(
-                grad_logits.view(batch, heads * num_keys, -1),
-                (height + rows.stop - rows.start - 1, 2 * width - 1),
-                (height, width)).sum(0)
-            grad_logits = grad_logits.to(dtype)
-            grad_q[:, queries] = grad_logits.mT @ k
-            grad_k += grad_logits @ q_rows
-        grads = (grad_q * head_dim**-0.5, grad_k.to(dtype), grad_v.to(dtype))
-        return (*(g.unflatten(0, (batch, heads))
-                  for g in grads), grad_table.to(table.dtype))
+    if attn_impl == 'auto' and not is_traced():
+        return attend_by_rows(q, k, v, table, height, width)
+    bias = relative_position_bias(table, height, width)
+    return attend(q, k, v, bias, attn_impl=attn_impl)

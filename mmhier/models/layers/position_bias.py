@@ -2,8 +2,8 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from .dynamic import resize
 
 
 def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
@@ -40,13 +40,10 @@ def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
         width (int): Columns of the grid.
 
     Returns:
-        Tensor: ((2 * height - 1) * (2 * width - 1), num_heads), `table`
-        itself when it has that grid.
+        Tensor: ((2 * height - 1) * (2 * width - 1), num_heads), the
+        same numbers if the table has that grid.
     """
-    size = (2 * height - 1, 2 * width - 1)
     side = math.isqrt(table.shape[0])
-    if not torch.compiler.is_compiling() and size == (side, side):
-        return table
-    table = table.t().view(1, -1, side, side)
-    table = F.interpolate(table, size, mode='bicubic', align_corners=False)
-    return table.flatten(2)[0].t()
+    grid = table.t().view(1, -1, side, side)
+    grid = resize(grid, 2 * height - 1, 2 * width - 1, 'bicubic')
+    return grid.flatten(2)[0].t()

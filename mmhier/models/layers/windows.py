@@ -5,10 +5,10 @@ into its d * d residue classes (p, q), each the subsampled map x[p::d, q::d],
 and each class into windows: token (i, j) of window (a, b) of class (p, q) is
 pixel (d * (size * a + i) + p, d * (size * b + j) + q).
 """
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .dynamic import crop, may_need_padding, num_windows
 
 
 def partition_windows(x: Tensor, size: int, dilation: int = 1) -> Tensor:
@@ -27,8 +27,8 @@ def partition_windows(x: Tensor, size: int, dilation: int = 1) -> Tensor:
     """
     multiple = size * dilation
     batch, height, width, channels = x.shape
-    rows = _num_windows(height, multiple)
-    columns = _num_windows(width, multiple)
+    rows = num_windows(height, multiple)
+    columns = num_windows(width, multiple)
     if may_need_padding(height, width, multiple):
         x = F.pad(
             x,
@@ -58,8 +58,8 @@ def merge_windows(windows: Tensor,
         Tensor: (B, H, W, C).
     """
     multiple = size * dilation
-    rows = _num_windows(height, multiple)
-    columns = _num_windows(width, multiple)
+    rows = num_windows(height, multiple)
+    columns = num_windows(width, multiple)
     channels = windows.shape[-1]
     batch = windows.shape[0] // (dilation**2 * rows * columns)
     x = windows.reshape(batch, dilation, dilation, rows, columns, size, size,
@@ -67,11 +67,7 @@ def merge_windows(windows: Tensor,
     x = x.permute(0, 3, 5, 1, 4, 6, 2,
                   7).clone(memory_format=torch.contiguous_format)
     x = x.view(batch, rows * multiple, columns * multiple, channels)
-    if torch.compiler.is_compiling():
-        # A slice would make the graph depend on whether anything is cut off.
-        x = x.index_select(1, torch.arange(height, device=x.device))
-        return x.index_select(2, torch.arange(width, device=x.device))
-    return x[:, :height, :width]
+    return crop(x.permute(0, 3, 1, 2), height, width).permute(0, 2, 3, 1)
 
 
 def window_key_mask(height: int,
@@ -91,31 +87,11 @@ def window_key_mask(height: int,
     Returns:
         Tensor | None: Bool, (num_windows, size * size), True for real
         tokens, or None when no window holds padding. A window of padding
-        alone is all True, so that its softmax, whose result nobody reads,
-        stays finite.
+        alone is all True, so that its softmax, which is cropped, stays
+        finite.
     """
     if not may_need_padding(height, width, size * dilation):
         return None
     real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
     real = partition_windows(real, size, dilation).squeeze(-1)
     return real | ~real.any(-1, keepdim=True)
-
-
-def _num_windows(length: int, multiple: int) -> int:
-    """Windows along one axis.
-
-    A compiled graph takes at least two, the second of padding alone if need
-    be, since torch compiles once more for a count of one.
-    """
-    count = -(-length // multiple)
-    return torch.sym_max(count, 2) if torch.compiler.is_compiling() else count
-
-
-def may_need_padding(height: int, width: int, multiple: int) -> bool:
-    """Whether a map may hold partial windows.
-
-    A compiled or exported graph serves every size, so it always pads: asking
-    there would compile once more for each kind of size.
-    """
-    return (torch.compiler.is_compiling() or height % multiple != 0
-            or width % multiple != 0)

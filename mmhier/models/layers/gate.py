@@ -29,7 +29,7 @@ class BranchGate(nn.Conv2d):
         """Gated sum of maps.
 
         Args:
-            x (Tensor): (B, H, W, C), what the gates depend on.
+            x (Tensor): (B, H, W, C), the input of the gates.
             branches (Sequence[Tensor]): K maps (B, H, W, C).
             scales (Sequence[Tensor], optional): One (B, 1, 1, C) per branch
                 that it is multiplied by. Defaults to None.

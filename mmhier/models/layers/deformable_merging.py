@@ -1,0 +1,56 @@
+"""Deformable token merging of LIT."""
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+from .dynamic import pad_for_stride
+
+
+class DeformConv(nn.Conv2d):
+    """2x2 deformable convolution of stride 2, with a bias.
+
+    `conv_offset` predicts 8 numbers per output position: for the taps
+    (0, 0), (0, 1), (1, 0), (1, 1) the shift (dy, dx) in input pixels. It
+    starts at zero, a plain convolution. Sampling is bilinear, zero outside.
+    All of it runs in the precision of the weights and at least float32,
+    under autocast too: shifts in half precision would be too coarse.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 2, stride=2)
+        self.conv_offset = nn.Conv2d(in_channels, 8, 2, stride=2)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W), H and W even -> (B, C_out, H / 2, W / 2)."""
+        in_dtype = x.dtype
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        # The meta device, on which costs are counted, has no autocast.
+        off = nullcontext() if x.is_meta else torch.autocast(
+            x.device.type, enabled=False)
+        with off:
+            x = x.to(self.weight.dtype)
+            offset = self.conv_offset(x)
+            x = deform_conv2d(
+                x.to(dtype), offset.to(dtype), self.weight.to(dtype),
+                self.bias.to(dtype), self.stride)
+        return x.to(in_dtype)
+
+
+class DeformableMerging(nn.Module):
+    """Deformable token merging (paper, section 3.3), which halves a map."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict):
+        super().__init__()
+        self.dconv = DeformConv(in_channels, out_channels)
+        self.norm_layer = build_norm_layer(norm_cfg, out_channels)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C_in) -> (B, ceil(H / 2), ceil(W / 2), C_out)."""
+        x = pad_for_stride(x.permute(0, 3, 1, 2).contiguous(), 2)
+        x = F.gelu(self.norm_layer(self.dconv(x)))
+        return x.permute(0, 2, 3, 1)

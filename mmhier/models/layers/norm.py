@@ -1,0 +1,24 @@
+"""Norms of channels-last maps."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GlobalNorm(nn.GroupNorm):
+    """GroupNorm of one group on (B, H, W, C): statistics over a whole map.
+
+    Args:
+        num_channels (int): Channels C.
+    """
+
+    def __init__(self, num_channels: int):
+        super().__init__(1, num_channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The same in other words: behind frozen stages torch's backward
+            # of a channels-last group_norm crashes (2.11, CPU).
+            x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+            return torch.addcmul(self.bias, x, self.weight)
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
