@@ -417,6 +417,7 @@ def test_flaws_of_masks_are_warnings(tmp_path, monkeypatch, capsys):
     assert lines[-1] == '1 errors, 2 warnings'
 
 
+@pytest.mark.slow
 def test_tool(coco_root):
     command = [sys.executable, TOOL, DETECTOR, '--data-root', coco_root]
     done = subprocess.run([*command, '--num-gpus', '8'],

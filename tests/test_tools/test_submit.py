@@ -284,6 +284,7 @@ def call(*arguments) -> subprocess.CompletedProcess:
         env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
+@pytest.mark.slow
 def test_command_line(detector, unlabelled, tmp_path):
     made = call('coco', DETECTOR, detector, '--task', 'bbox', '--data-root',
                 unlabelled, '--work-dir', tmp_path)
