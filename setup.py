@@ -47,7 +47,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmhier', 'mmhier.*']),
-    package_data={'mmhier.leaderboard': ['leaderboard.html']},
+    package_data={
+        'mmhier.checkpoints': ['official.yml'],
+        'mmhier.leaderboard': ['leaderboard.html']
+    },
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26',

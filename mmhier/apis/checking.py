@@ -18,7 +18,11 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, OPTIM_WRAPPERS, init_default_scope
 from PIL import Image
 from torch import nn
-from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.checkpoints import (
+    convert_for_model,
+    read_checkpoint,
+    unwrap_state_dict,
+)
 from mmhier.checkpoints.initializer import init_weights
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
@@ -156,7 +160,8 @@ class _DryRun:
         for name in (checkpoint, cfg.get('load_from')):
             if name:
                 with self.part('checkpoint'):
-                    weights = unwrap_state_dict(read_checkpoint(name))
+                    weights = convert_for_model(
+                        model, unwrap_state_dict(read_checkpoint(name)))
                     hook = CheckpointFitHook(complete=name is checkpoint)
                     self.add('note', 'checkpoint',
                              f'{name}: {hook.compare(model, weights)}')

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
-from mmhier.checkpoints import find_checkpoint
+from mmhier.checkpoints import resolve_checkpoint
 from mmhier.errors import MMHierError
 from mmhier.files import replacing
 from .predictor import Prediction, Predictor
@@ -96,7 +96,7 @@ def infer(config: str,
                                                        max_frames)):
         if value is not None and value < 1:
             raise MMHierError(f'{name} {value}: expected at least 1')
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = resolve_checkpoint(checkpoint)
     files: list[str] = []
     video = None
     if camera is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
-from mmhier.checkpoints import find_checkpoint
+from mmhier.checkpoints import resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.config_errors import naming_config_errors
@@ -114,7 +114,7 @@ def run_test(cfg: Config,
         if cfg.get(key) is None:
             raise MMHierError(f'{config} has no {key}, so it cannot be tested')
     require_utf8('checkpoint', checkpoint)
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = resolve_checkpoint(checkpoint)
     cfg.load_from = checkpoint
     cfg.resume = False
     recorder = HOOKS.build(

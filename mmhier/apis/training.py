@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmhier.checkpoints import find_checkpoint, read_checkpoint
+from mmhier.checkpoints import read_checkpoint, resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.amp import use_amp
 from mmhier.engine.checkpoints import find_newest_checkpoint
@@ -132,7 +132,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
     for reason in skipped:
         print_log(f'skipped a checkpoint: {reason}')
     if cfg.resume:
-        cfg.load_from = find_checkpoint(cfg.load_from)
+        cfg.load_from = resolve_checkpoint(cfg.load_from)
         meta = read_checkpoint(cfg.load_from).get('meta', {})
         print_log(f'going on from {cfg.load_from}')
         randomness = dict(cfg.get('randomness') or {})
@@ -145,7 +145,7 @@ def _check_start(cfg: Config, overwrite: bool) -> None:
     """Check the checkpoint to start from, and what work_dir holds."""
     cfg.setdefault('resume', False)
     if cfg.get('load_from'):
-        cfg.load_from = find_checkpoint(cfg.load_from)
+        cfg.load_from = resolve_checkpoint(cfg.load_from)
     present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
     if present and not cfg.resume and not overwrite:
         raise MMHierError(

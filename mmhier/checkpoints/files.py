@@ -7,11 +7,12 @@ from typing import Any
 import torch
 import mmhier
 from mmhier.files import file_sha256, replacing
-from mmhier.registry import MODELS
 from .converting import convert_model_state_dict
-from .loading import LoadReport, match_backbone_weights
-from .naming import CheckpointError, find_checkpoint, name_with_hash
+from .loading import LoadReport
+from .naming import CheckpointError, name_with_hash
+from .proving import describe_weights, find_variant
 from .reading import read_checkpoint, unwrap_state_dict
+from .resolving import resolve_checkpoint
 
 
 def convert_checkpoint_file(source: str | Path,
@@ -42,10 +43,15 @@ def convert_checkpoint_file(source: str | Path,
         CheckpointError: If the source cannot be read, belongs to no family or
             fits none of its variants, or the file exists.
     """
-    source = Path(find_checkpoint(source))
+    source = Path(resolve_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
-    family, converted = _find_family(state_dict, source)
-    arch, report = _find_arch(family, state_dict, source)
+    variant = find_variant(state_dict)
+    if variant is None:
+        raise CheckpointError(
+            f'{source} holds weights of no family that mmhier converts, but '
+            f'{describe_weights(state_dict)}')
+    family, arch, report = variant
+    report.source = source.name
     if report.fraction < min_matched:
         raise CheckpointError(
             f'{source} fits no variant of {family.__name__}, {arch!r} comes '
@@ -56,6 +62,7 @@ def convert_checkpoint_file(source: str | Path,
         family=family.__name__,
         arch=arch,
         **_describe_source(source))
+    converted = convert_model_state_dict(state_dict, family)
     content = dict(state_dict=converted, meta=meta)
     return _write_with_hash(content, target, overwrite), report
 
@@ -86,7 +93,7 @@ def publish_checkpoint_file(source: str | Path,
         CheckpointError: If the source cannot be read, ``ema`` does not fit
             it, or the file exists.
     """
-    source = Path(find_checkpoint(source))
+    source = Path(resolve_checkpoint(source))
     content = read_checkpoint(source)
     weights = unwrap_state_dict(content)
     averages = content.get('ema_state_dict')
@@ -147,36 +154,3 @@ def _write_with_hash(content: dict, target: str | Path,
         raise CheckpointError(
             f'cannot write {target}: {error.strerror}') from error
     return named
-
-
-def _find_family(state_dict: dict, source: Path) -> tuple[type[Any], dict]:
-    """Backbone class whose official names these are, and new names."""
-    MODELS.import_from_location()
-    families = [
-        cls for cls in MODELS.module_dict.values()
-        if hasattr(cls, 'convert_official')
-    ]
-    for cls in families:
-        converted = convert_model_state_dict(state_dict, cls)
-        if converted is not None:
-            return cls, converted
-    raise CheckpointError(
-        f'{source} holds official weights of no family that mmhier converts '
-        f'({", ".join(cls.__name__ for cls in families)}): its names begin '
-        f'with {", ".join(list(state_dict)[:3])}')
-
-
-def _find_arch(family: type[Any], state_dict: dict,
-               source: Path) -> tuple[str, LoadReport]:
-    """Variant that the weights fit best, and how."""
-    reports = {}
-    for arch in family.arch_zoo:
-        with torch.device('meta'):
-            backbone = family(arch)
-        reports[arch], _ = match_backbone_weights(backbone, state_dict,
-                                                  source.name)
-    # Variants without some parts match as well, but leave weights unused.
-    best = max(
-        reports,
-        key=lambda arch: (reports[arch].fraction, -len(reports[arch].unused)))
-    return best, reports[best]
