@@ -38,6 +38,7 @@ from mmhier.engine.config import (
 )
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.memory import collect_saved_bytes
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
 
@@ -72,6 +73,7 @@ def check_config(config: str,
                  checkpoint: str | None = None,
                  every_file: bool = False,
                  num_gpus: int = 1,
+                 from_scratch: bool = False,
                  cfg_options: dict[str, Any] | None = None) -> list[Finding]:
     """Try everything that a training needs, without training.
 
@@ -89,6 +91,8 @@ def check_config(config: str,
             200 spread evenly over each set. Defaults to False.
         num_gpus (int): Processes of the training that is planned, for the
             batch size in all and the time of an epoch. Defaults to 1.
+        from_scratch (bool): Start from random weights, whatever ``init_cfg``
+            names. Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
@@ -108,6 +112,7 @@ def check_config(config: str,
                 cfg_options=cfg_options)
             run.cfg = cfg
             init_default_scope(cfg.get('default_scope', 'mmengine'))
+            run.check_weights(cfg, from_scratch)
             run.check_all(cfg, checkpoint, every_file, num_gpus)
     return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
 
@@ -137,6 +142,14 @@ class _DryRun:
             self.add(
                 'error', subject, f'{type(error).__name__}: {message} (raised '
                 f'in {frame.filename}, line {frame.lineno})')
+
+    def check_weights(self, cfg: Config, from_scratch: bool) -> None:
+        """Find pretrained weights; without them, the rest is checked with
+        random ones."""
+        with self.part('weights'):
+            self.add('note', 'weights', find_pretrained(cfg, from_scratch))
+            return
+        find_pretrained(cfg, from_scratch=True)
 
     def check_all(self, cfg: Config, checkpoint: str | None, every_file: bool,
                   num_gpus: int) -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 import mmhier
 from mmhier.files import file_sha256, replacing
+from mmhier.zoo import config_path
 from .converting import convert_model_state_dict
 from .loading import LoadReport
 from .naming import CheckpointError, name_with_hash
 from .proving import describe_weights, find_variant
 from .reading import read_checkpoint, unwrap_state_dict
 from .resolving import resolve_checkpoint
+from .safetensors_files import SUFFIX, pack_safetensors
 
 
 def convert_checkpoint_file(source: str | Path,
@@ -70,12 +73,16 @@ def convert_checkpoint_file(source: str | Path,
 def publish_checkpoint_file(source: str | Path,
                             target: str | Path,
                             ema: str | None = None,
-                            overwrite: bool = False) -> Path:
+                            overwrite: bool = False,
+                            safetensors: bool = False,
+                            config: str | None = None) -> Path:
     """Leave the training state out of a checkpoint.
 
     What is needed to resume (optimizer, schedules, message hub, the second
     copy of the weights that EMAHook keeps) goes; weights and ``meta``
-    (classes, epoch, config) stay.
+    (classes, epoch, config) stay. In a safetensors file, ``meta`` is
+    ``dataset_meta`` with the classes, ``epoch``, ``iter``, ``config`` with
+    the name of the config, and its ``preprocessing``.
 
     Args:
         source (str | Path): A checkpoint that training wrote.
@@ -85,14 +92,21 @@ def publish_checkpoint_file(source: str | Path,
             EMAHook wrote, 'averaged' or 'raw' ones. Defaults to None, for
             checkpoints without.
         overwrite (bool): Replace an existing file. Defaults to False.
+        safetensors (bool): Write a safetensors file. Defaults to False.
+        config (str, optional): Config file or name, which a safetensors file
+            needs. Defaults to None.
 
     Returns:
         Path: The file.
 
     Raises:
         CheckpointError: If the source cannot be read, ``ema`` does not fit
-            it, or the file exists.
+            it, ``config`` is missing, or the file exists.
     """
+    if safetensors != (config is not None):
+        raise CheckpointError('--safetensors needs --config, and --config is '
+                              'for --safetensors: the file names its config '
+                              'and its preprocessing')
     source = Path(resolve_checkpoint(source))
     content = read_checkpoint(source)
     weights = unwrap_state_dict(content)
@@ -112,15 +126,33 @@ def publish_checkpoint_file(source: str | Path,
             for name, value in unwrap_state_dict(averages).items()
             if name in weights
         })
-    meta = {
-        key: value
-        for key, value in (content.get('meta') or {}).items()
-        if key != 'hook_msgs'
-    }
+    kept = content.get('meta') or {}
+    if config is None:
+        meta = {key: kept[key] for key in kept if key != 'hook_msgs'}
+    else:
+        meta = {
+            key: kept[key]
+            for key in ('dataset_meta', 'epoch', 'iter') if key in kept
+        }
+        meta.update(_describe_config(config))
     meta['published'] = dict(
         mmhier_version=mmhier.__version__, ema=ema, **_describe_source(source))
     return _write_with_hash(
-        dict(state_dict=weights, meta=meta), target, overwrite)
+        dict(state_dict=weights, meta=meta), target, overwrite, safetensors)
+
+
+def _describe_config(config: str) -> dict[str, Any]:
+    """Name and preprocessing of a config."""
+    path = config_path(config)
+    if not Path(path).is_file():
+        raise CheckpointError(f'config {config} does not exist')
+    cfg = Config.fromfile(path)
+    preprocessing = dict(
+        cfg.get('data_preprocessor') or {},
+        **cfg.model.get('data_preprocessor', {}))
+    return dict(
+        config=Path(config).name.removesuffix('.py'),
+        preprocessing=preprocessing)
 
 
 def _describe_source(source: Path) -> dict[str, Any]:
@@ -130,26 +162,32 @@ def _describe_source(source: Path) -> dict[str, Any]:
         source_sha256=file_sha256(source))
 
 
-def _write_with_hash(content: dict, target: str | Path,
-                     overwrite: bool) -> Path:
+def _write_with_hash(content: dict,
+                     target: str | Path,
+                     overwrite: bool,
+                     safetensors: bool = False) -> Path:
     """Write a checkpoint under a name with its hash; return its path."""
     target = Path(target)
-    if target.suffix not in ('.pth', '.pt'):
-        raise CheckpointError(f'{target} must end with .pth: mmengine tells '
-                              'checkpoints by their names')
+    suffixes = (SUFFIX, ) if safetensors else ('.pth', '.pt')
+    if target.suffix not in suffixes:
+        raise CheckpointError(f'{target} must end with {suffixes[0]}: the '
+                              'suffix tells formats of checkpoints')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Given a path, torch would write its name into the archive, and so
-        # into the hash.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        named = name_with_hash(target, digest)
+        if safetensors:
+            data = pack_safetensors(**content)
+        else:
+            # Given a path, torch would write its name into the archive, and
+            # so into the hash.
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            data = buffer.getvalue()
+        named = name_with_hash(target, hashlib.sha256(data).hexdigest())
         if named.exists() and not overwrite:
             raise CheckpointError(f'{named} exists: choose another name, '
                                   'or replace it with --overwrite')
         with replacing(named) as partial:
-            partial.write_bytes(buffer.getbuffer())
+            partial.write_bytes(data)
     except OSError as error:
         raise CheckpointError(
             f'cannot write {target}: {error.strerror}') from error

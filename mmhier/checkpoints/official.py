@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from .naming import CheckpointError
 
 _TABLE = Path(__file__).with_name('official.yml')
 _RELEASES = 'https://github.com/{}/releases/download/{}'
@@ -78,12 +79,25 @@ def find_official(source: str) -> OfficialWeights | None:
     return next((w for w in table.values() if w.url == source), None)
 
 
-def official_of_config(config: str | Path) -> OfficialWeights | None:
-    """Official weights of the whole model of a config, if there are any.
+def official_name(checkpoint: str, config: str | Path) -> str:
+    """Name of official weights where 'official' is asked for.
 
     Args:
+        checkpoint (str): 'official', or anything else.
         config (str | Path): Config file, or name of a config.
+
+    Returns:
+        str: Name of the weights of the config, or `checkpoint` as it is.
+
+    Raises:
+        CheckpointError: If the authors published none for the config.
     """
-    name = Path(config).name.removesuffix('.py')
-    return next((w for w in official_weights().values()
-                 if w.config == name and not w.backbone), None)
+    if checkpoint != 'official':
+        return checkpoint
+    config = Path(config).name.removesuffix('.py')
+    for weights in official_weights().values():
+        if weights.config == config and not weights.backbone:
+            return weights.name
+    raise CheckpointError(
+        f'no official weights exist for {config}: give a CHECKPOINT; `mmhier '
+        'weights list` shows the models that have some')

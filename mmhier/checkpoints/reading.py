@@ -13,6 +13,7 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor
 from .naming import CheckpointError, verify_name
 from .resolving import resolve_checkpoint
+from .safetensors_files import SUFFIX, read_safetensors
 
 
 def _get_method(owner: Any, name: str) -> Any:
@@ -62,9 +63,9 @@ def read_checkpoint(path: str | Path,
     """Read a checkpoint file, refusing anything that would execute code.
 
     Args:
-        path (str | Path): A file written by ``torch.save``, or a name or a
-            URL of one, see :func:`resolve_checkpoint`. A hash in its name is
-            verified.
+        path (str | Path): A file written by ``torch.save`` or safetensors,
+            or a name or a URL of one, see :func:`resolve_checkpoint`. A hash
+            in its name is verified.
         map_location (Any): Where tensors go, as in ``torch.load``.
             Defaults to 'cpu'.
 
@@ -83,6 +84,8 @@ def read_checkpoint(path: str | Path,
             'the folder that the environment variable MMHIER_WEIGHTS names')
     path = Path(found)
     verify_name(path)
+    if path.name.removesuffix('.part').endswith(SUFFIX):
+        return read_safetensors(path, map_location)
     allow_safe_types()
     try:
         damaged = _find_damaged_record(path)
