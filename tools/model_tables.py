@@ -22,7 +22,9 @@ END = '<!-- End of the tables. -->\n'
 # Title, name of the dataset, and columns of published metrics.
 TABLES = (
     ('ImageNet-1k', 'ImageNet-1k', ('Top 1 Accuracy', 'Top 5 Accuracy')),
-    ('COCO', 'COCO', ('box AP', 'mask AP')),
+    ('COCO', 'COCO',
+     tuple(f'{kind} AP{threshold}' for kind in ('box', 'mask')
+           for threshold in ('', '50', '75'))),
     ('ADE20K', 'ADE20K', ('mIoU', )),
 )
 
@@ -53,8 +55,18 @@ def model_tables(metafile: dict) -> str:
             model for model in metafile['Models']
             if model['Metadata']['Training Data'] == dataset
         ]
+        published = {
+            metric
+            for model in models
+            for result in model.get('Results', ())
+            for metric in result['Metrics']
+        }
+        # Some families publish AP at single thresholds, too.
+        columns = tuple(
+            metric for metric in metrics
+            if metric in published or not metric.endswith(('50', '75')))
         if models:
-            tables.append(_table(title, metrics, models))
+            tables.append(_table(title, columns, models))
     return '\n'.join(tables)
 
 

@@ -57,8 +57,21 @@ def test_every_config_is_in_a_metafile_of_its_folder():
 
 def test_every_result_has_a_source():
     results = [r for model in MODELS for r in model.get('Results', ())]
-    assert len(results) == 24
+    assert len(results) == 40
     assert all(result['Source'] and result['Metrics'] for result in results)
+
+
+def test_tables_show_every_published_value():
+    for path in METAFILES:
+        readme = path.with_name('README.md').read_text()
+        for model in yaml.safe_load(path.read_text())['Models']:
+            row = next(line for line in readme.splitlines()
+                       if line.startswith(f'| [{model["Name"]}]('))
+            cells = [cell.strip() for cell in row.split('|')]
+            for result in model.get('Results', ()):
+                assert result['Source'] in cells
+                for value in result['Metrics'].values():
+                    assert str(value) in cells, (model['Name'], value)
 
 
 def test_schedules_are_those_of_the_configs():
