@@ -84,11 +84,17 @@ def _handler(server: WeightsServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _QuietServer(ThreadingHTTPServer):
+
+    def handle_error(self, request, client_address):
+        """Clients that end early are part of the tests."""
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[WeightsServer]:
     """Serve the files of a folder as long as the block runs."""
     server = WeightsServer(folder)
-    httpd = ThreadingHTTPServer(('127.0.0.1', 0), _handler(server))
+    httpd = _QuietServer(('127.0.0.1', 0), _handler(server))
     server.url = f'http://127.0.0.1:{httpd.server_port}'
     thread = Thread(target=httpd.serve_forever, args=(0.05, ), daemon=True)
     thread.start()

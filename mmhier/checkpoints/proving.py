@@ -47,7 +47,7 @@ def prove_official(path: Path, weights: OfficialWeights) -> None:
         raise CheckpointError(f'mmhier has no family {weights.family}')
     converted = convert_model_state_dict(state_dict, family)
     differences = _differences(converted or state_dict,
-                               *_expected_shapes(weights))
+                               *expected_shapes(weights))
     if differences:
         raise CheckpointError(f'not the weights of {weights}, but '
                               f'{describe_weights(state_dict)}: {differences}')
@@ -105,12 +105,19 @@ def describe_weights(state_dict: dict[str, Tensor]) -> str:
     return f'those of {family.__name__} {arch}, {task}'
 
 
-def _expected_shapes(
+def expected_shapes(
         weights: OfficialWeights) -> tuple[dict[str, Size], set[str]]:
-    """Shapes by name of the model, and the names that files never hold.
+    """Names and shapes of the model that official weights belong to.
 
     Of a classifier, only the backbone is built, so that mmdet and mmseg can
     use its weights where mmpretrain is not installed.
+
+    Args:
+        weights (OfficialWeights): Entry of the table.
+
+    Returns:
+        tuple[dict[str, Size], set[str]]: Shapes by name, and the names that
+        the authors' files never hold.
     """
     cfg = Config.fromfile(config_path(weights.config))
     cfg.model.backbone.update(weights.backbone, init_cfg=None)

@@ -4,6 +4,8 @@ from typing import Any
 
 from mmengine.config import Config
 from mmhier.checkpoints import official_weights, resolve_checkpoint
+from mmhier.engine.config import type_name
+from mmhier.models import backbones
 
 
 def find_pretrained(cfg: Config, from_scratch: bool = False) -> str:
@@ -11,7 +13,8 @@ def find_pretrained(cfg: Config, from_scratch: bool = False) -> str:
 
     Args:
         cfg (Config): Changed in place if `from_scratch`.
-        from_scratch (bool): Remove them instead. Defaults to False.
+        from_scratch (bool): Remove them instead, and ``load_from``, unless it
+            is resumed. Defaults to False.
 
     Returns:
         str: What the training starts from, for the log.
@@ -24,16 +27,17 @@ def find_pretrained(cfg: Config, from_scratch: bool = False) -> str:
     if from_scratch:
         for _, owner, _ in found:
             owner['init_cfg'] = None
+        if not cfg.get('resume'):
+            cfg.load_from = None
         return 'random weights: --from-scratch'
     if found:
         return 'pretrained weights: ' + ', '.join(
             f'{name} from {init["checkpoint"]} '
             f'({resolve_checkpoint(init["checkpoint"])})'
             for name, _, init in found)
-    family = str(cfg.model.get('backbone', {}).get('type'))
+    family = type_name(cfg.model.get('backbone', {}).get('type'))
     families = {weights.family for weights in official_weights().values()}
-    if (family.startswith('mmhier.')
-            and family.removeprefix('mmhier.') not in families):
+    if family in backbones.__all__ and family not in families:
         return ("random weights: no official ones exist; train mmhier's in1k "
                 'config first or pass your own (init_cfg of the backbone)')
     return 'random weights: the model has no init_cfg with a checkpoint'
