@@ -30,6 +30,7 @@ def add_table_of_contents(_, name: str, source: list) -> None:
 ../README
 install
 training
+weights
 own_data
 plug_in
 evaluation
