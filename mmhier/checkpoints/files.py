@@ -27,11 +27,12 @@ def convert_checkpoint_file(source: str | Path,
     Family and variant are found by the names and shapes of the weights. The
     new file holds ``state_dict``, named as in a model of mmpretrain, mmdet 3.x
     or mmseg 1.x with the backbone of mmhier, and ``meta`` with the family,
-    the variant and the name, size and sha256 of the source. The same source
-    gives the same bytes.
+    the variant, the other arguments that show in the weights, and the name,
+    size and sha256 of the source. The same source gives the same bytes.
 
     Args:
-        source (str | Path): A file of the authors of HAT-Net, LIT or HVT.
+        source (str | Path): A file of the authors of HAT-Net, LIT, LITv2
+            or HVT.
         target (str | Path): The file to write; the first eight digits of its
             sha256 are added to the name, as in ``hatnet-tiny-1a2b3c4d.pth``.
         min_matched (float): Share of the backbone's parameters that must be
@@ -53,7 +54,7 @@ def convert_checkpoint_file(source: str | Path,
         raise CheckpointError(
             f'{source} holds weights of no family that mmhier converts, but '
             f'{describe_weights(state_dict)}')
-    family, arch, report = variant
+    family, arch, report = variant.family, variant.arch, variant.report
     report.source = source.name
     if report.fraction < min_matched:
         raise CheckpointError(
@@ -64,6 +65,7 @@ def convert_checkpoint_file(source: str | Path,
         mmhier_version=mmhier.__version__,
         family=family.__name__,
         arch=arch,
+        arguments=variant.arguments,
         **_describe_source(source))
     converted = convert_model_state_dict(state_dict, family)
     content = dict(state_dict=converted, meta=meta)

@@ -1,5 +1,6 @@
 """Tell by names, shapes and values which model a checkpoint belongs to."""
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,41 +57,60 @@ def prove_official(path: Path, weights: OfficialWeights) -> None:
             raise CheckpointError(f'{name} holds values that are not finite')
 
 
-def find_variant(
-        state_dict: dict[str,
-                         Tensor]) -> tuple[type[Any], str, LoadReport] | None:
+@dataclass
+class Variant:
+    """Backbone that weights belong to.
+
+    Attributes:
+        family (type): Its class.
+        arch (str): Variant of the family.
+        arguments (dict): Its other arguments that show in the weights.
+        report (LoadReport): How the weights fit it.
+    """
+    family: Any
+    arch: str
+    arguments: dict[str, Any]
+    report: LoadReport
+
+
+def find_variant(state_dict: dict[str, Tensor]) -> Variant | None:
     """Find the family and the variant that weights fit best.
 
     Args:
         state_dict (dict): In the authors' names, unwrapped.
 
     Returns:
-        tuple[type, str, LoadReport] | None: Class of the backbone, variant,
-        and how the weights fit it; None if the names are of no family.
+        Variant | None: None if the names are of no family.
     """
     MODELS.import_from_location()
-    fits: list[tuple[type[Any], str, LoadReport]] = []
+    fits: list[Variant] = []
     for family in MODELS.module_dict.values():
-        convert = getattr(family, 'convert_official', None)
-        if convert is None or convert_model_state_dict(state_dict,
-                                                       family) is None:
+        if not hasattr(family, 'convert_official'):
             continue
+        converted = convert_model_state_dict(state_dict, family)
+        if converted is None:
+            continue
+        prefix = 'backbone.'
+        arguments = family.official_arguments({
+            name.removeprefix(prefix): value
+            for name, value in converted.items() if name.startswith(prefix)
+        })
         for arch in family.arch_zoo:
             with torch.device('meta'):
-                backbone = family(arch)
+                backbone = family(arch, **arguments)
             report, _ = match_backbone_weights(backbone, state_dict)
-            fits.append((family, arch, report))
+            fits.append(Variant(family, arch, arguments, report))
     # Variants without some parts match as well, but leave weights unused.
     return max(
         fits,
-        key=lambda fit: (fit[2].fraction, -len(fit[2].unused)),
+        key=lambda fit: (fit.report.fraction, -len(fit.report.unused)),
         default=None)
 
 
 def describe_weights(state_dict: dict[str, Tensor]) -> str:
     """Describe the model that weights in the authors' names belong to."""
     variant = find_variant(state_dict)
-    if variant is None or variant[2].fraction < 0.95:
+    if variant is None or variant.report.fraction < 0.95:
         text = 'another network'
         if any(
                 name.startswith('blocks.') and name.endswith('running_mean')
@@ -98,11 +118,10 @@ def describe_weights(state_dict: dict[str, Tensor]) -> str:
             text += (' with BatchNorm in its blocks, like the TransCNN-*.pth '
                      "of HAT-Net's release v1.0")
         return f'{text} ({", ".join(list(state_dict)[:3])}, ...)'
-    family, arch, _ = variant
-    names = convert_model_state_dict(state_dict, family) or ()
+    names = convert_model_state_dict(state_dict, variant.family) or ()
     task = next((task for prefix, task in _TASKS.items() if any(
         name.startswith(prefix) for name in names)), 'backbone')
-    return f'those of {family.__name__} {arch}, {task}'
+    return f'those of {variant.family.__name__} {variant.arch}, {task}'
 
 
 def expected_shapes(
