@@ -23,11 +23,12 @@ def convert_checkpoint_file(source: str | Path,
     Family and variant are found by the names and shapes of the weights. The
     new file holds ``state_dict``, named as in a model of mmpretrain, mmdet 3.x
     or mmseg 1.x with the backbone of mmhier, and ``meta`` with the family,
-    the variant and the name, size and sha256 of the source. The same source
-    gives the same bytes.
+    the variant, the other arguments that show in the weights, and the name,
+    size and sha256 of the source. The same source gives the same bytes.
 
     Args:
-        source (str | Path): A file of the authors of HAT-Net, LIT or HVT.
+        source (str | Path): A file of the authors of HAT-Net, LIT, LITv2
+            or HVT.
         target (str | Path): The file to write; the first eight digits of its
             sha256 are added to the name, as in ``hatnet-tiny-1a2b3c4d.pth``.
         min_matched (float): Share of the backbone's parameters that must be
@@ -45,7 +46,7 @@ def convert_checkpoint_file(source: str | Path,
     source = Path(find_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
     family, converted = _find_family(state_dict, source)
-    arch, report = _find_arch(family, state_dict, source)
+    arch, arguments, report = _find_arch(family, state_dict, converted, source)
     if report.fraction < min_matched:
         raise CheckpointError(
             f'{source} fits no variant of {family.__name__}, {arch!r} comes '
@@ -55,6 +56,7 @@ def convert_checkpoint_file(source: str | Path,
         mmhier_version=mmhier.__version__,
         family=family.__name__,
         arch=arch,
+        arguments=arguments,
         **_describe_source(source))
     content = dict(state_dict=converted, meta=meta)
     return _write_with_hash(content, target, overwrite), report
@@ -166,17 +168,22 @@ def _find_family(state_dict: dict, source: Path) -> tuple[type[Any], dict]:
         f'with {", ".join(list(state_dict)[:3])}')
 
 
-def _find_arch(family: type[Any], state_dict: dict,
-               source: Path) -> tuple[str, LoadReport]:
-    """Variant that the weights fit best, and how."""
+def _find_arch(family: type[Any], state_dict: dict, converted: dict,
+               source: Path) -> tuple[str, dict, LoadReport]:
+    """Variant that the weights fit best, its other arguments, and how."""
+    prefix = 'backbone.'
+    arguments = family.official_arguments({
+        name[len(prefix):]: value
+        for name, value in converted.items() if name.startswith(prefix)
+    })
     reports = {}
     for arch in family.arch_zoo:
         with torch.device('meta'):
-            backbone = family(arch)
+            backbone = family(arch, **arguments)
         reports[arch], _ = match_backbone_weights(backbone, state_dict,
                                                   source.name)
     # Variants without some parts match as well, but leave weights unused.
     best = max(
         reports,
         key=lambda arch: (reports[arch].fraction, -len(reports[arch].unused)))
-    return best, reports[best]
+    return best, arguments, reports[best]
