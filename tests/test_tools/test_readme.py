@@ -22,7 +22,8 @@ from .pages import (
 )
 
 # The variant of each page, or another one whose official names are at hand.
-FAMILIES = dict(hatnet='hatnet_tiny', lit='lit_ti', hvt='hvt_s_2')
+FAMILIES = dict(
+    hatnet='hatnet_tiny', lit='lit_ti', litv2='litv2_s_cls', hvt='hvt_s_2')
 
 
 def test_commands(tmp_path, coco_root, monkeypatch, capfd):
