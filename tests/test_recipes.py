@@ -145,7 +145,7 @@ def test_imagenet_recipes():
         assert recipe(name) == wanted
         cfg = read(name)
         hooks = [hook.type for hook in cfg.get('custom_hooks', [])]
-        assert hooks == (['EMAHook'] if family == 'accvit' else [])
+        assert ('EMAHook' in hooks) == (family == 'accvit')
         augments = {a.type: a.alpha for a in cfg.model.train_cfg.augments}
         assert augments == (
             dict(Mixup=0.8) if family == 'accvit' else dict(
