@@ -42,7 +42,7 @@ setup(
     name='mmhier',
     version=read_version(),
     description='Hierarchical-attention vision transformers (HAT-Net, LIT, '
-    'HVT, ACC-ViT) for dense prediction on OpenMMLab',
+    'LITv2, HVT, ACC-ViT) for dense prediction on OpenMMLab',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -42,6 +42,7 @@ api
 ../CHANGELOG
 ../configs/hatnet/README
 ../configs/lit/README
+../configs/litv2/README
 ../configs/hvt/README
 ../configs/accvit/README
 ```

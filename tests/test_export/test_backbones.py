@@ -33,6 +33,7 @@ def export_backbone(model, path, format='onnx'):
 @pytest.mark.parametrize('family, arch, num_maps', [
     ('HATNet', 'tiny', 4),
     ('LIT', 'small', 4),
+    ('LITv2', 'small', 4),
     ('HVT', 's-4', 4),
     ('ACCViT', 'femto', 1),
 ])

@@ -1,0 +1,5 @@
+# For detection and segmentation; ImageNet training drops more paths. Blocks are
+# recomputed as in the authors' detectors, which changes no number.
+backbone = dict(
+    type='mmhier.LITv2', arch='base', drop_path_rate=0.3, with_cp=True)
+in_channels = [128, 256, 512, 1024]

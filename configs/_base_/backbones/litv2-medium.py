@@ -1,0 +1,3 @@
+# For detection and segmentation; ImageNet training drops more paths.
+backbone = dict(type='mmhier.LITv2', arch='medium', drop_path_rate=0.2)
+in_channels = [96, 192, 384, 768]

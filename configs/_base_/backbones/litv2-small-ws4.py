@@ -1,0 +1,3 @@
+backbone = dict(
+    type='mmhier.LITv2', arch='small', window_size=4, drop_path_rate=0.2)
+in_channels = [96, 192, 384, 768]
