@@ -4,6 +4,8 @@
 # whatever their aspect, not cropped.
 _base_ = './litv2-base_8xb128_in1k.py'
 
+load_from = 'litv2-base_in1k'
+
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]['scale'] = 384
 test_pipeline = [

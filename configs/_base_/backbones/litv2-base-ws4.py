@@ -5,5 +5,6 @@ backbone = dict(
     arch='base',
     window_size=4,
     drop_path_rate=0.3,
-    with_cp=True)
+    with_cp=True,
+    init_cfg=dict(type='Pretrained', checkpoint='litv2-base_in1k'))
 in_channels = [128, 256, 512, 1024]
