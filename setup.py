@@ -42,12 +42,15 @@ setup(
     name='mmhier',
     version=read_version(),
     description='Hierarchical-attention vision transformers (HAT-Net, LIT, '
-    'HVT, ACC-ViT) for dense prediction on OpenMMLab',
+    'LITv2, HVT, ACC-ViT) for dense prediction on OpenMMLab',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmhier', 'mmhier.*']),
-    package_data={'mmhier.leaderboard': ['leaderboard.html']},
+    package_data={
+        'mmhier.checkpoints': ['official.yml'],
+        'mmhier.leaderboard': ['leaderboard.html']
+    },
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26',
@@ -64,7 +67,8 @@ setup(
         'export': ['onnx>=1.19', 'onnxscript>=0.5', 'onnxruntime>=1.23'],
         'fast-eval': ['faster-coco-eval>=1.8'],
         'web': ['gradio>=5'],
-        'tests': ['pytest>=8', 'faster-coco-eval>=1.8'],
+        'safetensors': ['safetensors>=0.4'],
+        'tests': ['pytest>=8', 'faster-coco-eval>=1.8', 'safetensors>=0.4'],
     },
     entry_points={'console_scripts': ['mmhier = mmhier.cli.__main__:main']},
     cmdclass={'build_py': BuildWithMim},

@@ -30,6 +30,7 @@ def add_table_of_contents(_, name: str, source: list) -> None:
 ../README
 install
 training
+weights
 own_data
 plug_in
 evaluation
@@ -41,6 +42,7 @@ api
 ../CHANGELOG
 ../configs/hatnet/README
 ../configs/lit/README
+../configs/litv2/README
 ../configs/hvt/README
 ../configs/accvit/README
 ```

@@ -32,12 +32,17 @@ VARIANTS = [
     f'{family}-{arch}' for family, archs in dict(
         hatnet=('tiny', 'small', 'medium', 'large'),
         lit=('tiny', 'small', 'medium', 'base'),
+        litv2=('small', 'medium', 'base'),
         hvt=('ti-1', 's-0', 's-1', 's-2', 's-3', 's-4'),
         accvit=('femto', 'pico', 'nano', 'tiny', 'small', 'base')).items()
     for arch in archs
 ]
+# Of LITv2 with larger windows, for detection alone.
+DETECTOR_VARIANTS = [
+    f'{variant}-ws4' for variant in VARIANTS if variant.startswith('litv2-')
+]
 WITH_3X = ('hatnet-small', 'hatnet-medium', 'lit-small', 'lit-medium',
-           'accvit-tiny', 'accvit-small')
+           'litv2-small', 'litv2-medium', 'accvit-tiny', 'accvit-small')
 HEIGHT, WIDTH = 64, 96
 
 

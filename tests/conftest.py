@@ -12,6 +12,7 @@ from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 from mmhier.ops import shim
+from tests.weights_server import no_network, weights_server  # noqa: F401
 
 torch.set_num_threads(1)
 

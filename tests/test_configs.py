@@ -16,6 +16,7 @@ from mmhier.apis import load_config
 from mmhier.engine.amp import AutocastOptimWrapper, use_amp
 from .config_zoo import (
     CONFIGS,
+    DETECTOR_VARIANTS,
     HEIGHT,
     ROOT,
     VARIANTS,
@@ -31,7 +32,8 @@ from .config_zoo import (
 )
 
 # Parameters of the whole model. LIT publishes 30, 39 (RetinaNet), 40, 48
-# (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small.
+# (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small. LITv2's
+# are those of the authors' models to the last one.
 HEADS = ('in1k', 'mask-rcnn', 'retinanet', 'upernet', 'semantic-fpn',
          'cascade-mask-rcnn')
 PARAMETERS = '''
@@ -43,6 +45,9 @@ lit-tiny        19886272   39538632   29621196   49859076   23637870
 lit-small       27973720   48240096   38904292   59898524   31850502   81168366
 lit-medium      49372264   70945008   61609204   81763628   53715606  103873278
 lit-base        87292384  109421288  100667116  121787684   91749006
+litv2-small     27844000   47350056   38014252   59497508   31449486   80278326
+litv2-medium    48830368   68336424   59000620   80483876   52435854  101264694
+litv2-base      86520704  105894024   97139852  120032196   89993518
 hvt-ti-1         5735656   26089008   15105460   34082924   10188246
 hvt-s-0         22049896   43737072   32260852   53549612   27836310
 hvt-s-1         22087144   43774320   32298100   53586860   27873558
@@ -61,6 +66,8 @@ PARAMETERS = {
                                         row.split()[1:])))
     for row in PARAMETERS.strip().splitlines()
 }
+# Windows have no parameters.
+PARAMETERS.update({v: PARAMETERS[v[:-4]] for v in DETECTOR_VARIANTS})
 PUBLISHED_MILLIONS = {
     'lit-tiny': {
         'retinanet': 30,
@@ -83,6 +90,9 @@ DROP_PATH = {
     'lit-small': 0.2,
     'lit-medium': 0.3,
     'lit-base': 0.5,
+    'litv2-small': 0.2,
+    'litv2-medium': 0.2,
+    'litv2-base': 0.3,
     'accvit-femto': 0.1,
     'accvit-pico': 0.1,
     'accvit-nano': 0.1,
@@ -90,6 +100,9 @@ DROP_PATH = {
     'accvit-small': 0.3,
     'accvit-base': 0.4
 }
+DROP_PATH.update({v: DROP_PATH[v[:-4]] for v in DETECTOR_VARIANTS})
+# Where ImageNet training differs.
+IMAGENET_DROP_PATH = {'litv2-medium': 0.3, 'litv2-base': 0.5}
 OVERFIT = 'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py'
 COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
 
@@ -104,7 +117,7 @@ def quiet_registered_modules():
 def variant_and_head(name: str):
     """Such as 'lit-tiny' and 'retinanet' of a path."""
     stem = Path(name).stem
-    if stem.endswith('_in1k'):
+    if '_in1k' in stem:
         return stem.split('_')[0], 'in1k'
     return stem.split('_')[1], stem.split('_')[0]
 
@@ -151,7 +164,13 @@ def test_every_variant_has_every_config():
             ]
         family = variant.split('-')[0]
         wanted |= {f'configs/{family}/{n}.py' for n in names}
-    assert set(ZOO) == wanted and len(wanted) == 112
+    for variant in DETECTOR_VARIANTS:
+        wanted |= {
+            f'configs/litv2/{head}_{variant}_fpn_1x_coco.py'
+            for head in ('mask-rcnn', 'retinanet')
+        }
+    wanted.add('configs/litv2/litv2-base_8xb128_in1k-384.py')
+    assert set(ZOO) == wanted and len(wanted) == 138
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -172,14 +191,15 @@ def test_uses_the_types_of_the_frameworks(name):
     ours = re.findall(r"'type': 'mmhier\.(\w+)'", str(cfg.model.to_dict()))
     head = {'hatnet': ['DropoutClsHead'], 'accvit': ['ACCViTClsHead']}
     family = Path(name).parts[1]
-    extra = head.get(family, []) if name.endswith('_in1k.py') else []
-    backbone = dict(hatnet='HATNet', lit='LIT', hvt='HVT', accvit='ACCViT')
+    extra = head.get(family, []) if '_in1k' in name else []
+    backbone = dict(
+        hatnet='HATNet', lit='LIT', litv2='LITv2', hvt='HVT', accvit='ACCViT')
     assert sorted(ours) == sorted([backbone[family], *extra])
     expected = dict(mmdet=80, mmseg=150, mmpretrain=1000)
     assert num_classes(cfg) == expected[cfg.default_scope]
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', [*VARIANTS, *DETECTOR_VARIANTS])
 def test_backbone_bases_state_their_channels(variant):
     cfg = read(f'configs/_base_/backbones/{variant}.py')
     with torch.device('meta'):
@@ -197,6 +217,8 @@ def test_parameters_and_channels(name):
     check_channels(model, cfg)
     family = variant.split('-')[0]
     rate = DROP_PATH[variant] if family != 'hvt' else 0.1
+    if head == 'in1k':
+        rate = IMAGENET_DROP_PATH.get(variant, rate)
     assert cfg.model.backbone.drop_path_rate == rate
 
 
@@ -307,6 +329,8 @@ def no_decay_rule(variant, head, is_3x):
         return lambda name, p, norm: norm or is_table(name)
     if head == 'semantic-fpn' or family == 'hatnet' or variant == 'lit-tiny':
         return lambda name, p, norm: False
+    if family == 'litv2':
+        return lambda name, p, norm: norm and head == 'mask-rcnn'
     if family == 'lit':
         # The authors' keys, which match parts of names.
         return lambda name, p, norm: 'norm' in name or 'bias_table' in name

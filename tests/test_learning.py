@@ -15,7 +15,8 @@ from mmhier.datasets import generate_shapes
 FOLDER = Path(__file__).parents[1] / 'configs/demo'
 DETECTOR = 'retinanet_lit-demo_fpn_shapes.py'
 SEGMENTORS = ('upernet_accvit-demo_shapes.py',
-              'semantic-fpn_hatnet-demo_shapes.py')
+              'semantic-fpn_hatnet-demo_shapes.py',
+              'semantic-fpn_litv2-demo_shapes.py')
 CLASSIFIER = 'hvt-demo_shapes.py'
 NAMES = (DETECTOR, *SEGMENTORS, CLASSIFIER)
 

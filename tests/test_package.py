@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Blocker())
 BUILD = '''
 from {package}.registry import MODELS
 assert 'mmhier' not in sys.modules
-for name in ('HATNet', 'LIT', 'HVT', 'ACCViT'):
+for name in ('HATNet', 'LIT', 'LITv2', 'HVT', 'ACCViT'):
     backbone = MODELS.build(dict(type='mmhier.' + name, out_indices=(0, 1)))
     assert type(backbone).__name__ == name, backbone
     assert backbone.strides == (4, 8)

@@ -1,8 +1,20 @@
 """The numbers of every recipe are those of its source."""
-import pytest
-from .config_zoo import VARIANTS, WITH_3X, build, read, register_all
+import math
 
-LIT_LARGER = ('lit-small', 'lit-medium', 'lit-base')
+import pytest
+import torch
+from mmengine.registry import PARAM_SCHEDULERS
+from .config_zoo import (
+    DETECTOR_VARIANTS,
+    VARIANTS,
+    WITH_3X,
+    build,
+    read,
+    register_all,
+)
+
+SWIN_LIKE = ('lit-small', 'lit-medium', 'lit-base', 'litv2-small',
+             'litv2-medium', 'litv2-base')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -39,13 +51,13 @@ def test_mask_rcnn_and_retinanet_1x_recipes():
         sampler='DefaultSampler',
         lr=1e-4,
         wd=1e-4)
-    for variant in VARIANTS:
+    for variant in [*VARIANTS, *DETECTOR_VARIANTS]:
         family = variant.split('-')[0]
         for head in ('mask-rcnn', 'retinanet'):
             wanted = dict(common)
             if family in ('hvt', 'accvit'):
                 wanted['wd'] = 0.05
-            if family == 'lit' and head == 'mask-rcnn':
+            if family in ('lit', 'litv2') and head == 'mask-rcnn':
                 wanted.update(lr=2e-4, warm_up=(500, pytest.approx(2e-7)))
             assert recipe(
                 f'configs/{family}/{head}_{variant}_fpn_1x_coco.py') == wanted
@@ -91,7 +103,7 @@ def test_segmentation_recipes():
             lr=1e-4,
             wd=1e-4,
             warm_up=(None, None),
-            end=1e-6 if family == 'lit' else 0.,
+            end=1e-6 if family in ('lit', 'litv2') else 0.,
             length=80000,
             clip=None,
             batch=(2, 16),
@@ -117,7 +129,7 @@ def test_imagenet_recipes():
         wanted = dict(deit)
         if variant in ('hatnet-medium', 'hatnet-large'):
             wanted['clip'] = 1.0
-        elif variant in LIT_LARGER:
+        elif variant in SWIN_LIKE:
             wanted.update(
                 warm_up=(20, pytest.approx(1e-6)),
                 clip=5.0,
@@ -160,3 +172,66 @@ def test_lit_dense_settings():
               'meta').backbone.named_parameters())
     sizes = {p.shape for n, p in tables.items() if n.endswith('bias_table')}
     assert sizes == {(9801, 12), (2401, 24)}
+
+
+def test_litv2_dense_settings():
+    for arch in ('small', 'medium', 'base'):
+        for head in ('mask-rcnn', 'retinanet'):
+            for suffix, size in (('', 2), ('-ws4', 4)):
+                cfg = read(
+                    f'configs/litv2/{head}_litv2-{arch}{suffix}_fpn_1x_coco.py')
+                backbone = build(cfg, 'meta').backbone
+                assert backbone.window_sizes == (0, 0, size, 1)
+                assert backbone.with_cp == (arch == 'base')
+                assert not hasattr(backbone, 'norm0')
+        cfg = read(
+            f'configs/litv2/semantic-fpn_litv2-{arch}_80k_ade20k-512x512.py')
+        assert not cfg.model.backbone.ceil_mode
+        assert cfg.model.backbone.out_norms == (0, 1, 2, 3)
+
+
+def learning_rates(name: str, iterations: int) -> list:
+    """Of weights and of offsets, in each iteration of epochs that short."""
+    cfg = read(name)
+    weight, offset = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    base = cfg.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD(
+        [dict(params=[weight], lr=base),
+         dict(params=[offset], lr=0.01 * base)])
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        options = dict(scheduler)
+        kind = PARAM_SCHEDULERS.get(options.pop('type'))
+        assert options.pop('convert_to_iter_based')
+        schedulers.append(
+            kind.build_iter_from_epoch(
+                optimizer=optimizer, epoch_length=iterations, **options))
+    rates = []
+    for _ in range(cfg.train_cfg.max_epochs * iterations):
+        rates.append([group['lr'] for group in optimizer.param_groups])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize('name,epochs,warm_up,base,end', [
+    ('litv2-small_8xb128_in1k', 300, 20, 1e-3, 1e-5),
+    ('litv2-base_8xb128_in1k-384', 30, 5, 4e-5, 4e-7),
+])
+def test_litv2_follows_a_cosine_that_starts_with_the_warm_up(
+        name, epochs, warm_up, base, end):
+    rates = learning_rates(f'configs/litv2/{name}.py', 20)
+    assert rates[0][0] == pytest.approx(base / 1000)
+    for i in range(len(rates)):
+        cosine = end + (base - end) * (1 + math.cos(math.pi * i /
+                                                    (20 * epochs))) / 2
+        if i < 20 * warm_up:
+            # The authors' is linear alone, up to 1 % (7 % at 384) above.
+            linear = base * (1e-3 + 0.999 * i / (20 * warm_up))
+            assert rates[i][0] == pytest.approx(
+                linear * cosine / base, rel=0.02)
+        else:
+            assert rates[i][0] == pytest.approx(cosine, rel=0.01)
+            # Offsets start where all end.
+            assert rates[i][1] == pytest.approx(end, rel=0.1)

@@ -22,7 +22,9 @@ END = '<!-- End of the tables. -->\n'
 # Title, name of the dataset, and columns of published metrics.
 TABLES = (
     ('ImageNet-1k', 'ImageNet-1k', ('Top 1 Accuracy', 'Top 5 Accuracy')),
-    ('COCO', 'COCO', ('box AP', 'mask AP')),
+    ('COCO', 'COCO',
+     tuple(f'{kind} AP{threshold}' for kind in ('box', 'mask')
+           for threshold in ('', '50', '75'))),
     ('ADE20K', 'ADE20K', ('mIoU', )),
 )
 
@@ -53,30 +55,51 @@ def model_tables(metafile: dict) -> str:
             model for model in metafile['Models']
             if model['Metadata']['Training Data'] == dataset
         ]
+        published = {
+            metric
+            for model in models
+            for result in model.get('Results', ())
+            for metric in result['Metrics']
+        }
+        # Some families publish AP at single thresholds, too.
+        columns = tuple(
+            metric for metric in metrics
+            if metric in published or not metric.endswith(('50', '75')))
         if models:
-            tables.append(_table(title, metrics, models))
+            tables.append(_table(title, columns, models))
     return '\n'.join(tables)
 
 
 def _table(title: str, metrics: tuple, models: list) -> str:
-    header = ('Config', 'Params (M)', 'FLOPs (G)', *metrics, 'Source',
-              'Official weights')
-    rows = [header, ('---', ) * len(header)]
+    sizes = {tuple(model['Metadata']['Input Size']) for model in models}
+    rows = []
     for model in models:
         data = model['Metadata']
         published = {}
         for result in model.get('Results', ()):
             published.update(result['Metrics'], Source=result['Source'])
         name = Path(model['Config']).name
-        rows.append(
-            (f'[{Path(name).stem}]({name})', f'{data["Parameters"] / 1e6:.1f}',
-             f'{data["FLOPs"] / 1e9:.{1 if data["FLOPs"] > 1e10 else 2}f}',
-             *(str(published.get(metric, '')) for metric in metrics),
-             published.get('Source', ''), data.get('Official Weights', '')))
-    sizes = {tuple(model['Metadata']['Input Size']) for model in models}
-    (height, width), = sizes
-    lines = [f'## {title}\n\nFLOPs are multiply-adds at {height}x{width}.\n']
-    lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
+        digits = 1 if data['FLOPs'] > 1e10 else 2
+        row = {'Config': f'[{Path(name).stem}]({name})'}
+        if len(sizes) > 1:
+            row['Size'] = '{}x{}'.format(*data['Input Size'])
+        row['Params (M)'] = f'{data["Parameters"] / 1e6:.1f}'
+        row['FLOPs (G)'] = f'{data["FLOPs"] / 1e9:.{digits}f}'
+        if any('FPS' in model['Metadata'] for model in models):
+            row['FPS'] = data.get('FPS', '')
+        row.update({key: published.get(key, '') for key in metrics})
+        row['Source'] = published.get('Source', '')
+        row['Official weights'] = data.get('Official Weights', '')
+        rows.append(row)
+    where = 'this size'
+    if len(sizes) == 1:
+        where = '{}x{}'.format(*sizes.pop())
+    lines = [
+        f'## {title}\n\nFLOPs are multiply-adds at {where}.\n',
+        *(f'| {" | ".join(map(str, cells))} |'
+          for cells in (rows[0], ['---'] * len(rows[0]), *(row.values()
+                                                           for row in rows)))
+    ]
     return '\n'.join(lines) + '\n'
 
 

@@ -1,6 +1,7 @@
 _base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hatnet-large.py']
 
 model = dict(
-    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))
+    backbone=dict(_base_.backbone, init_cfg=None),
+    head=dict(in_channels=_base_.in_channels[-1]))
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))

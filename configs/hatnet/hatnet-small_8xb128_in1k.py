@@ -1,4 +1,5 @@
 _base_ = ['./_base_/in1k_224.py', '../_base_/backbones/hatnet-small.py']
 
 model = dict(
-    backbone=_base_.backbone, head=dict(in_channels=_base_.in_channels[-1]))
+    backbone=dict(_base_.backbone, init_cfg=None),
+    head=dict(in_channels=_base_.in_channels[-1]))

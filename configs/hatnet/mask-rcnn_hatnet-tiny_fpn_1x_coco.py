@@ -1,9 +1,5 @@
 # HAT-Net published no detection configs: these follow PVT and P2T (the same
 # group), whose training code the authors name. No gradient clipping.
-#
-# To start from converted ImageNet weights:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained \
-#       model.backbone.init_cfg.checkpoint=PATH
 _base_ = [
     '../_base_/mask-rcnn_fpn_1x_coco.py', '../_base_/backbones/hatnet-tiny.py'
 ]

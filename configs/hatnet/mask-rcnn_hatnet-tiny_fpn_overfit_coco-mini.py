@@ -14,7 +14,7 @@ img_ids = [30, 72, 529, 629, 10256, 24577, 173350, 542720]
 # The backbone is whole; neck and heads are slim and images small, for speed.
 channels = 64
 model = dict(
-    backbone=dict(drop_path_rate=0.),
+    backbone=dict(drop_path_rate=0., init_cfg=None),
     neck=dict(out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels),
     roi_head=dict(

@@ -14,7 +14,7 @@ size = (160, 160)
 # The backbone is whole; neck and head are slim and images small, for speed.
 model = dict(
     data_preprocessor=dict(size=size),
-    backbone=dict(drop_path_rate=0.),
+    backbone=dict(drop_path_rate=0., init_cfg=None),
     neck=dict(out_channels=64),
     decode_head=dict(
         in_channels=[64, 64, 64, 64], channels=64, dropout_ratio=0.))

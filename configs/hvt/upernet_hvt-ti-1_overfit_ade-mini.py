@@ -14,7 +14,7 @@ size = (160, 160)
 # The backbone is whole; the heads are slim and images small, for speed.
 model = dict(
     data_preprocessor=dict(size=size),
-    backbone=dict(drop_path_rate=0.),
+    backbone=dict(drop_path_rate=0., init_cfg=None),
     decode_head=dict(channels=64, dropout_ratio=0.),
     auxiliary_head=dict(channels=32, dropout_ratio=0.))
 

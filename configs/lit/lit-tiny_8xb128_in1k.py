@@ -4,7 +4,7 @@
 _base_ = ['../_base_/in1k_224.py', '../_base_/backbones/lit-tiny.py']
 
 model = dict(
-    backbone=dict(_base_.backbone, out_type='cls_token'),
+    backbone=dict(_base_.backbone, out_type='cls_token', init_cfg=None),
     head=dict(type='LinearClsHead', in_channels=_base_.in_channels[-1]))
 
 train_dataloader = dict(sampler=dict(type='RepeatAugSampler'))

@@ -16,7 +16,7 @@ img_ids = [24577, 173350, 420862, 425988]
 # weights and has a few hundred iterations.
 channels = 64
 model = dict(
-    backbone=dict(drop_path_rate=0.),
+    backbone=dict(drop_path_rate=0., init_cfg=None),
     neck=dict(out_channels=channels),
     bbox_head=dict(
         in_channels=channels,

@@ -11,5 +11,10 @@ with read_base():
     from .._base_.schedules.schedule_1x import *
 
 model.update(
-    type=RetinaNet, backbone=dict(type=HATNet, arch='tiny', drop_path_rate=0.1))
+    type=RetinaNet,
+    backbone=dict(
+        type=HATNet,
+        arch='tiny',
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='hatnet-tiny_in1k')))
 model.neck.update(in_channels=[48, 96, 240, 384])

@@ -1,4 +1,4 @@
-"""The four families as their papers' code computes them, to measure against.
+"""The five families as their papers' code computes them, to measure against.
 
 Same weights, same numbers: maps are (B, C, H, W), projections plain linear
 layers or 1x1 convolutions, attention multiplies, softmaxes and multiplies,
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
+from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet, LITv2
 
 Maps = tuple[Tensor, ...]
 
@@ -33,6 +33,11 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, layer.weight, layer.bias)
     return F.conv2d(x, layer.weight, layer.bias)
+
+
+def layer_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias,
+                        layer.eps)
 
 
 def mlp(layers: nn.Module, x: Tensor) -> Tensor:
@@ -129,10 +134,6 @@ def plain_hatnet(model: HATNet, images: Tensor) -> Maps:
 def plain_lit(model: LIT, images: Tensor) -> Maps:
     """LIT, for images that are a multiple of 32."""
 
-    def norm(layer, x):
-        return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias,
-                            layer.eps)
-
     def resized(grid, size, mode):
         return F.interpolate(grid, size, mode=mode, align_corners=False)
 
@@ -148,7 +149,7 @@ def plain_lit(model: LIT, images: Tensor) -> Maps:
 
     x = model.patch_embed.proj(images)
     height, width = x.shape[2:]
-    x = norm(model.patch_embed.norm, x.flatten(2).transpose(1, 2))
+    x = layer_norm(model.patch_embed.norm, x.flatten(2).transpose(1, 2))
     outs = []
     for i, stage in enumerate(model.layers):
         if stage.pos_embed is not None:
@@ -159,11 +160,12 @@ def plain_lit(model: LIT, images: Tensor) -> Maps:
         for block in stage.blocks:
             if block.attn is not None:
                 bias = bias_of(block.attn, height, width)
-                x = x + self_attention(block.attn, norm(block.norm1, x), bias)
-            x = x + mlp(block.mlp, norm(block.norm2, x))
+                x = x + self_attention(block.attn, layer_norm(block.norm1, x),
+                                       bias)
+            x = x + mlp(block.mlp, layer_norm(block.norm2, x))
         out = x
         if hasattr(model, f'norm{i}'):
-            out = norm(getattr(model, f'norm{i}'), x)
+            out = layer_norm(getattr(model, f'norm{i}'), x)
         outs.append(
             out.transpose(1, 2).unflatten(2, (height, width)).contiguous())
         if stage.downsample is not None:
@@ -172,6 +174,70 @@ def plain_lit(model: LIT, images: Tensor) -> Maps:
             x = F.gelu(down.norm_layer(down.dconv(x)))
             height, width = x.shape[2:]
             x = x.flatten(2).transpose(1, 2)
+    return tuple(outs)
+
+
+def plain_litv2(model: LITv2, images: Tensor) -> Maps:
+    """LITv2, for images that are a multiple of 32."""
+
+    def split(x, parts, count):
+        x = x.reshape(x.shape[0], x.shape[1], parts, count, -1)
+        return x.permute(2, 0, 3, 1, 4)
+
+    def hi_fi(attn, x):
+        batch, height, width, channels = x.shape
+        size = attn.window_size
+        rows, columns = height // size, width // size
+        x = x.reshape(batch, rows, size, columns, size, channels)
+        x = x.transpose(2, 3).reshape(-1, size * size, channels)
+        out = attention(*split(project(attn.h_qkv, x), 3, attn.high_heads))
+        out = project(attn.h_proj, out.transpose(1, 2).flatten(2))
+        out = out.reshape(batch, rows, columns, size, size, -1)
+        return out.transpose(2, 3).reshape(batch, height, width, -1)
+
+    def lo_fi(attn, x):
+        pooled = x.permute(0, 3, 1, 2)
+        if attn.window_size > 1:
+            pooled = F.avg_pool2d(pooled, attn.window_size)
+        pooled = pooled.flatten(2).transpose(1, 2)
+        q, = split(project(attn.l_q, x).flatten(1, 2), 1, attn.low_heads)
+        k, v = split(project(attn.l_kv, pooled), 2, attn.low_heads)
+        out = attention(q, k, v).transpose(1, 2)
+        return project(attn.l_proj, out.reshape(*x.shape[:3], -1))
+
+    def hilo(attn, x):
+        height, width = x.shape[1:3]
+        right, bottom = -width % attn.window_size, -height % attn.window_size
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        outs = []
+        if attn.high_heads:
+            outs.append(hi_fi(attn, x))
+        if attn.low_heads:
+            outs.append(lo_fi(attn, x))
+        return torch.cat(outs, -1)[:, :height, :width]
+
+    def depthwise_mlp(layers, x):
+        x = project(layers.fc1, x).permute(0, 3, 1, 2)
+        conv = layers.dwconv
+        x = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=len(x[0]))
+        return project(layers.fc2, F.gelu(x.permute(0, 2, 3, 1)))
+
+    x = model.patch_embed.proj(images).permute(0, 2, 3, 1)
+    x = layer_norm(model.patch_embed.norm, x)
+    outs = []
+    for i, stage in enumerate(model.layers):
+        for block in stage.blocks:
+            if block.attn is not None:
+                x = x + hilo(block.attn, layer_norm(block.norm1, x))
+            x = x + depthwise_mlp(block.mlp, layer_norm(block.norm2, x))
+        out = x
+        if hasattr(model, f'norm{i}'):
+            out = layer_norm(getattr(model, f'norm{i}'), x)
+        outs.append(out.permute(0, 3, 1, 2).contiguous())
+        if stage.downsample is not None:
+            down = stage.downsample
+            x = x.permute(0, 3, 1, 2).contiguous()
+            x = F.gelu(down.norm_layer(down.dconv(x))).permute(0, 2, 3, 1)
     return tuple(outs)
 
 
@@ -297,6 +363,7 @@ def plain_accvit(model: ACCViT, images: Tensor) -> Maps:
 PLAIN_FORMS: dict[type, Callable[..., Maps]] = {
     HATNet: plain_hatnet,
     LIT: plain_lit,
+    LITv2: plain_litv2,
     HVT: plain_hvt,
     ACCViT: plain_accvit,
 }

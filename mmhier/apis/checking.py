@@ -18,7 +18,11 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, OPTIM_WRAPPERS, init_default_scope
 from PIL import Image
 from torch import nn
-from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.checkpoints import (
+    convert_for_model,
+    read_checkpoint,
+    unwrap_state_dict,
+)
 from mmhier.checkpoints.initializer import init_weights
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
@@ -34,6 +38,7 @@ from mmhier.engine.config import (
 )
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.memory import collect_saved_bytes
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
 
@@ -68,6 +73,7 @@ def check_config(config: str,
                  checkpoint: str | None = None,
                  every_file: bool = False,
                  num_gpus: int = 1,
+                 from_scratch: bool = False,
                  cfg_options: dict[str, Any] | None = None) -> list[Finding]:
     """Try everything that a training needs, without training.
 
@@ -85,6 +91,8 @@ def check_config(config: str,
             200 spread evenly over each set. Defaults to False.
         num_gpus (int): Processes of the training that is planned, for the
             batch size in all and the time of an epoch. Defaults to 1.
+        from_scratch (bool): Start from random weights, whatever ``init_cfg``
+            names. Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
 
     Returns:
@@ -104,6 +112,7 @@ def check_config(config: str,
                 cfg_options=cfg_options)
             run.cfg = cfg
             init_default_scope(cfg.get('default_scope', 'mmengine'))
+            run.check_weights(cfg, from_scratch)
             run.check_all(cfg, checkpoint, every_file, num_gpus)
     return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
 
@@ -134,6 +143,14 @@ class _DryRun:
                 'error', subject, f'{type(error).__name__}: {message} (raised '
                 f'in {frame.filename}, line {frame.lineno})')
 
+    def check_weights(self, cfg: Config, from_scratch: bool) -> None:
+        """Find pretrained weights; without them, the rest is checked with
+        random ones."""
+        with self.part('weights'):
+            self.add('note', 'weights', find_pretrained(cfg, from_scratch))
+            return
+        find_pretrained(cfg, from_scratch=True)
+
     def check_all(self, cfg: Config, checkpoint: str | None, every_file: bool,
                   num_gpus: int) -> None:
         """Check data, model, optimizer and one step of each kind."""
@@ -156,7 +173,8 @@ class _DryRun:
         for name in (checkpoint, cfg.get('load_from')):
             if name:
                 with self.part('checkpoint'):
-                    weights = unwrap_state_dict(read_checkpoint(name))
+                    weights = convert_for_model(
+                        model, unwrap_state_dict(read_checkpoint(name)))
                     hook = CheckpointFitHook(complete=name is checkpoint)
                     self.add('note', 'checkpoint',
                              f'{name}: {hook.compare(model, weights)}')

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
-from mmhier.checkpoints import find_checkpoint
+from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.errors import MMHierError
 from mmhier.files import replacing
 from .predictor import Prediction, Predictor
@@ -61,7 +61,8 @@ def infer(config: str,
 
     Args:
         config (str): See :class:`Predictor`.
-        checkpoint (str): Weights of the model of the config.
+        checkpoint (str): Weights of the model of the config: a path, a URL, a
+            name, or 'official'.
         inputs (str, optional): An image, a folder of images, a glob pattern
             such as ``'photos/**/*.jpg'``, or a video. Defaults to None, if
             ``camera`` is given.
@@ -96,7 +97,7 @@ def infer(config: str,
                                                        max_frames)):
         if value is not None and value < 1:
             raise MMHierError(f'{name} {value}: expected at least 1')
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = resolve_checkpoint(official_name(checkpoint, config))
     files: list[str] = []
     video = None
     if camera is not None:

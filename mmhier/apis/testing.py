@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
-from mmhier.checkpoints import find_checkpoint
+from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.config_errors import naming_config_errors
@@ -22,7 +22,7 @@ from mmhier.zoo import config_path
 
 
 def test(config: str,
-         checkpoint: str,
+         checkpoint: str = 'official',
          *,
          work_dir: str | None = None,
          data_root: str | None = None,
@@ -41,7 +41,8 @@ def test(config: str,
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
-        checkpoint (str): Weights of the model of the config.
+        checkpoint (str): Weights of the model of the config: a path, a URL, a
+            name, or 'official'. Defaults to 'official'.
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
@@ -114,7 +115,7 @@ def run_test(cfg: Config,
         if cfg.get(key) is None:
             raise MMHierError(f'{config} has no {key}, so it cannot be tested')
     require_utf8('checkpoint', checkpoint)
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = resolve_checkpoint(official_name(checkpoint, config))
     cfg.load_from = checkpoint
     cfg.resume = False
     recorder = HOOKS.build(

@@ -8,11 +8,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmhier.checkpoints import find_checkpoint, read_checkpoint
+from mmhier.checkpoints import read_checkpoint, resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.amp import use_amp
 from mmhier.engine.checkpoints import find_newest_checkpoint
 from mmhier.engine.config import load_config
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.errors import MMHierError, require_utf8
 from mmhier.zoo import config_path
@@ -25,6 +26,7 @@ def train(config: str,
           classes: str | Sequence[str] | None = None,
           resume: str | None = None,
           overwrite: bool = False,
+          from_scratch: bool = False,
           amp: bool = False,
           amp_dtype: str | None = None,
           auto_scale_lr: bool = False,
@@ -48,6 +50,8 @@ def train(config: str,
             latest in work_dir, if there is one. Defaults to None: start anew.
         overwrite (bool): Start anew in a work_dir that holds checkpoints.
             Defaults to False.
+        from_scratch (bool): Start from random weights, whatever ``init_cfg``
+            names. Defaults to False.
         amp (bool): Train in mixed precision. Defaults to False.
         amp_dtype (str, optional): 'float16' or 'bfloat16'. Defaults to None:
             'bfloat16' on CPUs, 'float16' elsewhere.
@@ -99,6 +103,7 @@ def train(config: str,
     if resume is not None:
         _resume_from(cfg, resume)
     _check_start(cfg, overwrite)
+    start = find_pretrained(cfg, from_scratch)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
     complete_runtime(cfg)
@@ -111,6 +116,7 @@ def train(config: str,
             for k, v in arguments.items() if v is not None
         })
     runner = build_runner(cfg)
+    runner.logger.info(start)
     runner.train()
     barrier()  # The first process writes the last checkpoint.
     return runner
@@ -132,7 +138,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
     for reason in skipped:
         print_log(f'skipped a checkpoint: {reason}')
     if cfg.resume:
-        cfg.load_from = find_checkpoint(cfg.load_from)
+        cfg.load_from = resolve_checkpoint(cfg.load_from)
         meta = read_checkpoint(cfg.load_from).get('meta', {})
         print_log(f'going on from {cfg.load_from}')
         randomness = dict(cfg.get('randomness') or {})
@@ -145,7 +151,7 @@ def _check_start(cfg: Config, overwrite: bool) -> None:
     """Check the checkpoint to start from, and what work_dir holds."""
     cfg.setdefault('resume', False)
     if cfg.get('load_from'):
-        cfg.load_from = find_checkpoint(cfg.load_from)
+        cfg.load_from = resolve_checkpoint(cfg.load_from)
     present = glob(osp.join(escape(cfg.work_dir), '*.pth'))
     if present and not cfg.resume and not overwrite:
         raise MMHierError(

@@ -1,7 +1,7 @@
 """Official weights -> mmhier's names, as state dicts and as files."""
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def convert_model_state_dict(state_dict: dict[str, Tensor],
@@ -36,3 +36,24 @@ def convert_model_state_dict(state_dict: dict[str, Tensor],
         for name, value in state_dict.items() if not name.startswith(prefix)
     }
     return {**converted, **rest}
+
+
+def convert_for_model(model: nn.Module,
+                      state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename official weights of a whole model for that model.
+
+    Args:
+        model (nn.Module): Classifier, detector or segmentor.
+        state_dict (dict): Weights, unwrapped.
+
+    Returns:
+        dict: Renamed weights; `state_dict` itself if there is nothing to
+        rename, or the backbone is not one of mmhier.
+    """
+    backbone = type(getattr(model, 'backbone', None))
+    if not hasattr(backbone, 'convert_official'):
+        return state_dict
+    converted = convert_model_state_dict(state_dict, backbone)
+    if converted is None or converted.keys() == state_dict.keys():
+        return state_dict
+    return converted

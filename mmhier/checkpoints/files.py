@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 import mmhier
 from mmhier.files import file_sha256, replacing
-from mmhier.registry import MODELS
+from mmhier.zoo import config_path
 from .converting import convert_model_state_dict
-from .loading import LoadReport, match_backbone_weights
-from .naming import CheckpointError, find_checkpoint, name_with_hash
+from .loading import LoadReport
+from .naming import CheckpointError, name_with_hash
+from .proving import describe_weights, find_variant
 from .reading import read_checkpoint, unwrap_state_dict
+from .resolving import resolve_checkpoint
+from .safetensors_files import SUFFIX, pack_safetensors
 
 
 def convert_checkpoint_file(source: str | Path,
@@ -23,11 +27,12 @@ def convert_checkpoint_file(source: str | Path,
     Family and variant are found by the names and shapes of the weights. The
     new file holds ``state_dict``, named as in a model of mmpretrain, mmdet 3.x
     or mmseg 1.x with the backbone of mmhier, and ``meta`` with the family,
-    the variant and the name, size and sha256 of the source. The same source
-    gives the same bytes.
+    the variant, the other arguments that show in the weights, and the name,
+    size and sha256 of the source. The same source gives the same bytes.
 
     Args:
-        source (str | Path): A file of the authors of HAT-Net, LIT or HVT.
+        source (str | Path): A file of the authors of HAT-Net, LIT, LITv2
+            or HVT.
         target (str | Path): The file to write; the first eight digits of its
             sha256 are added to the name, as in ``hatnet-tiny-1a2b3c4d.pth``.
         min_matched (float): Share of the backbone's parameters that must be
@@ -42,10 +47,15 @@ def convert_checkpoint_file(source: str | Path,
         CheckpointError: If the source cannot be read, belongs to no family or
             fits none of its variants, or the file exists.
     """
-    source = Path(find_checkpoint(source))
+    source = Path(resolve_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
-    family, converted = _find_family(state_dict, source)
-    arch, report = _find_arch(family, state_dict, source)
+    variant = find_variant(state_dict)
+    if variant is None:
+        raise CheckpointError(
+            f'{source} holds weights of no family that mmhier converts, but '
+            f'{describe_weights(state_dict)}')
+    family, arch, report = variant.family, variant.arch, variant.report
+    report.source = source.name
     if report.fraction < min_matched:
         raise CheckpointError(
             f'{source} fits no variant of {family.__name__}, {arch!r} comes '
@@ -55,7 +65,9 @@ def convert_checkpoint_file(source: str | Path,
         mmhier_version=mmhier.__version__,
         family=family.__name__,
         arch=arch,
+        arguments=variant.arguments,
         **_describe_source(source))
+    converted = convert_model_state_dict(state_dict, family)
     content = dict(state_dict=converted, meta=meta)
     return _write_with_hash(content, target, overwrite), report
 
@@ -63,12 +75,16 @@ def convert_checkpoint_file(source: str | Path,
 def publish_checkpoint_file(source: str | Path,
                             target: str | Path,
                             ema: str | None = None,
-                            overwrite: bool = False) -> Path:
+                            overwrite: bool = False,
+                            safetensors: bool = False,
+                            config: str | None = None) -> Path:
     """Leave the training state out of a checkpoint.
 
     What is needed to resume (optimizer, schedules, message hub, the second
     copy of the weights that EMAHook keeps) goes; weights and ``meta``
-    (classes, epoch, config) stay.
+    (classes, epoch, config) stay. In a safetensors file, ``meta`` is
+    ``dataset_meta`` with the classes, ``epoch``, ``iter``, ``config`` with
+    the name of the config, and its ``preprocessing``.
 
     Args:
         source (str | Path): A checkpoint that training wrote.
@@ -78,15 +94,22 @@ def publish_checkpoint_file(source: str | Path,
             EMAHook wrote, 'averaged' or 'raw' ones. Defaults to None, for
             checkpoints without.
         overwrite (bool): Replace an existing file. Defaults to False.
+        safetensors (bool): Write a safetensors file. Defaults to False.
+        config (str, optional): Config file or name, which a safetensors file
+            needs. Defaults to None.
 
     Returns:
         Path: The file.
 
     Raises:
         CheckpointError: If the source cannot be read, ``ema`` does not fit
-            it, or the file exists.
+            it, ``config`` is missing, or the file exists.
     """
-    source = Path(find_checkpoint(source))
+    if safetensors != (config is not None):
+        raise CheckpointError('--safetensors needs --config, and --config is '
+                              'for --safetensors: the file names its config '
+                              'and its preprocessing')
+    source = Path(resolve_checkpoint(source))
     content = read_checkpoint(source)
     weights = unwrap_state_dict(content)
     averages = content.get('ema_state_dict')
@@ -105,15 +128,33 @@ def publish_checkpoint_file(source: str | Path,
             for name, value in unwrap_state_dict(averages).items()
             if name in weights
         })
-    meta = {
-        key: value
-        for key, value in (content.get('meta') or {}).items()
-        if key != 'hook_msgs'
-    }
+    kept = content.get('meta') or {}
+    if config is None:
+        meta = {key: kept[key] for key in kept if key != 'hook_msgs'}
+    else:
+        meta = {
+            key: kept[key]
+            for key in ('dataset_meta', 'epoch', 'iter') if key in kept
+        }
+        meta.update(_describe_config(config))
     meta['published'] = dict(
         mmhier_version=mmhier.__version__, ema=ema, **_describe_source(source))
     return _write_with_hash(
-        dict(state_dict=weights, meta=meta), target, overwrite)
+        dict(state_dict=weights, meta=meta), target, overwrite, safetensors)
+
+
+def _describe_config(config: str) -> dict[str, Any]:
+    """Name and preprocessing of a config."""
+    path = config_path(config)
+    if not Path(path).is_file():
+        raise CheckpointError(f'config {config} does not exist')
+    cfg = Config.fromfile(path)
+    preprocessing = dict(
+        cfg.get('data_preprocessor') or {},
+        **cfg.model.get('data_preprocessor', {}))
+    return dict(
+        config=Path(config).name.removesuffix('.py'),
+        preprocessing=preprocessing)
 
 
 def _describe_source(source: Path) -> dict[str, Any]:
@@ -123,60 +164,33 @@ def _describe_source(source: Path) -> dict[str, Any]:
         source_sha256=file_sha256(source))
 
 
-def _write_with_hash(content: dict, target: str | Path,
-                     overwrite: bool) -> Path:
+def _write_with_hash(content: dict,
+                     target: str | Path,
+                     overwrite: bool,
+                     safetensors: bool = False) -> Path:
     """Write a checkpoint under a name with its hash; return its path."""
     target = Path(target)
-    if target.suffix not in ('.pth', '.pt'):
-        raise CheckpointError(f'{target} must end with .pth: mmengine tells '
-                              'checkpoints by their names')
+    suffixes = (SUFFIX, ) if safetensors else ('.pth', '.pt')
+    if target.suffix not in suffixes:
+        raise CheckpointError(f'{target} must end with {suffixes[0]}: the '
+                              'suffix tells formats of checkpoints')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Given a path, torch would write its name into the archive, and so
-        # into the hash.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        named = name_with_hash(target, digest)
+        if safetensors:
+            data = pack_safetensors(**content)
+        else:
+            # Given a path, torch would write its name into the archive, and
+            # so into the hash.
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            data = buffer.getvalue()
+        named = name_with_hash(target, hashlib.sha256(data).hexdigest())
         if named.exists() and not overwrite:
             raise CheckpointError(f'{named} exists: choose another name, '
                                   'or replace it with --overwrite')
         with replacing(named) as partial:
-            partial.write_bytes(buffer.getbuffer())
+            partial.write_bytes(data)
     except OSError as error:
         raise CheckpointError(
             f'cannot write {target}: {error.strerror}') from error
     return named
-
-
-def _find_family(state_dict: dict, source: Path) -> tuple[type[Any], dict]:
-    """Backbone class whose official names these are, and new names."""
-    MODELS.import_from_location()
-    families = [
-        cls for cls in MODELS.module_dict.values()
-        if hasattr(cls, 'convert_official')
-    ]
-    for cls in families:
-        converted = convert_model_state_dict(state_dict, cls)
-        if converted is not None:
-            return cls, converted
-    raise CheckpointError(
-        f'{source} holds official weights of no family that mmhier converts '
-        f'({", ".join(cls.__name__ for cls in families)}): its names begin '
-        f'with {", ".join(list(state_dict)[:3])}')
-
-
-def _find_arch(family: type[Any], state_dict: dict,
-               source: Path) -> tuple[str, LoadReport]:
-    """Variant that the weights fit best, and how."""
-    reports = {}
-    for arch in family.arch_zoo:
-        with torch.device('meta'):
-            backbone = family(arch)
-        reports[arch], _ = match_backbone_weights(backbone, state_dict,
-                                                  source.name)
-    # Variants without some parts match as well, but leave weights unused.
-    best = max(
-        reports,
-        key=lambda arch: (reports[arch].fraction, -len(reports[arch].unused)))
-    return best, reports[best]

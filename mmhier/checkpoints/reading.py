@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor
-from .naming import CheckpointError, find_checkpoint, verify_name
+from .naming import CheckpointError, verify_name
+from .resolving import resolve_checkpoint
+from .safetensors_files import SUFFIX, read_safetensors
 
 
 def _get_method(owner: Any, name: str) -> Any:
@@ -61,9 +63,9 @@ def read_checkpoint(path: str | Path,
     """Read a checkpoint file, refusing anything that would execute code.
 
     Args:
-        path (str | Path): A file written by ``torch.save``; also searched for
-            in ``MMHIER_WEIGHTS``, see :func:`find_checkpoint`. A hash in its
-            name is verified.
+        path (str | Path): A file written by ``torch.save`` or safetensors,
+            or a name or a URL of one, see :func:`resolve_checkpoint`. A hash
+            in its name is verified.
         map_location (Any): Where tensors go, as in ``torch.load``.
             Defaults to 'cpu'.
 
@@ -75,13 +77,15 @@ def read_checkpoint(path: str | Path,
             not a checkpoint, not what the hash in its name says, or holds types
             that are not on the allow-list.
     """
-    found = find_checkpoint(path)
+    found = resolve_checkpoint(path)
     if '://' in found:
         raise CheckpointError(
-            f'checkpoint {found} is not downloaded: download it into the '
-            'folder that the environment variable MMHIER_WEIGHTS names')
+            f'checkpoint {found}: mmhier reads no such URLs; download it into '
+            'the folder that the environment variable MMHIER_WEIGHTS names')
     path = Path(found)
     verify_name(path)
+    if path.name.removesuffix('.part').endswith(SUFFIX):
+        return read_safetensors(path, map_location)
     allow_safe_types()
     try:
         damaged = _find_damaged_record(path)

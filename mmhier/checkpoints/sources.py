@@ -1,15 +1,12 @@
 """Checkpoints from any place that mmengine knows, read without unpickling."""
 import os.path as osp
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from .naming import CheckpointError, find_checkpoint
+from .naming import CheckpointError
 from .reading import read_checkpoint
+from .resolving import resolve_checkpoint
 
 
 def has_own_loader(source: str) -> bool:
@@ -47,8 +44,8 @@ def locate_checkpoint(source: str) -> str:
     """Find a checkpoint as a local file; download it if need be.
 
     Args:
-        source (str): See :func:`load_checkpoint`. Files and URLs are looked
-            for in ``MMHIER_WEIGHTS`` first, see :func:`find_checkpoint`.
+        source (str): See :func:`load_checkpoint` and
+            :func:`resolve_checkpoint`.
 
     Returns:
         str: Path of the file.
@@ -56,13 +53,9 @@ def locate_checkpoint(source: str) -> str:
     Raises:
         CheckpointError: If it cannot be found or downloaded.
     """
-    found = find_checkpoint(source)
+    found = resolve_checkpoint(source)
     scheme, separator, name = found.partition('://')
-    if not separator:
-        return found
-    if scheme not in ('http', 'https'):
-        found = find_checkpoint(_resolve(scheme, name))
-    return _download(found) if '://' in found else found
+    return resolve_checkpoint(_resolve(scheme, name)) if separator else found
 
 
 def _resolve(scheme: str, name: str) -> str:
@@ -86,22 +79,3 @@ def _resolve(scheme: str, name: str) -> str:
     if '://' in models[name]:
         return models[name]
     return osp.join(mmengine_checkpoint._get_mmengine_home(), models[name])
-
-
-def _download(url: str) -> str:
-    """Path of a file in torch's cache, downloaded once."""
-    folder = Path(torch.hub.get_dir(), 'checkpoints')
-    path = folder / Path(urlsplit(url).path).name
-    # One process downloads; others do only on machines of their own.
-    for is_turn in (is_main_process(), not is_main_process()):
-        if is_turn and not path.is_file():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(path))
-            except OSError as error:
-                raise CheckpointError(
-                    f'checkpoint {url} cannot be downloaded ({error}): '
-                    'download it into the folder that the environment '
-                    'variable MMHIER_WEIGHTS names') from error
-        barrier()
-    return str(path)

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'demo': ('Train and test', 'train and evaluate on generated images'),
     'generate-shapes': ('Train and test', 'generate the images of the demo'),
     'configs': ('Models', 'list configs'),
+    'weights': ('Models', "list and fetch the authors' weights"),
     'convert': ('Models', "convert an authors' checkpoint"),
     'publish': ('Models', 'reduce a checkpoint to its weights'),
     'export': ('Models', 'export to ONNX or torch.export'),

@@ -59,7 +59,23 @@ def add_config(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
     """Add CHECKPOINT."""
-    parser.add_argument('checkpoint', **{'help': 'checkpoint file', **kwargs})
+    parser.add_argument(
+        'checkpoint', **{
+            'help':
+            'checkpoint file, URL, or name of official weights (`mmhier '
+            'weights list`)',
+            **kwargs
+        })
+
+
+def add_optional_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add CHECKPOINT, which defaults to the config's official weights."""
+    add_checkpoint(
+        parser,
+        nargs='?',
+        default='official',
+        help='checkpoint file, URL, or name of official weights (`mmhier '
+        'weights list`); defaults to `official`, those of the config')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
@@ -109,6 +125,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument(
         '--device', help='cpu, cuda:0, ...; defaults to a GPU if there is one')
+
+
+def add_from_scratch(parser: argparse.ArgumentParser) -> None:
+    """Add --from-scratch."""
+    parser.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='start from random weights, not from those that init_cfg names')
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:

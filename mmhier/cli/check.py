@@ -19,6 +19,7 @@ from .arguments import (
     add_classes,
     add_config,
     add_data_root,
+    add_from_scratch,
     command_parser,
 )
 
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add_data_root(parser)
     add_classes(parser)
     add_cfg_options(parser)
+    add_from_scratch(parser)
     parser.add_argument(
         '--checkpoint', help='compare this file with the model, as a test does')
     parser.add_argument(

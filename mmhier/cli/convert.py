@@ -1,4 +1,4 @@
-"""Convert an authors' checkpoint of HAT-Net, LIT or HVT.
+"""Convert an authors' checkpoint of HAT-Net, LIT, LITv2 or HVT.
 
 The result initializes the backbone of a detector or segmentor through
 `init_cfg=dict(type='Pretrained', checkpoint=TARGET)`, and a whole model

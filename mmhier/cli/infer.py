@@ -3,7 +3,10 @@
 Pictures and predictions.json go to --out-dir. Files that cannot be read are
 skipped and listed in predictions.json; the exit status is 1 then.
 
+Without CHECKPOINT, the official weights of the config are used.
+
 Examples:
+    mmhier infer mask-rcnn_lit-small_fpn_1x_coco photo.jpg
     mmhier infer CONFIG CHECKPOINT photo.jpg --out-dir results
     mmhier infer CONFIG CHECKPOINT photos --out-dir results \\
         --batch-size 8 --score-thr 0.5
@@ -12,14 +15,15 @@ Examples:
     mmhier infer CONFIG CHECKPOINT --camera 0 --out-dir results
 """
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from .arguments import (
     add_cfg_options,
-    add_checkpoint,
     add_config,
     add_device,
+    add_optional_checkpoint,
     add_overwrite,
     add_predictions,
     add_trained_classes,
@@ -34,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
     parser = command_parser('infer', __doc__)
     add_config(parser)
-    add_checkpoint(parser)
+    add_optional_checkpoint(parser)
     parser.add_argument(
         'inputs',
         nargs='?',
@@ -43,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--camera', type=int, metavar='N', help='read this camera instead')
     parser.add_argument(
-        '--out-dir', required=True, metavar='DIR', help='where results go')
+        '--out-dir',
+        metavar='DIR',
+        help='where results go; defaults to work_dirs/NAME_OF_THE_CONFIG/'
+        'predictions')
     add_predictions(parser)
     parser.add_argument(
         '--max-frames',
@@ -61,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = vars(parser().parse_args(argv))
+    if (arguments['inputs'], arguments['camera']) == (
+            None, None) and arguments['checkpoint'] != 'official':
+        arguments['inputs'] = arguments['checkpoint']
+        arguments['checkpoint'] = 'official'
+    if arguments['out_dir'] is None:
+        name = os.path.basename(arguments['config']).removesuffix('.py')
+        arguments['out_dir'] = os.path.join('work_dirs', name, 'predictions')
     from mmhier import apis
 
     result = apis.infer(**arguments)

@@ -9,6 +9,8 @@ Examples:
     mmhier publish work_dirs/mask-rcnn/epoch_12.pth hatnet-tiny-coco.pth
     # A checkpoint of training with EMAHook holds two sets of weights.
     mmhier publish work_dirs/lit/epoch_300.pth lit-tiny.pth --ema averaged
+    mmhier publish work_dirs/mask-rcnn/epoch_12.pth tiny-coco.safetensors \\
+        --safetensors --config mask-rcnn_hatnet-tiny_fpn_1x_coco
 """
 import argparse
 import os
@@ -27,6 +29,13 @@ def parser() -> argparse.ArgumentParser:
         '--ema',
         choices=['averaged', 'raw'],
         help='which weights to keep of a checkpoint that EMAHook wrote')
+    parser.add_argument(
+        '--safetensors',
+        action='store_true',
+        help='write a safetensors file; needs --config')
+    parser.add_argument(
+        '--config',
+        help='config file or name, for the metadata of --safetensors')
     add_overwrite(parser, 'replace an existing file')
     return parser
 

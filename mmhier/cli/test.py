@@ -3,16 +3,18 @@
 Writes test_record_TIME.json to the work dir, which `mmhier replay` repeats
 and `mmhier leaderboard` tabulates.
 
-Example:
+Examples:
     mmhier test configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py \\
         work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_12.pth
+    # The authors' weights, fetched once; the published score stands beside.
+    mmhier test mask-rcnn_lit-small_fpn_1x_coco
 """
 import argparse
 from collections.abc import Sequence
 
 from .arguments import (
-    add_checkpoint,
     add_config,
+    add_optional_checkpoint,
     add_overwrite,
     add_run,
     add_tta,
@@ -24,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
     parser = command_parser('test', __doc__)
     add_config(parser)
-    add_checkpoint(parser)
+    add_optional_checkpoint(parser)
     add_run(parser)
     parser.add_argument(
         '--out', metavar='FILE', help='write the predictions to a .pkl file')

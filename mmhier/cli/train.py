@@ -7,7 +7,13 @@ Examples:
 import argparse
 from collections.abc import Sequence
 
-from .arguments import add_config, add_overwrite, add_run, command_parser
+from .arguments import (
+    add_config,
+    add_from_scratch,
+    add_overwrite,
+    add_run,
+    command_parser,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         metavar='CHECKPOINT',
         help='resume from this checkpoint; without a value, from the latest '
         'in the work dir, if there is one')
+    add_from_scratch(parser)
     add_overwrite(parser, 'start anew in a work dir that holds checkpoints')
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision')

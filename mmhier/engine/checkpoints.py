@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 from mmhier.checkpoints import (
     CheckpointError,
+    convert_for_model,
     read_checkpoint,
     unwrap_state_dict,
 )
@@ -168,7 +169,11 @@ class CheckpointFitHook(hooks.Hook):
         model = runner.model if whole_model is None else whole_model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        report = self.compare(model, unwrap_state_dict(checkpoint),
+        weights = unwrap_state_dict(checkpoint)
+        converted = convert_for_model(model, weights)
+        if converted is not weights:
+            checkpoint['state_dict'] = converted
+        report = self.compare(model, converted,
                               self.complete or bool(runner._resume))
         print_log(f'checkpoint: {report}', logger='current')
 

@@ -14,8 +14,8 @@ class ZooModel:
         config (Path): The file.
         params (int): Parameters of its model.
         published (dict[str, tuple[float, str]]): Value in per cent and
-            source by metric: 'box AP', 'mask AP', 'mIoU', 'Top 1 Accuracy',
-            'Top 5 Accuracy'. Empty if nothing was published.
+            source by metric: 'box AP', 'box AP50', 'mask AP', 'mIoU',
+            'Top 1 Accuracy' and so on. Empty where nothing was published.
     """
     config: Path
     params: int

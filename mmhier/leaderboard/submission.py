@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import load
 from mmhier.apis.testing import _use_tta
-from mmhier.checkpoints import find_checkpoint
+from mmhier.checkpoints import resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import (
     iter_datasets,
@@ -274,7 +274,7 @@ def _without_annotations(pipeline: Sequence) -> list:
 def _run(cfg: Config, checkpoint: str, tta: bool, staged: Path,
          package: Callable[[], list[PackageSummary]]) -> list[PackageSummary]:
     """Predict into the staging folder of `staged`, and package from it."""
-    cfg.load_from = find_checkpoint(checkpoint)
+    cfg.load_from = resolve_checkpoint(checkpoint)
     cfg.resume = False
     if tta:
         _use_tta(cfg)

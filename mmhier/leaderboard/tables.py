@@ -130,8 +130,13 @@ class Run:
 
     @property
     def published(self) -> dict[str, tuple[float, str]]:
-        """Published values of the config of this name and their sources."""
-        return {} if self.zoo is None else self.zoo.published
+        """Published main metrics of the config of this name, with sources."""
+        published = {} if self.zoo is None else self.zoo.published
+        return {
+            name: published[name]
+            for name in MAIN_METRICS.get(self.record.task, ())
+            if name in published
+        }
 
     @property
     def differences(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.accvit import (
@@ -14,15 +15,20 @@ from mmhier.models.backbones.accvit import (
     AtrousBranch,
 )
 from mmhier.models.backbones.base import HierarchicalBackbone
-from mmhier.models.backbones.hatnet import (
-    HATNet,
-    HierarchicalAttention,
-    split_heads,
-)
+from mmhier.models.backbones.hatnet import HATNet, HierarchicalAttention
 from mmhier.models.backbones.hvt import HVT, PATCH_SIZE, TokenLayout
 from mmhier.models.backbones.hvt import Block as HVTBlock
 from mmhier.models.backbones.lit import LIT, Attention
-from mmhier.models.layers import SelfAttention, resize_bias_table
+from mmhier.models.backbones.litv2 import (
+    HiLoAttention,
+    LITv2,
+    average_windows,
+)
+from mmhier.models.layers import (
+    SelfAttention,
+    resize_bias_table,
+    split_heads,
+)
 
 
 @dataclass
@@ -34,7 +40,8 @@ class AttentionMap:
         probs (Tensor): (num_heads, rows, columns), float32. 0 where the
             token does not look, summing to 1 over the tokens of each head.
             (A pooled token of HVT fills several cells, each with the token's
-            probability; LIT's class token has none.)
+            probability; LIT's class token has none; LITv2's padding has some
+            beyond the image.)
         cell (int): Side of a cell, in pixels; the first one starts at the top
             left of the image.
     """
@@ -56,6 +63,8 @@ def attention_maps(backbone: HierarchicalBackbone,
     - HAT-Net: 'windows' and, computed from what these return, 'pooled'; in
       stage 4 'global';
     - LIT: 'global', in stages 3 and 4;
+    - LITv2: 'windows' (Hi-Fi) and 'pooled' (Lo-Fi) in stage 3, 'global' in
+      stage 4;
     - HVT: 'global', over the pooled sequence of the block;
     - ACC-ViT: 'dilation 1', 'dilation 2', ...
 
@@ -77,6 +86,7 @@ def attention_maps(backbone: HierarchicalBackbone,
     kinds = {
         HATNet: HierarchicalAttention,
         LIT: Attention,
+        LITv2: HiLoAttention,
         HVT: HVTBlock,
         ACCViT: AtrousAttention
     }
@@ -104,6 +114,8 @@ def attention_maps(backbone: HierarchicalBackbone,
         return _hatnet_maps(backbone, module, images, point, stage)
     if isinstance(module, Attention):
         return _lit_maps(backbone, module, images, point, stage)
+    if isinstance(module, HiLoAttention):
+        return _litv2_maps(backbone, module, images, point, stage)
     if isinstance(module, HVTBlock):
         return _hvt_maps(backbone, module, images, point)
     return _accvit_maps(backbone, module, images, point, stage)
@@ -207,6 +219,39 @@ def _lit_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
         AttentionMap('global', probs[:, extra:].unflatten(1, (height, width)),
                      stride)
     ]
+
+
+def _litv2_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
+                point: tuple[float, float], stage: int) -> list[AttentionMap]:
+    stride = backbone.all_strides[stage - 1]
+    row, column = _token(point, stride)
+    x, = _run(backbone, images, module)[module][0]
+    size = module.window_size
+    maps = []
+    with torch.no_grad():
+        if module.high_heads:
+            x = F.pad(x, (0, 0, 0, -x.shape[2] % size, 0, -x.shape[1] % size))
+            q, k, _ = split_heads(
+                module.h_qkv(x).flatten(1, 2), 3,
+                module.high_heads)[:, 0].unflatten(2, x.shape[1:3])
+            top, left = row // size * size, column // size * size
+            window = k[:, top:top + size, left:left + size].flatten(1, 2)
+            probs = torch.zeros(k.shape[:3])
+            probs[:, top:top + size, left:left + size] = _probabilities(
+                q[:, row, column], window).unflatten(1, (size, size))
+            maps.append(AttentionMap('windows', probs, stride))
+        if module.low_heads:
+            pooled = average_windows(x, size)
+            q, = split_heads(
+                module.l_q(x[:, row, column, None]), 1, module.low_heads)[:, 0]
+            k, _ = split_heads(
+                module.l_kv(pooled).flatten(1, 2), 2, module.low_heads)[:, 0]
+            probs = _probabilities(q[:, 0], k)
+            maps.append(
+                AttentionMap('pooled' if size > 1 else 'global',
+                             probs.unflatten(1, pooled.shape[1:3]),
+                             stride * size))
+    return maps
 
 
 def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,

@@ -1,18 +1,18 @@
-"""Where LIT's deformable token merging samples."""
+"""Where LIT's and LITv2's deformable token merging samples."""
 
 import torch
 from torch import Tensor
 from mmhier.errors import MMHierError
-from mmhier.models.backbones.lit import LIT
+from mmhier.models.backbones import LIT, LITv2
 from mmhier.models.layers.deformable_merging import DeformConv
 
 
 @torch.no_grad()
-def sampling_points(backbone: LIT, images: Tensor) -> list[Tensor]:
+def sampling_points(backbone: LIT | LITv2, images: Tensor) -> list[Tensor]:
     """Points of the image at which each merging reads its input map.
 
     Args:
-        backbone (LIT): In eval mode.
+        backbone (LIT | LITv2): In eval mode.
         images (Tensor): (1, 3, H, W), normalized.
 
     Returns:
@@ -21,12 +21,12 @@ def sampling_points(backbone: LIT, images: Tensor) -> list[Tensor]:
         offsets of zero they are the centres of the tokens that it merges.
 
     Raises:
-        ValueError: If the backbone is no LIT with a merging.
+        ValueError: If the backbone is of another family.
     """
-    if not isinstance(backbone, LIT):
+    if not isinstance(backbone, (LIT, LITv2)):
         raise MMHierError(f'{type(backbone).__name__} merges no tokens at '
                           'learned offsets, of the backbones of mmhier only '
-                          'LIT does')
+                          'LIT and LITv2 do')
     offsets: list[Tensor] = []
     convs = [m for m in backbone.modules() if isinstance(m, DeformConv)]
     handles = [

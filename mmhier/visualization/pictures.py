@@ -213,14 +213,14 @@ def draw_offsets(subjects: Sequence[Subject],
                  image: str,
                  point: tuple[float, float] | None = None,
                  size: int = 448) -> np.ndarray:
-    """Where LIT's mergings sample, and all that one merged token gathers.
+    """Where LIT's or LITv2's mergings sample, and all that a token gathers.
 
     Each panel shows one merging: lines lead from the regular positions to the
     points that are sampled, one colour for each tap. The last one follows a
     token of the last merging back through all of them.
 
     Args:
-        subjects (Sequence[Subject]): Models with a LIT.
+        subjects (Sequence[Subject]): Models with a LIT or LITv2.
         image (str): Image file.
         point (tuple[float, float], optional): Pixel (x, y) of the photo whose
             token is followed. Defaults to None, the centre.

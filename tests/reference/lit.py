@@ -76,9 +76,15 @@ def sample(image, y, x):
     return value
 
 
-def deformable_merging(x, w: dict, training: bool = False):
-    """Deformable convolution, BN, GELU: every 2x2 cell becomes one token."""
+def deformable_merging(x,
+                       w: dict,
+                       training: bool = False,
+                       ceil_mode: bool = True):
+    """Deformable convolution, BN, GELU: every 2x2 cell becomes one token,
+    partial ones only in ceil_mode."""
     offset = strided_conv(x, below(w, 'dconv.conv_offset.'), 2)
+    if not ceil_mode:
+        offset = offset[:, :, :x.shape[2] // 2, :x.shape[3] // 2]
     weight = w['dconv.weight']
     images = []
     for image, shift in zip(x, offset):
@@ -190,14 +196,20 @@ def patch_embed(x, w: dict):
                       1e-5).permute(0, 3, 1, 2)
 
 
-def tiny(x, w: dict, arch: dict, training: bool = False) -> tuple:
+def tiny(x,
+         w: dict,
+         arch: dict,
+         training: bool = False,
+         ceil_mode: bool = True) -> tuple:
     """The four maps of LIT-Ti, and the class token if `w` has one."""
+    if not ceil_mode:
+        x = x[:, :, :x.shape[2] // 4 * 4, :x.shape[3] // 4 * 4]
     maps, cls_token = [], None
     heads = (0, 0, *arch['num_heads'])
     for stage in range(4):
         part = below(w, f'patch_embed{stage + 1}.')
-        x = deformable_merging(x, part, training) if stage else patch_embed(
-            x, part)
+        x = deformable_merging(x, part, training,
+                               ceil_mode) if stage else patch_embed(x, part)
         grid = x.shape[2:]
         pos_embed = w[f'pos_embed{stage + 1}']
         first = pos_embed[:, :stage == 3]
@@ -218,7 +230,11 @@ def tiny(x, w: dict, arch: dict, training: bool = False) -> tuple:
     return maps, cls_token
 
 
-def swin_like(x, w: dict, arch: dict, training: bool = False) -> tuple:
+def swin_like(x,
+              w: dict,
+              arch: dict,
+              training: bool = False,
+              ceil_mode: bool = True) -> tuple:
     """The four maps of LIT-S/M/B, normed where `w` has norm0 .. norm3, and
     the classifier's features if it has norm."""
     maps = []
@@ -238,7 +254,7 @@ def swin_like(x, w: dict, arch: dict, training: bool = False) -> tuple:
         if stage < 3:
             x = deformable_merging(
                 map_of(tokens, *grid), below(w, f'layers.{stage}.downsample.'),
-                training)
+                training, ceil_mode)
     mean = None
     if 'norm.weight' in w:
         mean = layer_norm(tokens, below(w, 'norm.'), arch['norm_eps']).mean(1)
@@ -264,7 +280,7 @@ def _block_shapes(channels: int, ratio: int, heads: int, rows: int) -> dict:
     return shapes
 
 
-def _merging_shapes(before: int, after: int) -> dict:
+def merging_shapes(before: int, after: int) -> dict:
     shapes = {
         'dconv.weight': [after, before, 2, 2],
         'dconv.bias': [after],
@@ -277,7 +293,7 @@ def _merging_shapes(before: int, after: int) -> dict:
     return shapes
 
 
-def _patch_embed_shapes(channels: int) -> dict:
+def patch_embed_shapes(channels: int) -> dict:
     return {
         'proj.weight': [channels, 3, 4, 4],
         'proj.bias': [channels],
@@ -292,11 +308,11 @@ def official_shapes_tiny(arch: dict, num_classes: int = 0) -> dict:
     for stage in range(4):
         count = (3136, 784, 196, 50)[stage]
         shapes[f'pos_embed{stage + 1}'] = [1, count, dims[stage]]
-        parts = {f'patch_embed{stage + 1}': _patch_embed_shapes(dims[0])}
+        parts = {f'patch_embed{stage + 1}': patch_embed_shapes(dims[0])}
         if stage:
             parts = {
                 f'patch_embed{stage + 1}':
-                _merging_shapes(dims[stage - 1], dims[stage])
+                merging_shapes(dims[stage - 1], dims[stage])
             }
         for i in range(arch['depths'][stage]):
             parts[f'block{stage + 1}.{i}'] = _block_shapes(
@@ -321,7 +337,7 @@ def official_shapes_swin_like(arch: dict,
     `grids` are the sides of the grids of the bias tables of stages 3 and 4.
     """
     dims, shapes = arch['embed_dims'], {}
-    parts = {'patch_embed': _patch_embed_shapes(dims[0])}
+    parts = {'patch_embed': patch_embed_shapes(dims[0])}
     for stage in range(4):
         side = (0, 0, *grids)[stage]
         for i in range(arch['depths'][stage]):
@@ -332,7 +348,7 @@ def official_shapes_swin_like(arch: dict,
                 part['attn.relative_position_index'] = [side**2, side**2]
             parts[f'layers.{stage}.blocks.{i}'] = part
         if stage < 3:
-            parts[f'layers.{stage}.downsample'] = _merging_shapes(
+            parts[f'layers.{stage}.downsample'] = merging_shapes(
                 dims[stage], dims[stage + 1])
         if stage in out_norms:
             parts[f'norm{stage}'] = dict(

@@ -2,12 +2,13 @@
 import pytest
 import torch
 from mmhier.analysis.plain_forms import PLAIN_FORMS
-from mmhier.models import HVT, LIT, ACCViT, HATNet
+from mmhier.models import HVT, LIT, ACCViT, HATNet, LITv2
 
 CASES = [
     (HATNet, 'tiny', {}, (224, 448)),
     (LIT, 'tiny', {}, (96, 64)),
     (LIT, 'small', {}, (96, 128)),
+    (LITv2, 'small', dict(window_size=4), (96, 160)),
     (HVT, 's-1', dict(drop_path_rate=0.), (80, 112)),
     (ACCViT, 'femto', {}, (96, 64)),
 ]

@@ -22,6 +22,9 @@ OFFICIAL = {
     'lit_ti': ('LIT', 'tiny'),
     'lit_small_cls': ('LIT', 'small'),
     'lit_small_det': ('LIT', 'small'),
+    'litv2_s_cls': ('LITv2', 'small'),
+    'litv2_s_cls_alpha0.5': ('LITv2', 'small'),
+    'litv2_s_det_ws4': ('LITv2', 'small'),
     'hvt_ti_1': ('HVT', 'ti-1'),
     'hvt_s_2': ('HVT', 's-2'),
 }
@@ -97,7 +100,7 @@ def test_family_and_variant_are_found(tmp_path, variant):
     assert content['meta']['source_size'] == source.stat().st_size
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     assert content['meta']['source_sha256'] == digest
-    options = {}
+    options = content['meta']['arguments']
     if variant == 'lit_small_det':
         options['bias_size'] = 50
     model = MODELS.build(dict(type=family, arch=arch, **options))

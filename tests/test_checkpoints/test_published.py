@@ -9,6 +9,7 @@ import torch
 from mmengine.hooks import EMAHook
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import ExponentialMovingAverage
+from safetensors import safe_open
 from mmhier.checkpoints import (
     CheckpointError,
     publish_checkpoint_file,
@@ -103,6 +104,31 @@ def test_either_weights_of_ema_are_kept(tmp_path, ema, value):
 def test_ema_without_averages(source, tmp_path):
     with pytest.raises(CheckpointError, match='no ema_state_dict'):
         publish_checkpoint_file(source, tmp_path / 'model.pth', 'raw')
+
+
+def test_safetensors_hold_weights_and_metadata(source, tmp_path):
+    name = 'mask-rcnn_hatnet-tiny_fpn_1x_coco'
+    with pytest.raises(CheckpointError, match='--safetensors needs --config'):
+        publish_checkpoint_file(source, tmp_path / 'm.pth', safetensors=True)
+    path = publish_checkpoint_file(
+        source, tmp_path / 'm.safetensors', safetensors=True, config=name)
+    # As other programs read it.
+    weights = read_checkpoint(source)['state_dict']
+    with safe_open(path, framework='np') as file:
+        assert set(file.keys()) == set(weights)
+        assert file.metadata()['format'] == 'pt'
+        assert file.metadata()['config'] == f'"{name}"'
+    content = read_checkpoint(path)
+    for key, value in content['state_dict'].items():
+        assert torch.equal(weights[key], value)
+    meta = content['meta']
+    assert tuple(meta['dataset_meta']['classes']) == CLASSES
+    assert meta['preprocessing']['mean'] == [123.675, 116.28, 103.53]
+    assert (meta['config'], meta['epoch']) == (name, 12)
+    path.write_bytes(path.read_bytes()[:-1])
+    renamed = path.rename(tmp_path / 'cut.safetensors')
+    with pytest.raises(CheckpointError, match='cut.safetensors .* truncated'):
+        read_checkpoint(renamed)
 
 
 @pytest.mark.parametrize('name, reason', [

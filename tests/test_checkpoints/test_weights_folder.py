@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmhier.checkpoints import (
     CheckpointError,
-    find_checkpoint,
     load_backbone_weights,
     read_checkpoint,
+    resolve_checkpoint,
 )
 from mmhier.checkpoints.sources import load_checkpoint
 from mmhier.models.backbones import HATNet
@@ -43,13 +43,13 @@ def test_found_by_file_name(folder, asked):
     save(folder / 'tiny-more.pth')
     save(folder / 'small.pth')
     (folder / 'tiny-1234.pth').touch()
-    assert find_checkpoint(asked.format(name=saved.name)) == str(saved)
+    assert resolve_checkpoint(asked.format(name=saved.name)) == str(saved)
 
 
 def test_a_file_that_exists_is_not_replaced(folder, tmp_path):
     save(folder / 'tiny.pth', 1., hashed=False)
     own = save(tmp_path / 'tiny.pth', 2., hashed=False)
-    assert find_checkpoint('tiny.pth') == 'tiny.pth'
+    assert resolve_checkpoint('tiny.pth') == 'tiny.pth'
     assert read_checkpoint('tiny.pth')['state_dict']['weight'][0] == 2
     own.unlink()
     assert read_checkpoint('tiny.pth')['state_dict']['weight'][0] == 1
@@ -58,15 +58,15 @@ def test_a_file_that_exists_is_not_replaced(folder, tmp_path):
 def test_the_exact_name_comes_first(folder):
     exact = save(folder / 'tiny.pth', 1., hashed=False)
     save(folder / 'tiny.pth.pth', 2.)
-    assert find_checkpoint('tiny.pth') == str(exact)
+    assert resolve_checkpoint('tiny.pth') == str(exact)
 
 
 def test_ambiguity_names_both(folder):
     names = sorted(save(folder / 'tiny.pth', value).name for value in (1., 2.))
     with pytest.raises(
             CheckpointError, match=f'ambiguous.*{names[0]} and {names[1]}'):
-        find_checkpoint('tiny.pth')
-    assert find_checkpoint(names[1]) == str(folder / names[1])
+        resolve_checkpoint('tiny.pth')
+    assert resolve_checkpoint(names[1]) == str(folder / names[1])
 
 
 def test_absent_files_are_named(folder, monkeypatch):
@@ -74,17 +74,19 @@ def test_absent_files_are_named(folder, monkeypatch):
             CheckpointError,
             match='x.pth does not exist, nor is '
             f'it in MMHIER_WEIGHTS={folder}'):
-        find_checkpoint('x.pth')
-    url = 'https://example.org/x.pth'
-    assert find_checkpoint(url) == url
-    with pytest.raises(CheckpointError, match='not downloaded'):
+        resolve_checkpoint('x.pth')
+    url = 'petrel://bucket/x.pth'
+    assert resolve_checkpoint(url) == url
+    with pytest.raises(CheckpointError, match='reads no such URLs'):
         read_checkpoint(url)
+    with pytest.raises(CheckpointError, match='did you mean hatnet-tiny_in1k'):
+        resolve_checkpoint('hatnet-tiny')
     monkeypatch.setenv('MMHIER_WEIGHTS', 'nowhere')
     with pytest.raises(CheckpointError, match='MMHIER_WEIGHTS=nowhere is not'):
-        find_checkpoint('x.pth')
+        resolve_checkpoint('x.pth')
     monkeypatch.delenv('MMHIER_WEIGHTS')
     with pytest.raises(CheckpointError, match='x.pth does not exist$'):
-        find_checkpoint('x.pth')
+        resolve_checkpoint('x.pth')
 
 
 def test_a_changed_file_is_refused(folder):

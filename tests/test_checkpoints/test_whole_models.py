@@ -1,4 +1,4 @@
-"""Released LIT detectors and segmentors become models of mmdet and mmseg.
+"""Released LIT and LITv2 dense models become models of mmdet and mmseg.
 
 Names and shapes of necks and heads are those of mmdet 2.11 and mmseg 0.13,
 which trained them.
@@ -9,9 +9,10 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine import ConfigDict
 from mmseg.registry import MODELS as MMSEG_MODELS
 from mmhier.checkpoints import convert_model_state_dict, load_backbone_weights
-from mmhier.models.backbones import LIT, HATNet
+from mmhier.models.backbones import LIT, HATNet, LITv2
 from tests import golden
 from tests.reference import lit as reference
+from tests.reference import litv2 as reference_v2
 
 
 def conv(name, out_channels, in_channels, size) -> dict:
@@ -153,6 +154,41 @@ def semantic_fpn(backbone, dims):
             test_cfg=dict(mode='whole')))
 
 
+def check_strict_loading(family, backbone, names, build, shapes_of) -> int:
+    """Parameters of a model that takes all official weights, each once."""
+    dims = family.arch_zoo[backbone['arch']]['embed_dims']
+    shapes = {f'backbone.{name}': shape for name, shape in names.items()}
+    shapes.update(shapes_of(dims))
+    official = {}
+    for i, (name, shape) in enumerate(shapes.items()):
+        dtype = torch.float32 if shape else torch.int64
+        official[name] = torch.full(shape, i, dtype=dtype)
+
+    with torch.device('meta'):
+        model = build(backbone, dims)
+    model = model.to_empty(device='cpu')
+    converted = convert_model_state_dict(official, family)
+    model.load_state_dict(converted, strict=True)
+
+    # Every official tensor arrived, once.
+    assert sorted(v.flatten()[0].item()
+                  for v in converted.values()) == list(range(len(official)))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, converted[name]), name
+    for name in shapes_of(dims):
+        assert torch.equal(converted[name], official[name]), name
+    # Converting once more changes nothing.
+    again = convert_model_state_dict(converted, family)
+    assert {
+        n: id(v)
+        for n, v in again.items()
+    } == {
+        n: id(v)
+        for n, v in converted.items()
+    }
+    return sum(p.numel() for p in model.parameters())
+
+
 DETECTOR = dict(grids=(50, 25), out_norms=(1, 2, 3))
 SEGMENTOR = dict(grids=(32, 16), out_norms=(0, 1, 2, 3))
 
@@ -174,7 +210,6 @@ SEGMENTOR = dict(grids=(32, 16), out_norms=(0, 1, 2, 3))
 ])
 def test_released_model_loads_strictly(arch, build, shapes_of, dense, millions):
     settings = LIT.arch_zoo[arch]
-    dims = settings['embed_dims']
     backbone = dict(type='mmhier.LIT', arch=arch)
     if arch == 'tiny':
         names = reference.official_shapes_tiny(settings)
@@ -182,37 +217,21 @@ def test_released_model_loads_strictly(arch, build, shapes_of, dense, millions):
         names = reference.official_shapes_swin_like(settings, **dense)
         backbone.update(
             bias_size=dense['grids'][0], out_norms=dense['out_norms'])
-    shapes = {f'backbone.{name}': shape for name, shape in names.items()}
-    shapes.update(shapes_of(dims))
-    official = {}
-    for i, (name, shape) in enumerate(shapes.items()):
-        dtype = torch.float32 if shape else torch.int64
-        official[name] = torch.full(shape, i, dtype=dtype)
-
-    with torch.device('meta'):
-        model = build(backbone, dims)
-    model = model.to_empty(device='cpu')
-    converted = convert_model_state_dict(official, LIT)
-    model.load_state_dict(converted, strict=True)
-
-    # Every official tensor arrived, once.
-    assert sorted(v.flatten()[0].item()
-                  for v in converted.values()) == list(range(len(official)))
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, converted[name]), name
-    for name in shapes_of(dims):
-        assert torch.equal(converted[name], official[name]), name
-    params = sum(p.numel() for p in model.parameters())
+    params = check_strict_loading(LIT, backbone, names, build, shapes_of)
     assert round(params / 1e6) == millions[arch]
-    # Converting once more changes nothing.
-    again = convert_model_state_dict(converted, LIT)
-    assert {
-        n: id(v)
-        for n, v in again.items()
-    } == {
-        n: id(v)
-        for n, v in converted.items()
-    }
+
+
+@pytest.mark.parametrize('build,shapes_of,out_norms,params', [
+    (retinanet, retinanet_shapes, (1, 2, 3), 38_014_252),
+    (mask_rcnn, mask_rcnn_shapes, (1, 2, 3), 47_350_056),
+    (semantic_fpn, semantic_fpn_shapes, (0, 1, 2, 3), 31_449_486),
+])
+def test_released_litv2_loads_strictly(build, shapes_of, out_norms, params):
+    names = reference_v2.official_shapes(
+        LITv2.arch_zoo['small'], out_norms=out_norms)
+    backbone = dict(type='mmhier.LITv2', arch='small', out_norms=out_norms)
+    assert params == check_strict_loading(LITv2, backbone, names, build,
+                                          shapes_of)
 
 
 def test_other_families_are_refused():

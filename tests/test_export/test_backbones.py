@@ -36,6 +36,7 @@ def export_backbone(model, path, format='onnx'):
     fast_first([
         ('HATNet', 'tiny', 4),
         ('LIT', 'small', 4),
+        ('LITv2', 'small', 4),
         ('HVT', 's-4', 4),
         ('ACCViT', 'femto', 1),
     ]))

@@ -22,12 +22,12 @@ FAMILIES = {
 ALL = [(name, arch) for name, cls in FAMILIES.items() for arch in cls.arch_zoo]
 # The cheapest variant of each code path.
 SMALL = [('HATNet', 'tiny'), ('LIT', 'tiny'), ('LIT', 'small'), ('HVT', 'ti-1'),
-         ('HVT', 's-4'), ('ACCViT', 'femto')]
+         ('HVT', 's-4'), ('ACCViT', 'femto'), ('LITv2', 'small')]
 SIZES = [(32, 32), (33, 33), (63, 95), (112, 137), (224, 224), (256, 320)]
 
 # Asserted in both directions: a family has the trait if and only if it is
 # listed here.
-WITH_BATCH_NORM = {'LIT', 'HVT', 'ACCViT'}
+WITH_BATCH_NORM = {'LIT', 'LITv2', 'HVT', 'ACCViT'}
 WITH_SIZED_TABLES = {'LIT'}
 
 small_variants = pytest.mark.parametrize('family, arch', SMALL)
@@ -96,8 +96,8 @@ def check_shapes(model, x):
 
 
 def test_every_family_and_variant_is_listed():
-    assert set(FAMILIES) == {'HATNet', 'LIT', 'HVT', 'ACCViT'}
-    assert len(ALL) == 20
+    assert set(FAMILIES) == {'HATNet', 'LIT', 'LITv2', 'HVT', 'ACCViT'}
+    assert len(ALL) == 23
     assert {family for family, _ in SMALL} == set(FAMILIES)
 
 

@@ -140,9 +140,14 @@ def test_logits_are_the_reference(arch, out_type, size):
 @pytest.mark.parametrize('attn_impl', LIT.attn_impls)
 @pytest.mark.parametrize('arch,bias_size', [(TINY, None), (SMALL, 14),
                                             (SMALL, (3, 1))])
-@pytest.mark.parametrize('size,training', [((32, 64), True), ((37, 51), False)])
-def test_backbone_is_the_reference(arch, bias_size, size, training, attn_impl):
-    model = LIT(arch, bias_size=bias_size, attn_impl=attn_impl).double()
+@pytest.mark.parametrize('size,training,ceil_mode', [((32, 64), True, True),
+                                                     ((37, 51), False, True),
+                                                     ((37, 51), False, False)])
+def test_backbone_is_the_reference(arch, bias_size, size, training, ceil_mode,
+                                   attn_impl):
+    model = LIT(
+        arch, bias_size=bias_size, attn_impl=attn_impl,
+        ceil_mode=ceil_mode).double()
     model.train(training)
     if bias_size is None:
         shapes = reference.official_shapes_tiny(arch)
@@ -160,7 +165,7 @@ def test_backbone_is_the_reference(arch, bias_size, size, training, attn_impl):
     parameters = {'input': x}
     parameters.update({n: v for n, v in weights.items() if v.requires_grad})
     found = torch.func.functional_call(model, own, (x, ))
-    wanted = forward(x, weights, arch, training)[0]
+    wanted = forward(x, weights, arch, training, ceil_mode)[0]
     assert_same_gradients(found, wanted, parameters)
 
 

@@ -17,6 +17,7 @@ from torch.distributed.run import get_args_parser
 import mmhier.cli.__main__ as cli
 import mmhier.ops.__main__ as operators
 from mmhier import apis
+from mmhier.checkpoints import official_name
 from ..commands import load_tool
 from .conftest import DETECTOR
 
@@ -105,6 +106,21 @@ class Shell:
             program, *arguments = words
             name = Path(program).name.replace('-', '_')
             getattr(self, f'_run_{name}')(arguments)
+
+    def run_official(self, command: str) -> None:
+        """Run `infer` or `test` of an official model up to its function."""
+        received: dict = {}
+
+        def record(**arguments) -> dict:
+            received.update(arguments)
+            return dict(images=[], skipped=[])
+
+        with self.monkeypatch.context() as patch:
+            for name in ('infer', 'test'):
+                patch.setattr(apis, name, record)
+            self.run(command)
+        assert received['checkpoint'] == 'official'
+        assert official_name('official', received['config'])
 
     def _run_python(self, arguments: list[str]) -> None:
         if arguments[0] == '-m':

@@ -186,7 +186,7 @@ def test_a_scheme_of_the_user_is_kept(run, good):
 
 
 def test_a_url_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.setenv('no_proxy', '*')
     trap, served = tmp_path / 'executed', tmp_path / 'served'
     served.mkdir()
@@ -199,7 +199,7 @@ def test_a_url_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
         assert load_checkpoint(f'{url}/good.pth')['weight'] == 1
         with pytest.raises(CheckpointError, match='could execute code'):
             load_checkpoint(f'{url}/bad.pth')
-        with pytest.raises(CheckpointError, match='cannot be downloaded'):
+        with pytest.raises(CheckpointError, match='cannot be fetched'):
             load_checkpoint(f'{url}/absent.pth')
         server.shutdown()
     assert load_checkpoint(f'{url}/good.pth')['weight'] == 1

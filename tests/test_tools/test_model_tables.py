@@ -25,6 +25,9 @@ KNOWN_FLOPS = {
     'mask-rcnn_lit-tiny_fpn_1x_coco': 305,
     'mask-rcnn_lit-small_fpn_1x_coco': 327,
     'semantic-fpn_lit-small_80k_ade20k-512x512': 47,
+    'retinanet_litv2-small_fpn_1x_coco': 245.6,
+    'mask-rcnn_litv2-base_fpn_1x_coco': 506.0,
+    'semantic-fpn_litv2-medium_80k_ade20k-512x512': 63.3,
     'retinanet_hatnet-tiny_fpn_1x_coco': 225,
     'mask-rcnn_hatnet-tiny_fpn_1x_coco': 244,
     'hvt-s-2_8xb128_in1k': 1.941,
@@ -57,8 +60,21 @@ def test_every_config_is_in_a_metafile_of_its_folder():
 
 def test_every_result_has_a_source():
     results = [r for model in MODELS for r in model.get('Results', ())]
-    assert len(results) == 24
+    assert len(results) == 65
     assert all(result['Source'] and result['Metrics'] for result in results)
+
+
+def test_tables_show_every_published_value():
+    for path in METAFILES:
+        readme = path.with_name('README.md').read_text()
+        for model in yaml.safe_load(path.read_text())['Models']:
+            row = next(line for line in readme.splitlines()
+                       if line.startswith(f'| [{model["Name"]}]('))
+            cells = [cell.strip() for cell in row.split('|')]
+            for result in model.get('Results', ()):
+                assert result['Source'] in cells
+                for value in result['Metrics'].values():
+                    assert str(value) in cells, (model['Name'], value)
 
 
 def test_schedules_are_those_of_the_configs():

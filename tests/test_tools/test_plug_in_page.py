@@ -77,7 +77,8 @@ def build(cfg: Config) -> torch.nn.Module:
 def test_mmdets_own_trainer_takes_the_config(load, tmp_path, coco_root,
                                              monkeypatch, capfd):
     load(PLUGGED)
-    torch.save(official_state_dict('hatnet_tiny'), tmp_path / 'hatnet-tiny.pth')
+    torch.save(
+        official_state_dict('hatnet_tiny'), tmp_path / 'HAT-Net_Tiny.pth')
     monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path))
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/coco').symlink_to(coco_root)
@@ -86,7 +87,7 @@ def test_mmdets_own_trainer_takes_the_config(load, tmp_path, coco_root,
     monkeypatch.setattr('sys.argv', [tool, *arguments, '--cfg-options', *SMALL])
     runpy.run_path(str(configs_of('mmdet').parent / tool), run_name='__main__')
     printed = ''.join(capfd.readouterr())
-    assert 'hatnet-tiny.pth' in printed and '100.0 %' in printed
+    assert 'hatnet-tiny_in1k' in printed and '100.0 %' in printed
     state = torch.load(
         'work_dirs/mask-rcnn_hatnet-tiny_fpn_1x_coco/epoch_1'
         '.pth',

@@ -1,7 +1,8 @@
 """Attention maps against independent formulas and constructed weights."""
 import pytest
 import torch
-from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet
+import torch.nn.functional as F
+from mmhier.models.backbones import HVT, LIT, ACCViT, HATNet, LITv2
 from mmhier.models.backbones.lit import resize_bias_table
 from mmhier.models.layers import relative_position_bias
 from mmhier.visualization import attention_maps
@@ -14,7 +15,9 @@ def build(kind, arch, **kwargs):
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             # Initial weights attend nearly evenly; these do not.
-            if any(part in name for part in ('qkv', '.q.', '.kv.', 'table')):
+            if any(
+                    part in name
+                    for part in ('qkv', '.q.', '.kv.', 'l_q', 'l_kv', 'table')):
                 parameter.mul_(8)
     return backbone.eval()
 
@@ -152,6 +155,37 @@ def test_lit_equals_an_independent_softmax(images, arch, out_type):
         expected = probs[:, extra + row * width + column, extra:]
         torch.testing.assert_close(
             attention.probs.flatten(1), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('stage, window_size, names', [
+    (3, 2, ['windows', 'pooled']),
+    (3, 3, ['windows', 'pooled']),
+    (4, 2, ['global']),
+])
+def test_litv2_values_weighted_by_the_maps_are_the_output(
+        images, stage, window_size, names):
+    backbone = build(LITv2, 'small', window_size=window_size)
+    module = backbone.layers[stage - 1].blocks[1].attn
+    (x, ), out = run(backbone, images, module)[module]
+    stride, size = 4 * 2**(stage - 1), module.window_size
+    padded = F.pad(x, (0, 0, 0, -x.shape[2] % size, 0, -x.shape[1] % size))
+    pooled = F.avg_pool2d(padded.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    for row, column in ((0, 0), (out.shape[1] - 1, out.shape[2] - 1), (2, 3)):
+        maps = attention_maps(backbone, images,
+                              (stride * column + 3, stride * row + 3), stage, 1)
+        assert [m.name for m in maps] == names
+        parts = []
+        for attention in maps:
+            high = attention.name == 'windows'
+            assert attention.cell == (stride if high else stride * size)
+            kv = module.h_qkv(padded) if high else module.l_kv(pooled)
+            proj = module.h_proj if high else module.l_proj
+            values = kv[0, ..., -proj.in_features:].unflatten(
+                -1, (len(attention.probs), -1))
+            mixed = torch.einsum('hyx,yxhd->hd', attention.probs, values)
+            parts.append(proj(mixed.flatten()))
+        torch.testing.assert_close(
+            torch.cat(parts), out[0, row, column], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('size', [(224, 224), (160, 208)])

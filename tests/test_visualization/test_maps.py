@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from mmhier.models.backbones import LIT, HATNet
+from mmhier.models.backbones import LIT, HATNet, LITv2
 from mmhier.visualization import (
     arrange,
     draw_scale_bar,
@@ -24,8 +24,9 @@ def lit():
     return LIT('tiny').eval()
 
 
-def test_offsets_of_zero_are_the_centres_of_the_merged_tokens(lit):
-    levels = sampling_points(lit, torch.randn(1, 3, 64, 96))
+@pytest.mark.parametrize('arch, kind', [('tiny', LIT), ('small', LITv2)])
+def test_offsets_of_zero_are_the_centres_of_the_merged_tokens(arch, kind):
+    levels = sampling_points(kind(arch).eval(), torch.randn(1, 3, 64, 96))
     assert [tuple(p.shape) for p in levels] == [(8, 12, 4, 2), (4, 6, 4, 2),
                                                 (2, 3, 4, 2)]
     for points, stride in zip(levels, (4, 8, 16)):

@@ -1,2 +1,6 @@
-backbone = dict(type='mmhier.HVT', arch='s-0', drop_path_rate=0.1)
+backbone = dict(
+    type='mmhier.HVT',
+    arch='s-0',
+    drop_path_rate=0.1,
+    init_cfg=dict(type='Pretrained', checkpoint='hvt-s-0_in1k'))
 in_channels = [384, 384, 384, 384]

@@ -201,6 +201,18 @@ class HierarchicalBackbone(BaseModule):
             family never uses; None if the names are not this family's.
         """
 
+    @classmethod
+    def official_arguments(cls, state_dict: dict[str, Tensor]) -> dict:
+        """Arguments beyond ``arch`` that official weights were made with.
+
+        Args:
+            state_dict (dict): Weights named as a backbone's own.
+
+        Returns:
+            dict: Those that show in names and shapes.
+        """
+        return {}
+
     def fit_state_dict(self, state_dict: dict[str, Tensor]) -> list[str]:
         """Resize, in place, entries whose size depends on the input size.
 

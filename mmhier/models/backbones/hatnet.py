@@ -31,15 +31,10 @@ from ..layers import (
     merge_windows,
     partition_windows,
     sequence,
+    split_heads,
     window_key_mask,
 )
 from .base import HierarchicalBackbone
-
-
-def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
-    """(B, N, parts * C) -> (parts, B, num_heads, N, C / num_heads)."""
-    x = x.view(x.shape[0], x.shape[1], parts, num_heads, -1)
-    return x.permute(2, 0, 3, 1, 4)
 
 
 class HierarchicalAttention(nn.Module):

@@ -11,6 +11,7 @@ stage k here.
 Differences from the authors' code:
 - any input size: the image is padded to a multiple of 4 and odd maps to even
   ones, on the right and bottom, where the authors drop the last row or column.
+  `ceil_mode=False` does as they do (LIT-S/M/B pad the image all the same).
 - LIT-Ti compares the token grid with the table of its own stage; the authors
   compare every stage with the first one's and crash at 448x448.
 - the bias is gathered from its table by rows and columns; no index buffers.
@@ -30,10 +31,10 @@ from mmhier.registry import MODELS
 from ..layers import (
     DeformableMerging,
     Mlp,
+    PatchEmbed,
     SelfAttention,
     attend,
     attend_grid,
-    pad_for_stride,
     resize,
     resize_bias_table,
 )
@@ -42,20 +43,6 @@ from .base import HierarchicalBackbone
 BIAS_TABLE = 'relative_position_bias_table'
 # Sides of the four token grids of a 224x224 image.
 IMAGENET_GRIDS = (56, 28, 14, 7)
-
-
-class PatchEmbed(nn.Module):
-    """4x4 convolution of stride 4, then a LayerNorm."""
-
-    def __init__(self, embed_dims: int):
-        super().__init__()
-        self.proj = nn.Conv2d(3, embed_dims, 4, stride=4)
-        self.norm = nn.LayerNorm(embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
-        x = self.proj(pad_for_stride(x, 4))
-        return self.norm(x.permute(0, 2, 3, 1))
 
 
 class Attention(SelfAttention):
@@ -230,6 +217,10 @@ class LIT(HierarchicalBackbone):
             are resized once, when loaded through ``init_cfg``; an image of
             another size interpolates them in each forward. Defaults to None:
             14 if ``position`` is 'relative'.
+        ceil_mode (bool): As in :class:`LITv2`: False drops the last row or
+            column of an odd map, as the authors do; tiny drops rows and
+            columns of the image that fill no patch as well. Published models
+            were evaluated so. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
         **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
@@ -298,6 +289,7 @@ class LIT(HierarchicalBackbone):
                  out_type: str = 'featmap',
                  out_norms: Sequence[int] | None = None,
                  bias_size: int | tuple[int, int] | None = None,
+                 ceil_mode: bool = True,
                  norm_cfg: dict = dict(type='BN'),
                  **kwargs: Any):
         if out_type not in self.out_types:
@@ -323,7 +315,7 @@ class LIT(HierarchicalBackbone):
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()
 
-        self.patch_embed = PatchEmbed(dims[0])
+        self.patch_embed = PatchEmbed(dims[0], ceil_mode or not absolute)
         self.layers = nn.ModuleList()
         last = self.out_indices[-1]
         for i in range(last + 1):
@@ -334,7 +326,8 @@ class LIT(HierarchicalBackbone):
             ]
             downsample = pos_embed = None
             if i < last:
-                downsample = DeformableMerging(dims[i], dims[i + 1], norm_cfg)
+                downsample = DeformableMerging(dims[i], dims[i + 1], norm_cfg,
+                                               ceil_mode)
             if absolute:
                 pos_embed = torch.empty(1, IMAGENET_GRIDS[i]**2, dims[i])
             self.layers.append(
@@ -483,7 +476,8 @@ class LIT(HierarchicalBackbone):
         """Rename weights of a released classifier or backbone."""
         if 'pos_embed4' in state_dict and 'block1.0.norm2.bias' in state_dict:
             state_dict = _rename_tiny(state_dict)
-        elif 'layers.0.downsample.dconv.weight' not in state_dict:
+        elif ('layers.0.downsample.dconv.weight' not in state_dict
+              or any('.mlp.dwconv.' in name for name in state_dict)):  # LITv2
             return None
         converted = {}
         for name, value in state_dict.items():

@@ -1,4 +1,4 @@
-from .attention import SelfAttention, attend
+from .attention import SelfAttention, attend, split_heads
 from .deformable_merging import DeformableMerging
 from .dilated_depthwise import DilatedDepthwiseConv
 from .dynamic import (
@@ -16,6 +16,7 @@ from .grid_attention import attend_grid
 from .linear import Conv, DepthwiseConv, Linear, PointwiseConv
 from .mlp import Mlp
 from .norm import GlobalNorm
+from .patch_embed import PatchEmbed
 from .position_bias import relative_position_bias, resize_bias_table
 from .recompute import recompute_block
 from .sequence import by_rows, sequence
@@ -30,6 +31,7 @@ __all__ = [
     'GlobalNorm',
     'Linear',
     'Mlp',
+    'PatchEmbed',
     'PointwiseConv',
     'SelfAttention',
     'any_size',
@@ -49,5 +51,6 @@ __all__ = [
     'resize',
     'resize_bias_table',
     'sequence',
+    'split_heads',
     'window_key_mask',
 ]

@@ -49,6 +49,12 @@ def attend(q: Tensor,
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
+    """(B, N, parts * C) -> (parts, B, num_heads, N, C / num_heads)."""
+    x = x.view(x.shape[0], x.shape[1], parts, num_heads, -1)
+    return x.permute(2, 0, 3, 1, 4)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over a sequence of tokens.
 
@@ -71,8 +77,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, *context: int) -> Tensor:
         """(B, N, C) -> (B, N, C); `context` goes to :meth:`mix`."""
         batch, num_tokens, channels = x.shape
-        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = split_heads(self.qkv(x), 3, self.num_heads)
         x = self.mix(q, k, v, *context)
         return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, channels))
 

@@ -1,4 +1,4 @@
-"""Deformable token merging of LIT."""
+"""Deformable token merging of LIT and LITv2."""
 from contextlib import nullcontext
 
 import torch
@@ -26,7 +26,7 @@ class DeformConv(nn.Conv2d):
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W), H and W even -> (B, C_out, H / 2, W / 2)."""
+        """(B, C_in, H, W) -> (B, C_out, H // 2, W // 2)."""
         in_dtype = x.dtype
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         # The meta device, on which costs are counted, has no autocast.
@@ -42,15 +42,31 @@ class DeformConv(nn.Conv2d):
 
 
 class DeformableMerging(nn.Module):
-    """Deformable token merging (paper, section 3.3), which halves a map."""
+    """Deformable token merging (LIT, section 3.3), which halves a map.
 
-    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict):
+    Args:
+        in_channels (int): C_in.
+        out_channels (int): C_out.
+        norm_cfg (dict): Of the norm behind the convolution.
+        ceil_mode (bool): Pad odd maps with zeros on the right and bottom
+            instead of dropping their last row or column. Defaults to True.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 norm_cfg: dict,
+                 ceil_mode: bool = True):
         super().__init__()
+        self.ceil_mode = ceil_mode
         self.dconv = DeformConv(in_channels, out_channels)
         self.norm_layer = build_norm_layer(norm_cfg, out_channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C_in) -> (B, ceil(H / 2), ceil(W / 2), C_out)."""
-        x = pad_for_stride(x.permute(0, 3, 1, 2).contiguous(), 2)
+        """(B, H, W, C_in) -> (B, ceil(H / 2), ceil(W / 2), C_out), floor
+        without ceil_mode."""
+        x = x.permute(0, 3, 1, 2).contiguous()
+        if self.ceil_mode:
+            x = pad_for_stride(x, 2)
         x = F.gelu(self.norm_layer(self.dconv(x)))
         return x.permute(0, 2, 3, 1)

@@ -42,16 +42,17 @@ class DepthwiseConv(nn.Conv2d):
     Args:
         channels (int): Channels C in and out.
         kernel_size (int): Odd side of the kernel.
+        bias (bool): Defaults to False.
     """
 
-    def __init__(self, channels: int, kernel_size: int):
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False):
         super().__init__(
             channels,
             channels,
             kernel_size,
             padding=kernel_size // 2,
             groups=channels,
-            bias=False)
+            bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

@@ -1,0 +1,6 @@
+backbone = dict(
+    type='mmhier.LITv2',
+    arch='small',
+    drop_path_rate=0.2,
+    init_cfg=dict(type='Pretrained', checkpoint='litv2-small_in1k'))
+in_channels = [96, 192, 384, 768]

@@ -1,0 +1,7 @@
+_base_ = [
+    './_base_/cascade-mask-rcnn_fpn_ms-3x_coco.py',
+    '../_base_/backbones/litv2-small.py'
+]
+
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

@@ -1,0 +1,6 @@
+_base_ = [
+    './_base_/retinanet_fpn_1x_coco.py', '../_base_/backbones/litv2-small.py'
+]
+
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))
