@@ -122,6 +122,7 @@ def change_settings(folder):
         '--work-dir\n')
 
 
+@pytest.mark.slow
 def test_interrupted_resumed_repeated_and_refused(tmp_path):
     interrupt_training(tmp_path)
     resume_and_finish(tmp_path)
@@ -152,8 +153,7 @@ class TestDrawInstances:
     def drawn(self, tmp_path):
         """A ring on grey, drawn with its mask, box and label."""
         generate_shapes(tmp_path / 'set', 1, 1)
-        coco = COCO(
-            str(tmp_path / 'set/annotations/instances_train2017.json'))
+        coco = COCO(str(tmp_path / 'set/annotations/instances_train2017.json'))
         image = cv2.imread(str(tmp_path / 'set/train2017/000000000001.jpg'))
 
         def draw(instances):

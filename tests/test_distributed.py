@@ -2,12 +2,15 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
+
+pytestmark = pytest.mark.slow
 
 # BatchNorm takes its statistics from the batch of a process, so it is frozen.
 BACKBONES = {

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmhier.apis import config_path
 from mmhier.apis.predictor import load_model_config
 from mmhier.zoo import find_configs
+from .lanes import fast_first
 
 ROOT = Path(__file__).parents[1]
 NAMES = dict(
@@ -71,7 +72,7 @@ def test_every_model_of_a_metafile_has_a_config_of_its_name():
             assert configs[model['Name']] == ROOT / model['Config']
 
 
-@pytest.mark.parametrize('scope', NAMES)
+@pytest.mark.parametrize('scope', fast_first(NAMES))
 def test_by_name_with_weights(scope, checkpoint):
     weights = checkpoint(scope)
     image = np.random.default_rng(0).integers(
@@ -109,6 +110,7 @@ def test_tools_take_names():
     assert cfg.filename == config_path(NAMES['mmdet'])
 
 
+@pytest.mark.slow
 def test_names_in_a_wheel(tmp_path):
     """Configs lie in mmhier/.mim there, not beside the package."""
     subprocess.run(

@@ -46,6 +46,7 @@ def train_and_test(name: str, data_root: Path, work_dir: Path,
     return apis.test(checkpoint=str(checkpoint), **arguments)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize('name', NAMES)
 def test_learns(name, shapes_root, tmp_path):
     metrics = train_and_test(name, shapes_root, tmp_path)
@@ -53,6 +54,7 @@ def test_learns(name, shapes_root, tmp_path):
         assert metrics[key] >= lowest
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize('name', NAMES)
 def test_does_not_pass_unlearned(name, shapes_root, tmp_path):
     """At a learning rate of 0, after which there is nothing to wait for."""

@@ -17,6 +17,8 @@ from mmhier.registry import METRICS
 
 BACKENDS = ('auto', 'pycocotools', 'faster')
 AP_NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+TITLES = {'mAP': 'Average Precision  (AP)', 'AR': 'Average Recall     (AR)'}
+AREAS = {'s': 'small', 'm': 'medium', 'l': 'large'}
 
 
 class TolerantCOCO(COCO):
@@ -304,8 +306,8 @@ class CocoMetric(MMDetCocoMetric):
             for name in self.metric_items or names
         }
         print_log(
-            f'{kind} by {self.eval_class.__name__}: ' +
-            ', '.join(f'{name} {values[name]:.3f}' for name in names),
+            '\n'.join([f'{kind} by {self.eval_class.__name__}:'] +
+                      [self._row(name, values[name]) for name in names]),
             logger='current')
         if kind != 'proposal':
             metrics.update(self._class_precisions(kind, precision))
@@ -337,6 +339,18 @@ class CocoMetric(MMDetCocoMetric):
         values = [recall[:, :, 0, i] for i in (0, 1, 2)]
         values += [recall[:, :, area, 2] for area in (1, 2, 3)]
         return dict(zip(self._recall_names(), map(_mean, values)))
+
+    def _row(self, name: str, value: float) -> str:
+        """Line of COCO's table of results."""
+        stem, _, most = name.partition('@')
+        kind, _, part = stem.partition('_')
+        title = TITLES[kind]
+        iou = f'{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}'
+        if part.isdigit():
+            iou = f'0.{part}'
+        most = most or (100 if name == 'mAP' else self.proposal_nums[-1])
+        return (f' {title} @[ IoU={iou:9} | area={AREAS.get(part, "all"):>6} | '
+                f'maxDets={most:>3} ] = {value:.3f}')
 
     def _class_precisions(self, kind: str,
                           precision: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from mmhier.datasets import generate_shapes
 from mmhier.errors import MMHierError
 from mmhier.evaluation.coco_metric import (
@@ -84,6 +85,29 @@ def test_known_answers(name, backend, tmp_path):
         assert values[6:8] == pytest.approx([ar1, ar10])
         # No large object.
         assert values[5] == values[11] == -1
+
+
+def test_the_log_holds_the_table_of_pycocotools(backend, tmp_path, monkeypatch,
+                                                capsys):
+    lines: list[str] = []
+    monkeypatch.setattr('mmhier.evaluation.coco_metric.print_log',
+                        lambda text, **_: lines.extend(text.splitlines()))
+    truth = write_truth(tmp_path, TRUTH)
+    found = KNOWN['badly placed'][0]
+    evaluate(truth, [sample(0, found)], backend, metric=['bbox'])
+
+    coco = COCO(truth)
+    reference = COCOeval(
+        coco,
+        coco.loadRes([
+            dict(image_id=0, category_id=1, score=score, bbox=box)
+            for _, score, *box in found
+        ]), 'bbox')
+    reference.evaluate()
+    reference.accumulate()
+    capsys.readouterr()
+    reference.summarize()
+    assert lines[1:] == capsys.readouterr().out.splitlines()
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_minus_one(backend, tmp_path):

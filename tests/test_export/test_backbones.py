@@ -11,6 +11,7 @@ from mmhier.export.exporting import write_graph
 from mmhier.export.graphs import ExportGraph
 from mmhier.export.preparing import AdaptiveAvgPool, prepare_for_export
 from mmhier.export.translations import translations
+from ..lanes import fast_first
 from ..test_models.test_contract import build, shallow
 
 pytest.importorskip('onnxruntime')
@@ -30,13 +31,15 @@ def export_backbone(model, path, format='onnx'):
 
 
 # Each stage of ACC-ViT takes ten seconds; all have the same parts.
-@pytest.mark.parametrize('family, arch, num_maps', [
-    ('HATNet', 'tiny', 4),
-    ('LIT', 'small', 4),
-    ('LITv2', 'small', 4),
-    ('HVT', 's-4', 4),
-    ('ACCViT', 'femto', 1),
-])
+@pytest.mark.parametrize(
+    'family, arch, num_maps',
+    fast_first([
+        ('HATNet', 'tiny', 4),
+        ('LIT', 'small', 4),
+        ('LITv2', 'small', 4),
+        ('HVT', 's-4', 4),
+        ('ACCViT', 'femto', 1),
+    ]))
 def test_onnxruntime_gives_the_maps_at_sizes_unseen(family, arch, num_maps,
                                                     tmp_path):
     model = OnlyBackbone(family, arch, out_indices=range(num_maps))

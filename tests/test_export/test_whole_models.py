@@ -111,6 +111,7 @@ def assert_same_detections(result, boxes, scores, labels):
     torch.testing.assert_close(result.bboxes, boxes, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_retinanet_detects_what_mmdet_does(tmp_path):
     model = slim('retinanet')
     out = tmp_path / 'model.onnx'
@@ -148,6 +149,7 @@ def with_index(boxes, index):
     return torch.cat((torch.full((len(boxes), 1), float(index)), boxes), 1)
 
 
+@pytest.mark.slow
 def test_mask_rcnn_detects_what_mmdet_does(tmp_path):
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
     model = slim('mask_rcnn')
@@ -176,6 +178,7 @@ def test_mask_rcnn_detects_what_mmdet_does(tmp_path):
         assert result.masks.any() and same.float().mean() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, sizes', [
     ('mask_rcnn', [(65, 65), (97, 150), (160, 131), (128, 224)]),
     ('retinanet', [(129, 129), (150, 257), (256, 131)]),
@@ -201,6 +204,7 @@ def test_programs_of_detectors_are_equal_at_odd_and_even_sizes(
         check_export(model, out, sizes=[(80, 64)])
 
 
+@pytest.mark.slow
 def test_upernet_labels_what_mmseg_does(tmp_path):
     model = slim('upernet')
     out = tmp_path / 'model.onnx'
@@ -219,6 +223,7 @@ def test_semantic_fpn_is_equal_at_sizes_unseen(tmp_path):
     assert_equal_at_sizes_unseen(model, tmp_path / 'model.onnx')
 
 
+@pytest.mark.slow
 def test_hvts_classifier_gives_mmpretrains_scores(tmp_path):
     """Its head reads the mean of the last tokens, and no map."""
     register_all()

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.models.backbones import HATNet
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.registry import MODELS
+from ..lanes import fast_first
 
 MODELS.import_from_location()
 FAMILIES = {
@@ -280,7 +281,7 @@ def test_state_dict_round_trip(family, arch):
             assert torch.equal(a, b)
 
 
-@small_variants
+@pytest.mark.parametrize('family, arch', fast_first(SMALL))
 def test_compiles_whole_with_at_most_two_recompilations(family, arch):
     torch._dynamo.reset()
     graphs = []
@@ -302,7 +303,7 @@ def test_compiles_whole_with_at_most_two_recompilations(family, arch):
     torch._dynamo.reset()
 
 
-@small_variants
+@pytest.mark.parametrize('family, arch', fast_first(SMALL))
 def test_exports_with_dynamic_height_and_width(family, arch):
     model = build(family, shallow(family, arch)).eval()
     length = torch.export.Dim.DYNAMIC(min=64, max=4096)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from mmhier import ops
 from mmhier.ops.shim import SHIM_TEXT
+from ..lanes import slow
 from ..test_tools.samples import write_coco, write_masks
 from .conftest import REPOSITORY, run_python
 
@@ -159,7 +160,7 @@ model = dict(
 
 @pytest.mark.parametrize('package, config, write_data, checkpoint, metric', [
     ('mmdet', MMDET_CONFIG, write_coco, 'epoch_1.pth', 'segm_mAP: '),
-    ('mmseg', MMSEG_CONFIG, write_masks, 'iter_1.pth', 'mIoU: '),
+    slow('mmseg', MMSEG_CONFIG, write_masks, 'iter_1.pth', 'mIoU: '),
 ])
 def test_own_tools_of_mmdet_and_mmseg_train_and_test(bare_mmcv, tmp_path,
                                                      package, config,

@@ -80,6 +80,7 @@ def call(*arguments):
                           text=True)
 
 
+@pytest.mark.slow
 def test_writes_csv_and_markdown_of_every_form(tmp_path):
     (tmp_path / 'users.py').write_text(USERS_MODEL)
     table, rows = tmp_path / 'table.md', tmp_path / 'rows.csv'
@@ -135,6 +136,7 @@ def test_names_mistakes(tmp_path, monkeypatch, capsys):
         assert error.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_page_is_measured_anew(tmp_path, monkeypatch):
     shell = Shell(tmp_path, monkeypatch)
     text = ('before\n<!-- benchmark: accvit-femto --forms auto eager '
@@ -278,6 +280,7 @@ def test_lines_and_powers():
     assert deviation > 0.3 and power == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_compiled_backbone_trains_and_tests_in_a_runner(coco_root, tmp_path):
     torch._dynamo.reset()
     cfg = Config.fromfile(DETECTOR)

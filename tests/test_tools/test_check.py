@@ -24,6 +24,7 @@ from mmhier.apis.checking import _DryRun
 from mmhier.checkpoints import read_checkpoint
 from mmhier.cli import check
 from mmhier.engine.memory import collect_saved_bytes
+from ..lanes import fast_first
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 from .test_resume import ROOTS, write_config
@@ -389,8 +390,7 @@ def test_flaws_of_annotations_are_warnings(tmp_path, monkeypatch, capsys):
     content['annotations'][3]['segmentation'] = [[1, 1, 9, 9]]
     content['images'][5].update(width=8, height=8)
     path.write_text(json.dumps(content))
-    lines = run_tool(capsys, DETECTOR, '--data-root', str(root),
-                     *NO_MODEL)
+    lines = run_tool(capsys, DETECTOR, '--data-root', str(root), *NO_MODEL)
     shown = [line.split()[0] for line in lines[:-2]]
     assert shown == sorted(shown, key=['ERROR', 'WARNING', 'NOTE'].index)
     warnings = [line for line in lines if line.startswith('WARNING')]
@@ -406,8 +406,8 @@ def test_flaws_of_masks_are_warnings(tmp_path, monkeypatch, capsys):
     folder = root / 'annotations' / 'training'
     cv2.imwrite(str(folder / '0.png'), np.full((64, 64), 255, np.uint8))
     cv2.imwrite(str(folder / 'alone.png'), np.zeros((64, 64), np.uint8))
-    lines = run_tool(capsys, str(CONFIGS / 'segmentor.py'),
-                     '--data-root', str(root), *NO_MODEL)
+    lines = run_tool(capsys, str(CONFIGS / 'segmentor.py'), '--data-root',
+                     str(root), *NO_MODEL)
     assert lines[0].startswith('ERROR')
     assert lines[1:3] == [
         f'WARNING  train data: 1 masks have no image, such as {folder}/'
@@ -417,6 +417,7 @@ def test_flaws_of_masks_are_warnings(tmp_path, monkeypatch, capsys):
     assert lines[-1] == '1 errors, 2 warnings'
 
 
+@pytest.mark.slow
 def test_tool(coco_root):
     command = [sys.executable, TOOL, DETECTOR, '--data-root', coco_root]
     done = subprocess.run([*command, '--num-gpus', '8'],
@@ -458,7 +459,10 @@ def _edit(rng: random.Random, node) -> str:
         return f'{".".join(path)}={value!r}'
 
 
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', [
+    *fast_first(range(3)), *(pytest.param(seed, marks=pytest.mark.zoo)
+                             for seed in range(3, 20))
+])
 def test_random_edits_never_end_in_a_traceback(seed, request, tmp_path,
                                                monkeypatch, capsys):
     rng = random.Random(seed)
@@ -469,7 +473,6 @@ def test_random_edits_never_end_in_a_traceback(seed, request, tmp_path,
         path = tmp_path / f'{i}.py'
         path.write_text(cfg.pretty_text)
         data_root = str(request.getfixturevalue(ROOTS[kind]))
-        lines = run_tool(capsys, str(path), '--data-root',
-                         data_root)
+        lines = run_tool(capsys, str(path), '--data-root', data_root)
         for line in lines[:-2]:
             assert line.startswith(('ERROR', 'WARNING', 'NOTE')), edit

@@ -88,6 +88,7 @@ def test_malformed_option():
     assert 'Traceback' not in ended.stderr
 
 
+@pytest.mark.slow
 def test_distributed(coco_root, tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))

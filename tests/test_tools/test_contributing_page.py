@@ -115,8 +115,11 @@ def test_checks_of_every_commit():
     # What mypy is to look at stands in pyproject.toml.
     assert by_name['mypy']['pass_filenames'] is False
     workflow = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())
-    for job, command in (('test', 'bash .ci/run'), ('test-original',
-                                                    'make test-original')):
+    for job, command in (('lint', 'make lint'), ('test', 'make test-all'),
+                         ('test-original', 'make test-original'),
+                         ('test-floor', 'make test-floor')):
         steps = workflow['jobs'][job]['steps']
         assert command in [step.get('run') for step in steps]
-    assert (ROOT / '.ci/run').read_text().splitlines()[-1] == 'exec make test'
+    assert (ROOT / '.ci/run').read_text().splitlines()[-2:] == [
+        'make lint', 'make test-all'
+    ]

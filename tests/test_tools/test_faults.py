@@ -29,6 +29,7 @@ from mmhier.errors import MMHierError
 from mmhier.export import export_model
 from mmhier.leaderboard.submission import submit_coco
 from mmhier.visualization.pictures import load_subjects
+from ..lanes import slow
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 from .test_bad_checkpoint import Executes
@@ -60,11 +61,11 @@ def fail(run, *args, **kwargs) -> str:
     'content, reason, workers',
     [
         (b'', 'is empty', 0),
-        (b'not an image', 'is not an image', 0),
-        (b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is cut off', 0),
+        slow(b'not an image', 'is not an image', 0),
+        slow(b'\xff\xd8\xff\xe0\x00\x10JFIF', 'is cut off', 0),
         # One is enough: torch waits five seconds for a worker of a loader that
         # was given up.
-        (b'', 'is empty', 1),
+        slow(b'', 'is empty', 1),
     ],
     ids=['empty', 'text', 'cut-off', 'worker'])
 def test_image_that_cannot_be_decoded(root, tmp_path, trained, content, reason,
@@ -125,6 +126,7 @@ def test_flipped_bits_are_found_or_harmless(tmp_path):
     assert 0 < found < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_is_left', [False, True])
 def test_worker_that_is_killed(masks_root, tmp_path, monkeypatch,
                                batch_is_left):
@@ -213,6 +215,7 @@ def write_exif(path):
     Image.new('RGB', (96, 64), (200, 40, 40)).save(path, 'JPEG', exif=exif)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('write',
                          [write_cmyk, write_palette, write_sixteen_bits])
 def test_unusual_images_are_trained_and_tested_on(root, tmp_path, write):
@@ -331,6 +334,7 @@ def test_images_that_training_leaves_out_are_counted(root, tmp_path, size,
             'so they are left out, such as 003.jpg') in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_on_images_without_area(root, tmp_path):
     arguments = dict(
         data_root=str(root),
@@ -353,6 +357,7 @@ def test_detection_in_images_without_area(root, tmp_path, trained):
     assert f'{path} is 1 x 5000 pixels, too narrow to be resized' in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [(1, 1), (60, 1), (5000, 1)])
 def test_segmentation_of_images_without_area(masks_root, tmp_path, size):
     config = write_config('segmentor', tmp_path / 'config.py')
@@ -406,6 +411,7 @@ def test_paths_that_are_not_utf8_are_named(root, tmp_path, trained, name):
         assert finding.level == 'error' and expected in finding.message
 
 
+@pytest.mark.slow
 def test_images_whose_names_are_not_utf8(root, masks_root, tmp_path):
     for split in ('train', 'val'):
         folder = root / f'{split}2017'

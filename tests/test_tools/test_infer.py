@@ -406,6 +406,7 @@ def test_video(detector, film, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['predictions.json', 'video.mp4']
 
 
+@pytest.mark.slow
 def test_video_of_a_segmentor_has_label_maps(random_weights, film, tmp_path):
     result = infer(
         SEGMENTOR,
@@ -470,6 +471,7 @@ class FakeCapture:
         self.released = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('max_frames, expected', [(2, 2), (None, 3)])
 def test_camera_ends_with_max_frames_or_ctrl_c(detector, photo, tmp_path,
                                                monkeypatch, max_frames,

@@ -110,6 +110,7 @@ def test_the_page_holds_what_is_run_here():
         intro=(0, 0), json=(5, 1), masks=(2, 1), folders=(2, 0))
 
 
+@pytest.mark.slow
 def test_json(run, tmp_path, coco_root, capfd):
     data = shutil.copytree(coco_root, tmp_path / 'data' / 'parts')
     run('json', 0)
@@ -150,6 +151,7 @@ def test_json(run, tmp_path, coco_root, capfd):
     assert (tmp_path / 'work_dirs/export/epoch_12.pth').exists()
 
 
+@pytest.mark.slow
 def test_json_without_masks(run, tmp_path, coco_root):
     """RetinaNet with some of the categories, from boxes alone."""
     data = shutil.copytree(coco_root, tmp_path / 'data' / 'parts')
@@ -180,6 +182,7 @@ def test_masks(run, tmp_path, masks_root, capfd):
     assert len(list((tmp_path / 'work_dirs/floor').rglob('*.png'))) == 2
 
 
+@pytest.mark.slow
 def test_folders(run, tmp_path, folders_root, capfd):
     shutil.copytree(folders_root, tmp_path / 'data' / 'light')
     run('folders', 0)

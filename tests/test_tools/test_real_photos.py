@@ -23,8 +23,11 @@ EMPTY, GRAY, CROWD = 508, 10125, 10432
 WORDNET_IDS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
                'n03394916', 'n03417042', 'n03425413', 'n03445777', 'n03888257')
 
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason='no shared/data beside the repository')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason='no shared/data beside the repository')
+]
 
 
 def train_and_test(name: str, data_root: Path, tmp_path: Path,

@@ -17,6 +17,7 @@ from mmhier.leaderboard import replaying
 from mmhier.leaderboard.records import read_record, write_record
 from mmhier.leaderboard.replaying import compare_records, replay
 from mmhier.leaderboard.tables import build_leaderboard
+from ..lanes import fast_first
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 
@@ -174,7 +175,7 @@ def test_a_detector_replays_to_the_last_digit(tested, tmp_path):
     assert new.arguments['replay_of'] == str(path)
 
 
-@pytest.mark.parametrize('tta', [False, True])
+@pytest.mark.parametrize('tta', fast_first([False, True]))
 def test_a_segmentor_replays_to_the_last_digit(tta, masks_root, tmp_path):
     runner = apis.train(
         SEGMENTOR,
@@ -335,6 +336,7 @@ def call(*command) -> subprocess.CompletedProcess:
                           env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
+@pytest.mark.slow
 def test_the_tool_repeats_a_test(tested, tmp_path):
     shutil.copy(tested[1], tmp_path / 'test_record_1.json')
     ended = call(TOOLS / 'replay.py', tmp_path / 'test_record_1.json')
@@ -392,6 +394,7 @@ def test_the_tool_hands_its_arguments_on(monkeypatch):
         launcher='none')
 
 
+@pytest.mark.slow
 def test_a_killed_test_damages_nothing_and_the_next_one_says_so(
         tested, coco_root, tmp_path, capfd):
     record = read_record(tested[1])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from glob import glob
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmhier import apis
 from mmhier.checkpoints import read_checkpoint
 from mmhier.engine.checkpoints import find_newest_checkpoint
+from ..lanes import fast_first
 from .conftest import CONFIGS
 
 ROOTS = {
@@ -125,8 +127,11 @@ INTERRUPTIONS = {
 }
 
 
-@pytest.mark.parametrize('kind', ROOTS)
-@pytest.mark.parametrize('interruption', INTERRUPTIONS)
+@pytest.mark.parametrize(
+    'kind, interruption',
+    fast_first([('segmentor', 'iters'),
+                *(pair for pair in product(ROOTS, INTERRUPTIONS)
+                  if pair != ('segmentor', 'iters'))]))
 def test_two_and_two_are_four(kind, interruption, request, tmp_path):
     data_root = str(request.getfixturevalue(ROOTS[kind]))
     steps, options, other_workers = INTERRUPTIONS[interruption]
@@ -234,6 +239,7 @@ for config in configs:
 '''
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_loses_no_checkpoint(masks_root, tmp_path, capfd):
     # One checkpoint is kept, so the first is outdated when the second comes.
     configs = [
@@ -328,6 +334,7 @@ def test_damaged_checkpoint_is_skipped_and_named(damage, reason, masks_root,
         apis.train(config, resume='auto', **arguments)
 
 
+@pytest.mark.slow
 def test_newest_is_that_of_the_last_iteration(masks_root, tmp_path):
     """Whatever copying made of the files' times, and their names."""
     config = write_config(

@@ -24,6 +24,7 @@ from mmhier.leaderboard.coco_submission import (
     read_image_list,
 )
 from mmhier.leaderboard.submission import submit_ade20k, submit_coco
+from ..lanes import fast_first
 from . import samples
 from .conftest import CONFIGS, DETECTOR
 
@@ -113,7 +114,7 @@ def test_another_list_and_only_boxes(detector, coco_root, tmp_path):
     assert not list((tmp_path / 'out').rglob('segm'))
 
 
-@pytest.mark.parametrize('tta', [False, True])
+@pytest.mark.parametrize('tta', fast_first([False, True]))
 def test_label_maps_have_the_server_s_encoding(tta, segmentor, masks_root,
                                                tmp_path):
     folder = tmp_path / 'testing'
@@ -237,6 +238,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 '''
 
 
+@pytest.mark.slow
 def test_killed_while_the_model_runs(detector, unlabelled, tmp_path, capfd):
     out, marker = tmp_path / 'out', tmp_path / 'half_done'
     package = out / 'bbox' / PACKAGE
@@ -282,6 +284,7 @@ def call(*arguments) -> subprocess.CompletedProcess:
         env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
+@pytest.mark.slow
 def test_command_line(detector, unlabelled, tmp_path):
     made = call('coco', DETECTOR, detector, '--task', 'bbox', '--data-root',
                 unlabelled, '--work-dir', tmp_path)
@@ -300,6 +303,7 @@ def test_command_line(detector, unlabelled, tmp_path):
 @pytest.fixture
 def tool(capsys):
     """Run the tool in this process; its exit status and what it printed."""
+
     def run(*arguments):
         argv = [str(argument) for argument in arguments]
         status = 0

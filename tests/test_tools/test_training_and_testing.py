@@ -86,6 +86,7 @@ def test_resume_goes_on_where_the_run_stopped(detector_run, coco_root,
     assert steps == {6}
 
 
+@pytest.mark.slow
 def test_amp_on_a_cpu_is_bfloat16(coco_root, tmp_path):
     runner = apis.train(
         DETECTOR,
@@ -110,6 +111,7 @@ def test_amp_in_float16_needs_a_gpu(coco_root, tmp_path):
             amp_dtype='float16')
 
 
+@pytest.mark.slow
 def test_auto_scale_lr(coco_root, tmp_path):
     runner = apis.train(
         DETECTOR,
@@ -121,6 +123,7 @@ def test_auto_scale_lr(coco_root, tmp_path):
     assert runner.optim_wrapper.param_groups[0]['initial_lr'] == 1e-4 * 2 / 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, data, metric', [
     ('segmentor', 'masks_root', 'mIoU'),
     ('classifier', 'folders_root', 'accuracy/top1'),
@@ -147,6 +150,7 @@ def test_other_packages(name, data, metric, tmp_path, request):
     assert len(pictures) == len(predictions) > 0
 
 
+@pytest.mark.slow
 def test_tta_uses_the_config_s_model_and_pipeline(masks_root, tmp_path):
     pytest.importorskip('mmseg')
     config = str(CONFIGS / 'segmentor.py')

@@ -32,6 +32,8 @@ import json, sys
 import torch
 from mmhier import apis
 from yapf.yapflib import yapf_api
+
+pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # takes seconds
 for verb, arguments in json.loads(sys.argv[1]):

@@ -387,6 +387,7 @@ def test_what_the_web_page_answers(detector_run, coco_root):
         answer(np.zeros((1, 5000, 3), np.uint8))
 
 
+@pytest.mark.slow
 def test_web_page_answers_over_http(detector_run, coco_root, tmp_path,
                                     monkeypatch):
     from gradio_client import Client, handle_file

@@ -1,0 +1,19 @@
+"""Parameters of tests by lane: `make test` runs what is not marked."""
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow(*values: Any) -> Any:
+    """Values of a test in `make test-all`, as a row of parametrize."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def fast_first(rows: Iterable, num_fast: int = 1) -> list:
+    """Rows of parametrize; `make test` runs the first ones alone."""
+    return [
+        row if i < num_fast else slow(
+            *row) if isinstance(row, tuple) else slow(row)
+        for i, row in enumerate(rows)
+    ]
