@@ -114,12 +114,12 @@ def family_table(metafiles: list[dict]) -> str:
             and model['Metadata']['Input Size'] == [224, 224]
         ]
         names = [m['Name'].partition('_')[0] for m in classifiers]
-        family = names[0].partition('-')[0]
         data = [model['Metadata'] for model in classifiers]
-        weights = 'Official Weights' in data[0]
+        weights = any('Official Weights' in model['Metadata']
+                      for model in metafile['Models'])
         rows.append({
             'Family':
-            f'[{collection["Name"]}](configs/{family}/README.md)',
+            f'[{collection["Name"]}]({collection["README"]})',
             'Variants':
             ', '.join(n.partition('-')[2] for n in names),
             'Params (M)':
