@@ -38,7 +38,14 @@ def find_configs(pattern: str = '*') -> dict[str, Path]:
 
 
 def config_path(config: str) -> str:
-    """Path of a config given by path or by name; other paths stay as is."""
+    """Path of a config.
+
+    Args:
+        config (str): Path, or name of a config that mmhier ships.
+
+    Returns:
+        str: `config` itself unless it is such a name.
+    """
     if Path(config).exists() or config.endswith('.py'):
         return config
     return str(find_configs().get(config, config))

@@ -103,6 +103,56 @@ def _table(title: str, metrics: tuple, models: list) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def family_table(metafiles: list[dict]) -> str:
+    """Markdown table with a row for each family: ranges over its models."""
+    rows = []
+    for metafile in metafiles:
+        collection, = metafile['Collections']
+        classifiers = [
+            model for model in metafile['Models']
+            if model['Metadata']['Training Data'] == 'ImageNet-1k'
+            and model['Metadata']['Input Size'] == [224, 224]
+        ]
+        names = [m['Name'].partition('_')[0] for m in classifiers]
+        data = [model['Metadata'] for model in classifiers]
+        weights = any('Official Weights' in model['Metadata']
+                      for model in metafile['Models'])
+        rows.append({
+            'Family':
+            f'[{collection["Name"]}]({collection["README"]})',
+            'Variants':
+            ', '.join(n.partition('-')[2] for n in names),
+            'Params (M)':
+            _range([d['Parameters'] / 1e6 for d in data]),
+            'GMACs':
+            _range([d['FLOPs'] / 1e9 for d in data]),
+            'Top-1':
+            _range(_published(metafile, 'Top 1 Accuracy')),
+            'COCO box AP':
+            _range(_published(metafile, 'box AP')),
+            'ADE20K mIoU':
+            _range(_published(metafile, 'mIoU')),
+            "Authors' weights":
+            'load by name' if weights else 'none exist',
+        })
+    cells = (rows[0], ['---'] * len(rows[0]), *(r.values() for r in rows))
+    return ''.join(f'| {" | ".join(row)} |\n' for row in cells)
+
+
+def _published(metafile: dict, metric: str) -> list[float]:
+    return [
+        result['Metrics'][metric] for model in metafile['Models']
+        for result in model.get('Results', ()) if metric in result['Metrics']
+    ]
+
+
+def _range(values: list[float]) -> str:
+    if not values:
+        return ''
+    low, high = f'{min(values):.1f}', f'{max(values):.1f}'
+    return low if low == high else f'{low} - {high}'
+
+
 def with_tables(readme: str, tables: str, path: Path) -> str:
     """Text of a README with what lies between the marks replaced."""
     before, start, rest = readme.partition(START)
@@ -126,9 +176,14 @@ def main() -> None:
         action='store_true',
         help='count parameters and FLOPs anew and write the metafiles first')
     arguments = parser.parse_args()
-    stale = []
-    for path in sorted(ROOT.glob('configs/*/metafile.yml')):
+    stale: list[Path] = []
+    metafiles: list[dict] = []
+    tables: dict[Path, str] = {}
+    for name in yaml.safe_load(
+        (ROOT / 'model-index.yml').read_text())['Import']:
+        path = ROOT / name
         metafile = read_metafile(path)
+        metafiles.append(metafile)
         if arguments.measure:
             measure(metafile)
             text = yaml.safe_dump(metafile, sort_keys=False, width=79)
@@ -136,8 +191,10 @@ def main() -> None:
                 stale.append(path)
                 if not arguments.check:
                     write_text(path, text)
-        readme = path.with_name('README.md')
-        text = with_tables(readme.read_text(), model_tables(metafile), readme)
+        tables[path.with_name('README.md')] = model_tables(metafile)
+    tables[ROOT / 'README.md'] = family_table(metafiles)
+    for readme, table in tables.items():
+        text = with_tables(readme.read_text(), table, readme)
         if text != readme.read_text():
             stale.append(readme)
             if not arguments.check:

@@ -8,8 +8,6 @@ from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-__all__ = ['LayerDecayOptimWrapperConstructor']
-
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):

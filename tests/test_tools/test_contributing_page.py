@@ -87,9 +87,12 @@ def test_commands(checkout, monkeypatch):
     metafile['Models'] = [model]
     folder = checkout / 'configs' / 'mixnet'
     (folder / 'metafile.yml').write_text(yaml.safe_dump(metafile))
+    (checkout /
+     'model-index.yml').write_text('Import: [configs/mixnet/metafile.yml]\n')
 
     def change(tool):
-        (folder / 'README.md').write_text(f'# MixNet\n{tool.START}{tool.END}')
+        for path in (folder / 'README.md', checkout / 'README.md'):
+            path.write_text(f'# MixNet\n{tool.START}{tool.END}')
         monkeypatch.setattr(tool, 'ROOT', checkout)
 
     shell = Shell(checkout, monkeypatch)

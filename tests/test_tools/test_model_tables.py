@@ -119,10 +119,14 @@ def test_a_stale_table_is_told(tmp_path, monkeypatch):
     (folder / 'metafile.yml').write_text(text.replace('41.6', '51.6'))
     readme = (source / 'README.md').read_text()
     (folder / 'README.md').write_text(readme)
+    (tmp_path /
+     'model-index.yml').write_text('Import: [configs/lit/metafile.yml]\n')
+    (tmp_path / 'README.md').write_text(tool.START + tool.END)
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
     monkeypatch.setattr(sys, 'argv', ['model_tables.py', '--check'])
     with pytest.raises(
-            MMHierError, match='out of step: configs/lit/README.md;'):
+            MMHierError,
+            match='out of step: configs/lit/README.md, README.md;'):
         tool.main()
     monkeypatch.setattr(sys, 'argv', ['model_tables.py'])
     tool.main()

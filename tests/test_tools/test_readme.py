@@ -40,7 +40,7 @@ def test_commands(tmp_path, coco_root, monkeypatch, capfd, no_network):
         else:
             shell.run(command)
         printed += capfd.readouterr().out
-    demo, tests = shell.made
+    demo, tests, *_ = shell.made
     assert demo.splitlines()[-1] == '.venv/bin/python tools/demo.py'
     assert '-m pytest' in tests
     assert printed.count('Average Precision') >= 12
@@ -50,10 +50,17 @@ def test_commands(tmp_path, coco_root, monkeypatch, capfd, no_network):
     assert shim.is_shim(tmp_path / '_ext.py')
 
 
+def test_backbone(capsys):
+    code, _ = blocks('README.md', 'python')
+    exec(code, {})
+    printed = capsys.readouterr().out.strip()
+    assert f'# {printed}' in code
+
+
 def test_config(tmp_path):
     base = Path(mmdet.__file__).parent / (
         '.mim/configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
-    code, = blocks('README.md', 'python')
+    _, code = blocks('README.md', 'python')
     (tmp_path / 'config.py').write_text(f'_base_ = {str(base)!r}\n{code}')
     cfg = Config.fromfile(tmp_path / 'config.py')
     init_default_scope('mmdet')

@@ -6,8 +6,6 @@ these derives from torch's own.
 from torch import Tensor, nn
 from .cpu.onednn import linear
 
-__all__ = ['Conv', 'DepthwiseConv', 'Linear', 'PointwiseConv', 'linear']
-
 
 class Linear(nn.Linear):
     """:class:`torch.nn.Linear`, by oneDNN on a CPU."""
