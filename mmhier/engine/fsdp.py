@@ -16,6 +16,7 @@ from mmhier.errors import MMHierError
 from mmhier.registry import STRATEGIES
 from .checkpoints import load_training_checkpoint
 from .environment import join_cpu_processes, unique_timestamp
+from .geometry import keep_geometry_in_float32
 
 
 @STRATEGIES.register_module()
@@ -66,6 +67,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
             model (nn.Module | dict): A model or its config.
         """
         if isinstance(model, nn.Module):
+            keep_geometry_in_float32(model)
             return model
         return build.build_model(Config(dict(model=model)))
 

@@ -23,6 +23,7 @@ from .checkpoints import load_training_checkpoint
 from .config_errors import naming_config_errors
 from .environment import join_cpu_processes, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
+from .geometry import keep_geometry_in_float32
 from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
 from .seeding import EndlessIterator
 
@@ -192,6 +193,7 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             model (nn.Module | dict): A model or its config.
         """
         if isinstance(model, nn.Module):
+            keep_geometry_in_float32(model)
             return model
         return build.build_model(Config(dict(model=model)))
 
