@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -55,8 +56,14 @@ class ResumableFSDPStrategy(FSDPStrategy):
         """Whether the first process writes the whole checkpoint."""
         return self._is_full_state_dict()
 
-    def _setup_env(self, *, launcher: str | None = None, **kwargs: Any) -> None:
+    def _setup_env(self,
+                   *,
+                   launcher: str | None = None,
+                   tf32: bool = False,
+                   **kwargs: Any) -> None:
         join_cpu_processes(launcher or infer_launcher())
+        if tf32:
+            torch.set_float32_matmul_precision('high')
         super()._setup_env(launcher=launcher, **kwargs)
         self._timestamp = unique_timestamp(self._timestamp)
 

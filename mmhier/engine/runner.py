@@ -6,6 +6,7 @@ from typing import Any
 
 import mmengine.hooks
 import mmengine.runner
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
@@ -177,12 +178,15 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
     _timestamp: str
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up processes and the timestamp of the run.
+        """Set up processes, precision and the timestamp of the run.
 
         Args:
-            env_cfg (dict): See mmengine's runner.
+            env_cfg (dict): See mmengine's runner; ``tf32=True`` multiplies
+                float32 matrices in TF32 on GPUs that can.
         """
         join_cpu_processes(self.launcher)
+        if env_cfg.get('tf32'):
+            torch.set_float32_matmul_precision('high')
         super().setup_env(env_cfg)
         self._timestamp = unique_timestamp(self._timestamp)
 
