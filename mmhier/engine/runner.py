@@ -22,6 +22,7 @@ from mmhier.ops import describe_operators
 from mmhier.registry import RUNNERS
 from .checkpoints import load_training_checkpoint
 from .config_errors import naming_config_errors
+from .determinism import check_deterministic
 from .environment import join_cpu_processes, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
 from .geometry import keep_geometry_in_float32
@@ -200,6 +201,16 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             keep_geometry_in_float32(model)
             return model
         return build.build_model(Config(dict(model=model)))
+
+    def train(self) -> nn.Module:
+        """Train the model; see mmengine's runner.
+
+        Raises:
+            MMHierError: If config, data or a checkpoint cannot be used, or
+                deterministic kernels were asked for that CUDA lacks.
+        """
+        check_deterministic(self.model, get_device())
+        return super().train()
 
     def _init_model_weights(self) -> None:
         check_pretrained(self.model)
