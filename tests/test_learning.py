@@ -33,15 +33,9 @@ def bars(name: str) -> dict:
     return Config.fromfile(FOLDER / name).lowest_metrics
 
 
-def train_and_test(name: str,
-                   data_root: Path,
-                   work_dir: Path,
-                   amp: bool = False,
+def train_and_test(name: str, data_root: Path, work_dir: Path,
                    **options) -> dict:
-    """Metrics of the checkpoint that training leaves behind.
-
-    With ``amp`` the pair of those in float32 and in bfloat16.
-    """
+    """Metrics of the checkpoint that training leaves behind."""
     arguments = dict(
         config=str(FOLDER / name),
         data_root=str(data_root),
@@ -49,23 +43,15 @@ def train_and_test(name: str,
         cfg_options=options)
     apis.train(no_validate=True, **arguments)
     checkpoint, = work_dir.glob('iter_*.pth')
-    arguments.update(checkpoint=str(checkpoint))
-    metrics = apis.test(**arguments)
-    if not amp:
-        return metrics
-    return metrics, apis.test(amp_dtype='bfloat16', **arguments)
+    return apis.test(checkpoint=str(checkpoint), **arguments)
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize('name', NAMES)
 def test_learns(name, shapes_root, tmp_path):
-    metrics, in_bfloat16 = train_and_test(name, shapes_root, tmp_path, amp=True)
-    scale = 1 if name == DETECTOR else 100
+    metrics = train_and_test(name, shapes_root, tmp_path)
     for key, lowest in bars(name).items():
         assert metrics[key] >= lowest
-        # A classified picture more or less is worth more than that.
-        if name != CLASSIFIER:
-            assert abs(in_bfloat16[key] - metrics[key]) <= 0.002 * scale
 
 
 @pytest.mark.zoo
