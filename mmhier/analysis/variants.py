@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from mmhier.engine.build import build_model
 from mmhier.engine.config import resolve_type
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.errors import MMHierError
 from mmhier.models import backbones
 from mmhier.models.backbones.base import HierarchicalBackbone
@@ -125,6 +126,8 @@ class WholeModel(nn.Module):
 def load_target(name: str) -> Config:
     """Config of a backbone such as 'hatnet-tiny', of a peer, or of a file.
 
+    Checkpoints that a file names are left out.
+
     Raises:
         ValueError: If it is none of them.
     """
@@ -137,7 +140,9 @@ def load_target(name: str) -> Config:
         return Config(dict(model=deepcopy(PEERS[name][0])))
     path = config_path(name)
     if osp.isfile(path) and path.endswith('.py'):
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
+        find_pretrained(cfg, from_scratch=True)
+        return cfg
     raise MMHierError(
         f'{name}: expected a config file, a peer ({", ".join(PEERS)}), or a '
         'backbone such as hatnet-tiny, lit-small, hvt-s-1 or accvit-tiny')

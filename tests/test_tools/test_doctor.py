@@ -293,7 +293,7 @@ MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
      lambda _: dict(meta=dict(iter=1)), 'iterations are (1, 4)',
      f'{REINSTALL} onedl-mmengine==0.10.12'),
     ('save and resume', 'mmengine.runner.Runner.train',
-     raising(OSError(28, 'No space left on device')), 'No space left', ''),
+     raising(OSError(28, 'No space left on device')), 'no space is left', ''),
     ('two processes', 'torch.multiprocessing.spawn',
      spawn_failure('AssertionError: gradient 1.0, not the mean of 1 and 3'),
      'gradient 1.0', TORCH),

@@ -31,7 +31,8 @@ SEGMENTOR = str(CONFIGS / 'segmentor.py')
 CLASSIFIER = str(CONFIGS / 'classifier.py')
 LIT = {
     'model.backbone':
-    dict(type='mmhier.LIT', arch='tiny', out_indices=(0, 1, 2, 3))
+    dict(type='mmhier.LIT', arch='tiny', out_indices=(0, 1, 2, 3)),
+    'model.head.in_channels': 512
 }
 # Height of the title, and width of the gap between panels.
 LINE, GAP = 20, 6
