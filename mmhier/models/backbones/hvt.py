@@ -493,8 +493,8 @@ class HVT(HierarchicalBackbone):
                 name.startswith(('cls_token', *cls.new_parameters))
                 for name in state_dict):
             return None
-        names = {
+        renamed = {
             name: f'backbone.{name}'.replace('backbone.head.', 'head.fc.')
             for name in state_dict
         }
-        return {names[name]: value for name, value in state_dict.items()}
+        return {renamed[name]: value for name, value in state_dict.items()}
