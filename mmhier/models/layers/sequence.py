@@ -32,6 +32,7 @@ RECOMPUTED = (*ACTIVATIONS, nn.LayerNorm)
 # Deterministic modules that compute each row, or window, by itself.
 PLAIN = (*ACTIVATIONS, *LAST, *CONVOLUTIONS, *BATCH_NORMS, GlobalNorm,
          nn.LayerNorm, nn.Identity, nn.Sequential, nn.ModuleList)
+PLAIN_TENSORS = (nn.Parameter, Tensor)
 
 
 def sequence(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -95,7 +96,7 @@ def is_plain(module: nn.Module) -> bool:
     with a parametrization, nor where hooks would miss the call.
     """
     return (type(module) in PLAIN and not _is_observed(module) and all(
-        type(p) in (nn.Parameter, Tensor)
+        type(p) in PLAIN_TENSORS
         for p in module._parameters.values() if p is not None))
 
 
