@@ -23,8 +23,8 @@ def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
     table = table.view(2 * height - 1, 2 * width - 1, -1)
     y = torch.arange(height, device=table.device)
     x = torch.arange(width, device=table.device)
-    rows = y[:, None] - y[None, :] + height - 1
-    columns = x[:, None] - x[None, :] + width - 1
+    rows = (y + (height - 1))[:, None] - y
+    columns = (x + (width - 1))[:, None] - x
     bias = table[rows][:, :, columns]
     num_tokens = height * width
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, num_tokens, num_tokens)

@@ -25,7 +25,8 @@ def global_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """
     device = x.device.type
     dtype = torch.promote_types(x.dtype, weight.dtype)
-    if torch.is_autocast_enabled(device):
+    if (torch.amp.is_autocast_available(device)
+            and torch.is_autocast_enabled(device)):
         dtype = torch.get_autocast_dtype(device)
     return _GlobalNorm.apply(x, weight, bias, eps, dtype)
 
