@@ -47,6 +47,13 @@ BUDGETS = {
         milliseconds=40,
         saved=1600,
         inference_peak=320),
+    ('LITv2', 'small'):
+    dict(
+        forward_calls=390,
+        backward_calls=630,
+        milliseconds=11.6,
+        saved=2075,
+        inference_peak=300),
     ('HVT', 's-1'):
     dict(
         forward_calls=344,
@@ -123,9 +130,7 @@ def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family, arch', [('HATNet', 'tiny'), ('LIT', 'tiny'),
-                                          ('LIT', 'small'), ('HVT', 's-1'),
-                                          ('ACCViT', 'tiny')])
+@pytest.mark.parametrize('family, arch', BUDGETS)
 def test_passes_have_no_fault_and_keep_to_budgets(runtime, family, arch):
     """At 800x1344: no wait for the device, no tensor or operator of the CPU,
     a gradient of its own dtype for each parameter that is trained."""
