@@ -1,7 +1,7 @@
 """Simulate passes of a backbone on CUDA: ``simulation.py CASE...``.
 
-Run as a program with runtime.cpp preloaded. Each case is a JSON object of the
-arguments of :func:`simulate` or, with a stage, of :func:`show_attention`; each
+Run as a program with runtime.cpp preloaded. Each case is a JSON object of
+arguments, "run" the name of their function, :func:`simulate` if left out; each
 result is a line of JSON. The predicted time of a call is that of an H100, by
 bytes moved, FLOPs or launch, whichever takes longest.
 """
@@ -194,12 +194,37 @@ def show_attention(family: str, arch: str, stage: int) -> dict:
         return dict(devices=[str(m.probs.device) for m in maps])
 
 
+def compiled_operators(family: str, arch: str) -> dict:
+    """Names of the operators of a backbone's compiled graph."""
+    # The state of a generator on the device would be asked for.
+    torch.cuda.is_available = lambda: False
+    names = set()
+
+    def record(graph_module, inputs):
+        names.update(
+            str(node.target) for node in graph_module.graph.nodes
+            if node.op == 'call_function')
+        return graph_module.forward
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model = build(
+            family, arch, out_indices=(0, ), compile=dict(backend=record))
+        model.eval()(torch.randn(1, 3, 64, 96, device='cuda'))
+    return dict(operators=sorted(names))
+
+
+FUNCTIONS = {
+    f.__name__: f
+    for f in (simulate, show_attention, compiled_operators)
+}
+
+
 def main() -> None:
     # Fast forms step aside for parameters of foreign types.
     sys.modules[sequence.__module__].PLAIN_TENSORS += (FakeTensor, )
     for case in sys.argv[1:]:
         settings = json.loads(case)
-        run = show_attention if 'stage' in settings else simulate
+        run = FUNCTIONS[settings.pop('run', 'simulate')]
         print(json.dumps(run(**settings)), flush=True)
     # Without the destructors of torch, which would ask the driver.
     os._exit(0)

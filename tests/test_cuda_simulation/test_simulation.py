@@ -124,9 +124,20 @@ def test_a_small_pass_has_no_fault(runtime):
                                                   ('LIT', 'tiny', [4]),
                                                   ('LIT', 'small', [4])])
 def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
-    cases = {stage: dict(stage=stage) for stage in stages}
+    cases = {s: dict(run='show_attention', stage=s) for s in stages}
     for result in simulate(runtime, family, arch, cases).values():
         assert set(result['devices']) == {'cpu'}
+
+
+@pytest.mark.slow
+def test_compiled_graphs_hold_no_operator_for_cpus(runtime):
+    cases = {'graph': dict(run='compiled_operators')}
+    result = simulate(runtime, 'HATNet', 'tiny', cases)['graph']
+    assert len(result['operators']) > 10
+    assert not [
+        name
+        for name in result['operators'] if 'mmhier' in name or 'mkldnn' in name
+    ]
 
 
 @pytest.mark.slow
