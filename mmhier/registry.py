@@ -75,8 +75,7 @@ DATASETS = LazyRegistry(
 METRICS = LazyRegistry(
     'METRICS',
     modules=dict(
-        CocoMetric='evaluation.coco_metric',
-        IoUMetric='evaluation.iou_metric'))
+        CocoMetric='evaluation.coco_metric', IoUMetric='evaluation.iou_metric'))
 OPTIM_WRAPPERS = LazyRegistry(
     'OPTIM_WRAPPERS', modules=dict(AutocastOptimWrapper='engine.amp'))
 OPTIM_WRAPPER_CONSTRUCTORS = LazyRegistry(
@@ -94,8 +93,8 @@ HOOKS = LazyRegistry(
         ExactResumeHook='engine.seeding',
         FiniteLossHook='engine.hooks',
         TrainingRecordHook='leaderboard.recording'))
+LOOPS = LazyRegistry('LOOPS', modules=dict(AutocastTestLoop='engine.amp'))
 WEIGHT_INITIALIZERS = LazyRegistry(
-    'WEIGHT_INITIALIZERS',
-    modules=dict(Pretrained='checkpoints.initializer'))
+    'WEIGHT_INITIALIZERS', modules=dict(Pretrained='checkpoints.initializer'))
 STRATEGIES = LazyRegistry(
     'STRATEGIES', modules=dict(ResumableFSDPStrategy='engine.fsdp'))

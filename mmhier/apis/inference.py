@@ -45,16 +45,19 @@ def infer(config: str,
           batch_size: int = 1,
           overwrite: bool = False,
           classes: str | Sequence[str] | None = None,
-          cfg_options: dict[str, Any] | None = None) -> dict[str, Any]:
+          cfg_options: dict[str, Any] | None = None,
+          amp: bool = False,
+          amp_dtype: str | None = None) -> dict[str, Any]:
     """Run a model on images, a video or a camera.
 
     ``out_dir`` receives
 
-    - predictions.json: ``task``, ``classes``, ``images`` (for a video,
-      ``frames``), each with its ``file`` (``frame``), ``width``, ``height``,
-      ``picture`` and the record of :class:`Predictor`, and ``skipped``, the
-      files that could not be used, with the ``reason``. Coordinates refer to
-      the image as it is to be seen, turned as its EXIF data says;
+    - predictions.json: ``task``, ``precision``, ``classes``, ``images`` (for a
+      video, ``frames``), each with its ``file`` (``frame``), ``width``,
+      ``height``, ``picture`` and the record of :class:`Predictor`, and
+      ``skipped``, the files that could not be used, with the ``reason``.
+      Coordinates refer to the image as it is to be seen, turned as its EXIF
+      data says;
     - pictures/: each image with its predictions drawn; for a video,
       video.mp4 instead;
     - labels/: for segmentation, PNG files whose values are the labels.
@@ -81,6 +84,8 @@ def infer(config: str,
         overwrite (bool): Replace results in ``out_dir``. Defaults to False.
         classes (str | Sequence[str], optional): See :class:`Predictor`.
         cfg_options (dict, optional): Values of the config by dotted key.
+        amp (bool): See :class:`Predictor`. Defaults to False.
+        amp_dtype (str, optional): See :class:`Predictor`. Defaults to None.
 
     Returns:
         dict: What predictions.json holds.
@@ -114,11 +119,14 @@ def infer(config: str,
         score_thr=score_thr,
         top_k=top_k,
         classes=classes,
-        cfg_options=cfg_options)
+        cfg_options=cfg_options,
+        amp=amp,
+        amp_dtype=amp_dtype)
     summary: dict[str, Any] = dict(
         config=config,
         checkpoint=checkpoint,
         task=predictor.task,
+        precision=predictor.precision,
         classes=predictor.classes)
     if predictor.task == 'detection':
         summary['bbox_format'] = '[x, y, width, height] in pixels'

@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from pycocotools import mask as mask_api
 from torch import nn
 from mmhier.checkpoints import read_checkpoint, unwrap_state_dict
+from mmhier.engine.amp import autocast_dtype
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import iter_datasets, load_config, resolve_type
@@ -121,6 +122,9 @@ class Predictor:
             trained on, if they are not the config's own; see
             :func:`mmhier.apis.load_config`.
         cfg_options (dict, optional): Values of the config by dotted key.
+        amp (bool): Run the model in mixed precision. Defaults to False.
+        amp_dtype (str, optional): 'float16' or 'bfloat16', implies ``amp``.
+            Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
 
     Raises:
         MMHierError: If an argument cannot be used.
@@ -134,7 +138,14 @@ class Predictor:
                  score_thr: float = 0.3,
                  top_k: int = 5,
                  classes: str | Sequence[str] | None = None,
-                 cfg_options: dict[str, Any] | None = None):
+                 cfg_options: dict[str, Any] | None = None,
+                 amp: bool = False,
+                 amp_dtype: str | None = None):
+        device = check_device(device)
+        self.precision = 'float32'
+        if amp or amp_dtype is not None:
+            self.precision = autocast_dtype(amp_dtype, device)
+        self.device_type = torch.device(device).type
         cfg = load_model_config(config, classes, cfg_options)
         if top_k < 1:
             raise MMHierError(f'--top-k {top_k}: expected at least 1')
@@ -150,7 +161,7 @@ class Predictor:
         self.score_thr = score_thr
         self.top_k = top_k
         with naming_config_errors(cfg):
-            self.inferencer = _build_inferencer(cfg, check_device(device))
+            self.inferencer = _build_inferencer(cfg, device)
             meta = load_weights(self.inferencer.model, checkpoint)
             metainfo = dataset_metainfo(dataset)
         metainfo.update(meta.get('dataset_meta') or {})
@@ -222,7 +233,11 @@ class Predictor:
         if self.scope == 'mmdet':
             # The images that it was made from come first.
             data = data[1]
-        samples = self.inferencer.forward(data)
+        with torch.autocast(
+                self.device_type,
+                getattr(torch, self.precision),
+                enabled=self.precision != 'float32'):
+            samples = self.inferencer.forward(data)
         report = getattr(self, f'_report_{self.task}')
         return [
             report(image[..., ::-1], sample.cpu())

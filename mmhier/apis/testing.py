@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
+from mmhier.engine.amp import use_test_amp
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
@@ -33,6 +34,9 @@ def test(config: str,
          show_dir: str | None = None,
          wait_time: float = 2.,
          tta: bool = False,
+         amp: bool = False,
+         amp_dtype: str | None = None,
+         tf32: bool = False,
          cfg_options: dict[str, Any] | None = None,
          launcher: str = 'none') -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
@@ -58,6 +62,10 @@ def test(config: str,
             Defaults to 2.
         tta (bool): Test with the augmentations in ``tta_model`` and
             ``tta_pipeline`` of the config. Defaults to False.
+        amp (bool): Run the model in mixed precision. Defaults to False.
+        amp_dtype (str, optional): 'float16' or 'bfloat16', implies ``amp``.
+            Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
+        tf32 (bool): See :func:`mmhier.apis.train`. Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
@@ -78,6 +86,10 @@ def test(config: str,
         classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
+    if amp or amp_dtype is not None:
+        use_test_amp(cfg, amp_dtype)
+    if tf32:
+        cfg.env_cfg = dict(cfg.get('env_cfg') or {}, tf32=True)
     if out is not None:
         _check_out(out, overwrite)
     if show or show_dir is not None:

@@ -29,6 +29,7 @@ def train(config: str,
           from_scratch: bool = False,
           amp: bool = False,
           amp_dtype: str | None = None,
+          tf32: bool = False,
           auto_scale_lr: bool = False,
           no_validate: bool = False,
           seed: int | None = None,
@@ -53,14 +54,16 @@ def train(config: str,
         from_scratch (bool): Start from random weights, whatever ``init_cfg``
             names. Defaults to False.
         amp (bool): Train in mixed precision. Defaults to False.
-        amp_dtype (str, optional): 'float16' or 'bfloat16'. Defaults to None:
-            'bfloat16' on CPUs, 'float16' elsewhere.
+        amp_dtype (str, optional): 'float16' or 'bfloat16', implies ``amp``.
+            Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
+        tf32 (bool): Multiply float32 matrices in TF32 on GPUs that can.
+            Defaults to False: torch's choice.
         auto_scale_lr (bool): Scale the learning rate by the total batch size
             over ``auto_scale_lr.base_batch_size``. Defaults to False.
         no_validate (bool): Leave validation out. Defaults to False.
         seed (int, optional): Defaults to None, the config's own or random.
-        deterministic (bool): Use deterministic cuDNN kernels.
-            Defaults to False.
+        deterministic (bool): Use deterministic kernels alone; on GPUs, models
+            with operators that have none are refused. Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
@@ -86,6 +89,8 @@ def train(config: str,
             raise MMHierError(f'{config} has no {key}, so it cannot be trained')
     if amp or amp_dtype is not None:
         use_amp(cfg, amp_dtype)
+    if tf32:
+        cfg.env_cfg = dict(cfg.get('env_cfg') or {}, tf32=True)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MMHierError('--auto-scale-lr needs auto_scale_lr='

@@ -78,6 +78,17 @@ def add_optional_checkpoint(parser: argparse.ArgumentParser) -> None:
         'weights list`); defaults to `official`, those of the config')
 
 
+def add_amp(parser: argparse.ArgumentParser) -> None:
+    """Add --amp and --amp-dtype."""
+    parser.add_argument(
+        '--amp', action='store_true', help='compute in mixed precision')
+    parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        help='precision of --amp, which it implies; defaults to bfloat16 on '
+        'CPUs and to float16 elsewhere')
+
+
 def add_cfg_options(parser: argparse.ArgumentParser, **kwargs: Any) -> None:
     """Add --cfg-options."""
     parser.add_argument(
@@ -197,6 +208,12 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add what train and test share, apart from the positional arguments."""
     add_work_dir(parser)
+    add_amp(parser)
+    parser.add_argument(
+        '--tf32',
+        action='store_true',
+        help='multiply float32 matrices in TF32 on GPUs that can; defaults '
+        "to torch's choice")
     add_data_root(parser)
     add_classes(parser)
     add_cfg_options(parser)

@@ -20,7 +20,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from .arguments import command_parser
+from .arguments import add_amp, command_parser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         nargs='+',
         choices=['float32', 'bfloat16', 'float16'],
         default=['float32'],
-        help='others than float32 by autocast; defaults to float32')
+        help='others than float32 by autocast; defaults to float32, or to the '
+        'precision of --amp')
+    add_amp(parser)
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
         '--rounds',
@@ -111,5 +113,10 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = parser().parse_args(argv)
+    if arguments.amp or arguments.amp_dtype is not None:
+        from mmhier.engine.amp import autocast_dtype
+        arguments.dtypes = [
+            autocast_dtype(arguments.amp_dtype, arguments.device)
+        ]
     from mmhier.analysis.benchmark_report import run_benchmark
     run_benchmark(arguments)

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import (
+    add_amp,
     add_cfg_options,
     add_config,
     add_device,
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--batch-size', type=int, default=1, help='defaults to 1')
     add_device(parser)
+    add_amp(parser)
     add_overwrite(parser, 'replace results that --out-dir holds')
     add_trained_classes(parser)
     add_cfg_options(parser)

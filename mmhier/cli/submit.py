@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmhier.errors import MMHierError
 from .arguments import (
+    add_amp,
     add_cfg_options,
     add_checkpoint,
     add_config,
@@ -107,6 +108,7 @@ def add_server(servers: Any, name: str,
     add_work_dir(parser)
     add_data_root(parser)
     add_tta(parser)
+    add_amp(parser)
     add_cfg_options(parser)
     add_launcher(parser)
     return parser

@@ -31,13 +31,6 @@ def parser() -> argparse.ArgumentParser:
     add_from_scratch(parser)
     add_overwrite(parser, 'start anew in a work dir that holds checkpoints')
     parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument(
-        '--amp-dtype',
-        choices=['float16', 'bfloat16'],
-        help='precision of --amp; defaults to bfloat16 on CPUs and to float16 '
-        'elsewhere')
-    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by batch size / auto_scale_lr.'
@@ -48,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--deterministic',
         action='store_true',
-        help='use deterministic cuDNN kernels')
+        help='use deterministic kernels alone; models that have operators '
+        'without one on GPUs are refused')
     return parser
 
 

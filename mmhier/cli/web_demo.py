@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmhier.errors import MMHierError
 from .arguments import (
+    add_amp,
     add_cfg_options,
     add_checkpoint,
     add_config,
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--port', type=int, default=7860, help='defaults to 7860')
     add_device(parser)
+    add_amp(parser)
     add_trained_classes(parser)
     add_cfg_options(parser)
     return parser

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from mmhier.checkpoints.initializer import use_safe_initializers
 from mmhier.engine.config import refuse_wired_types, type_name
+from mmhier.engine.geometry import keep_geometry_in_float32
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
 
@@ -24,7 +25,8 @@ def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config; its weights are not initialized.
 
     A top-level ``data_preprocessor`` is merged into a model that has none, as
-    mmengine's Runner and mmpretrain's ``get_model`` do.
+    mmengine's Runner and mmpretrain's ``get_model`` do. Detectors compute boxes
+    in float32 under autocast, too.
 
     Args:
         cfg (Config): Config for mmdet, mmseg or mmpretrain, with ``model`` a
@@ -47,6 +49,7 @@ def build_model(cfg: Config) -> nn.Module:
                              deepcopy(cfg.data_preprocessor))
     model = MODELS.build(use_safe_initializers(model_cfg))
     _check_channels(cfg.model, model, 'model')
+    keep_geometry_in_float32(model)
     return model
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -16,6 +17,7 @@ from mmhier.errors import MMHierError
 from mmhier.registry import STRATEGIES
 from .checkpoints import load_training_checkpoint
 from .environment import join_cpu_processes, unique_timestamp
+from .geometry import keep_geometry_in_float32
 
 
 @STRATEGIES.register_module()
@@ -54,8 +56,14 @@ class ResumableFSDPStrategy(FSDPStrategy):
         """Whether the first process writes the whole checkpoint."""
         return self._is_full_state_dict()
 
-    def _setup_env(self, *, launcher: str | None = None, **kwargs: Any) -> None:
+    def _setup_env(self,
+                   *,
+                   launcher: str | None = None,
+                   tf32: bool = False,
+                   **kwargs: Any) -> None:
         join_cpu_processes(launcher or infer_launcher())
+        if tf32:
+            torch.set_float32_matmul_precision('high')
         super()._setup_env(launcher=launcher, **kwargs)
         self._timestamp = unique_timestamp(self._timestamp)
 
@@ -66,6 +74,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
             model (nn.Module | dict): A model or its config.
         """
         if isinstance(model, nn.Module):
+            keep_geometry_in_float32(model)
             return model
         return build.build_model(Config(dict(model=model)))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import mmengine.hooks
 import mmengine.runner
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
@@ -21,8 +22,10 @@ from mmhier.ops import describe_operators
 from mmhier.registry import RUNNERS
 from .checkpoints import load_training_checkpoint
 from .config_errors import naming_config_errors
+from .determinism import check_deterministic
 from .environment import join_cpu_processes, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
+from .geometry import keep_geometry_in_float32
 from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
 from .seeding import EndlessIterator
 
@@ -176,12 +179,15 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
     _timestamp: str
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up processes and the timestamp of the run.
+        """Set up processes, precision and the timestamp of the run.
 
         Args:
-            env_cfg (dict): See mmengine's runner.
+            env_cfg (dict): See mmengine's runner; ``tf32=True`` multiplies
+                float32 matrices in TF32 on GPUs that can.
         """
         join_cpu_processes(self.launcher)
+        if env_cfg.get('tf32'):
+            torch.set_float32_matmul_precision('high')
         super().setup_env(env_cfg)
         self._timestamp = unique_timestamp(self._timestamp)
 
@@ -192,8 +198,19 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             model (nn.Module | dict): A model or its config.
         """
         if isinstance(model, nn.Module):
+            keep_geometry_in_float32(model)
             return model
         return build.build_model(Config(dict(model=model)))
+
+    def train(self) -> nn.Module:
+        """Train the model; see mmengine's runner.
+
+        Raises:
+            MMHierError: If config, data or a checkpoint cannot be used, or
+                deterministic kernels were asked for that CUDA lacks.
+        """
+        check_deterministic(self.model, get_device())
+        return super().train()
 
     def _init_model_weights(self) -> None:
         check_pretrained(self.model)

@@ -348,7 +348,7 @@ class CocoMetric(MMDetCocoMetric):
         iou = f'{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}'
         if part.isdigit():
             iou = f'0.{part}'
-        most = most or (100 if name == 'mAP' else self.proposal_nums[-1])
+        most = most or str(100 if name == 'mAP' else self.proposal_nums[-1])
         return (f' {title} @[ IoU={iou:9} | area={AREAS.get(part, "all"):>6} | '
                 f'maxDets={most:>3} ] = {value:.3f}')
 

@@ -309,8 +309,10 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 def _precision(cfg: Config, phase: str) -> str:
     if phase == 'test':
-        fp16 = (cfg.get('test_cfg') or {}).get('fp16')
-        return 'float16' if fp16 else 'float32'
+        loop = cfg.get('test_cfg') or {}
+        if type_name(loop.get('type')) == 'AutocastTestLoop':
+            return loop.get('dtype', 'bfloat16')
+        return 'float16' if loop.get('fp16') else 'float32'
     wrapper = cfg.get('optim_wrapper') or {}
     kind = type_name(wrapper.get('type'))
     if kind.endswith('AutocastOptimWrapper'):

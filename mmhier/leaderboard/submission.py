@@ -12,6 +12,7 @@ from mmengine.fileio import load
 from mmhier.apis.testing import _use_tta
 from mmhier.checkpoints import resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
+from mmhier.engine.amp import use_test_amp
 from mmhier.engine.config import (
     iter_datasets,
     iter_metrics,
@@ -54,6 +55,8 @@ def submit_coco(config: str,
                 work_dir: str | None = None,
                 data_root: str | None = None,
                 tta: bool = False,
+                amp: bool = False,
+                amp_dtype: str | None = None,
                 cfg_options: dict[str, Any] | None = None,
                 launcher: str = 'none') -> list[PackageSummary]:
     """Detect objects and package them for the COCO server.
@@ -81,6 +84,9 @@ def submit_coco(config: str,
             of the config.
         tta (bool): Test with the augmentations in ``tta_model`` and
             ``tta_pipeline`` of the config. Defaults to False.
+        amp (bool): Run the model in mixed precision. Defaults to False.
+        amp_dtype (str, optional): 'float16' or 'bfloat16', implies ``amp``.
+            Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
@@ -94,6 +100,8 @@ def submit_coco(config: str,
             cannot be used, or the package would be refused.
     """
     cfg = _load(config, 'mmdet', work_dir, data_root, cfg_options, launcher)
+    if amp or amp_dtype is not None:
+        use_test_amp(cfg, amp_dtype)
     dataset = _test_dataset(cfg, config)
     tasks = tasks or _evaluated_tasks(cfg)
     image_list, image_dir, testset = _find_coco_images(dataset, image_list,
@@ -157,6 +165,8 @@ def submit_ade20k(config: str,
                   work_dir: str | None = None,
                   data_root: str | None = None,
                   tta: bool = False,
+                  amp: bool = False,
+                  amp_dtype: str | None = None,
                   cfg_options: dict[str, Any] | None = None,
                   launcher: str = 'none') -> list[PackageSummary]:
     """Label the pixels of images and package them for the ADE20K server.
@@ -172,6 +182,8 @@ def submit_ade20k(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): See :func:`submit_coco`.
         tta (bool): See :func:`submit_coco`.
+        amp (bool): See :func:`submit_coco`.
+        amp_dtype (str, optional): See :func:`submit_coco`.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
@@ -184,6 +196,8 @@ def submit_ade20k(config: str,
         MMHierError: See :func:`submit_coco`.
     """
     cfg = _load(config, 'mmseg', work_dir, data_root, cfg_options, launcher)
+    if amp or amp_dtype is not None:
+        use_test_amp(cfg, amp_dtype)
     dataset = _test_dataset(cfg, config)
     root = dataset.get('data_root') or ''
     image_dir = image_dir or osp.join(root, TESTING_DIR)

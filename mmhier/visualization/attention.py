@@ -147,9 +147,9 @@ def _run(backbone: nn.Module, images: Tensor, *modules:
 
 def _probabilities(q: Tensor, k: Tensor, bias: Any = 0.) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias): (heads, d), (heads, N, d) -> (heads,
-    N)."""
+    N), on the CPU."""
     logits = (k.float() @ q.float()[..., None])[..., 0] * q.shape[-1]**-0.5
-    return (logits + bias).softmax(-1)
+    return (logits + bias).softmax(-1).cpu()
 
 
 def _token(point: tuple[float, float], stride: int) -> tuple[int, int]:
@@ -274,7 +274,7 @@ def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
     probs = _probabilities(q[:, token], k)
     return [
         AttentionMap('global',
-                     layout.lift(probs.t()[None].cpu(), level)[0], PATCH_SIZE)
+                     layout.lift(probs.t()[None], level)[0], PATCH_SIZE)
     ]
 
 
@@ -304,7 +304,7 @@ def _branch_probabilities(branch: AtrousBranch, x: Tensor,
         first = step // WINDOW_SIZE * WINDOW_SIZE
         window = torch.arange(WINDOW_SIZE) + first
         window = window * dilation + offset
-        windows.append(window[window < length].to(x.device))
+        windows.append(window[window < length])
         places.append(step - first)
     grid = torch.meshgrid(*windows, indexing='ij')
     qkv = branch.qkv(x[grid]).unflatten(2, (3, branch.num_heads, -1))
@@ -318,5 +318,5 @@ def _branch_probabilities(branch: AtrousBranch, x: Tensor,
     bias = table[:, rows][:, :, columns]
     probs = _probabilities(q[:, row, column], k.flatten(1, 2), bias.flatten(1))
     out = torch.zeros(len(probs), *x.shape[:2])
-    out[:, grid[0], grid[1]] = probs.view(-1, height, width).cpu()
+    out[:, grid[0], grid[1]] = probs.view(-1, height, width)
     return out

@@ -5,6 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmhier.models.backbones import LIT
 from mmhier.models.layers import attend, attend_grid, relative_position_bias
 from mmhier.models.layers.cpu import grid_attention
+from mmhier.models.layers.cuda import grid_attention as cuda_grid_attention
 
 
 def inputs(batch, heads, height, width, head_dim, dtype=torch.float64):
@@ -28,29 +29,42 @@ def gradients(out, leaves):
     return torch.autograd.grad((out * weight).sum(), leaves)
 
 
+@pytest.fixture(params=['cpu', 'cuda'])
+def attend_in_parts(request):
+    """The form of a device, both on the CPU."""
+    return (grid_attention.attend_by_rows
+            if request.param == 'cpu' else cuda_grid_attention.attend_by_chunks)
+
+
+def limit_parts(monkeypatch, numbers):
+    """Logits of this many numbers at a time."""
+    monkeypatch.setattr(grid_attention, 'BUFFER_SIZE', numbers)
+    monkeypatch.setattr(cuda_grid_attention, 'CHUNK_SIZE', numbers)
+
+
 @pytest.mark.parametrize('batch', [1, 2])
 @pytest.mark.parametrize('grid', [(5, 7), (1, 6), (6, 1), (7, 4)])
 @pytest.mark.parametrize('buffer_size', [1, 600, 2**24])
 def test_outputs_and_gradients_are_those_at_once(batch, grid, buffer_size,
-                                                 monkeypatch):
-    monkeypatch.setattr(grid_attention, 'BUFFER_SIZE', buffer_size)
+                                                 attend_in_parts, monkeypatch):
+    limit_parts(monkeypatch, buffer_size)
     leaves = inputs(batch, 3, *grid, 4)
-    found = attend_grid(*leaves, *grid)
+    found = attend_in_parts(*leaves, *grid)
     wanted = at_once(*leaves, *grid)
     assert (found - wanted).abs().max() < 1e-12
     for a, b in zip(gradients(found, leaves), gradients(wanted, leaves)):
         assert (a - b).abs().max() < 1e-12
     with torch.no_grad():
-        assert torch.equal(attend_grid(*leaves, *grid), found)
+        assert torch.equal(attend_in_parts(*leaves, *grid), found)
 
 
-def test_half_precision_is_as_good_as_at_once(monkeypatch):
-    monkeypatch.setattr(grid_attention, 'BUFFER_SIZE', 2**12)
+def test_half_precision_is_as_good_as_at_once(attend_in_parts, monkeypatch):
+    limit_parts(monkeypatch, 2**12)
     exact = inputs(2, 3, 6, 10, 8, torch.float32)
     wanted = at_once(*exact, 6, 10)
     expected = [wanted, *gradients(wanted, exact)]
     q, k, v, table = exact
-    found = attend_grid(*(x.bfloat16() for x in (q, k, v)), table, 6, 10)
+    found = attend_in_parts(*(x.bfloat16() for x in (q, k, v)), table, 6, 10)
     assert found.dtype == torch.bfloat16
     for a, b in zip([found, *gradients(found, exact)], expected):
         assert (a - b).std() < 0.02 * b.std()

@@ -139,7 +139,8 @@ class AtrousInvertedResidual(nn.Module):
         x = sequence(x, self.pre_norm, self.expand)
         branches = [sequence(x, branch) for branch in self.branches]
         scales = [se(y) for se, y in zip(self.squeeze_excites, branches)]
-        x = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride]
+        # A copy, if strided, lets go of the expanded map.
+        x = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride].contiguous()
         x = self.gate(x, [y.permute(0, 2, 3, 1) for y in branches],
                       [y.permute(0, 2, 3, 1) for y in scales])
         x = self.project(x.permute(0, 3, 1, 2))

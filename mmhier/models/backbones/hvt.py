@@ -13,9 +13,8 @@ Differences from the authors' code:
   and the numbers are theirs; on every other grid each row is pooled by
   itself and windows are cut off at its end, so that nothing wraps, no token
   is dropped and there is no padding to mask.
-- four stride-4/8/16/32 maps for dense prediction, which the paper does not
-  have: tokens at four depths are normalised, put back on the grid of patches
-  and rescaled, as BEiT and XCiT do.
+- four stride-4/8/16/32 maps, which the paper does not have: tokens at four
+  depths are normalised and rescaled, as in BEiT and XCiT.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -47,9 +46,8 @@ class TokenLayout:
     the row reaches. With '1d' on the trained grid, all patches count as one
     row, whose last window, never a full one, is dropped.
 
-    Whether the grid is the trained one enters as a number, 0 or 1, and all
-    positions are arithmetic: one compiled or exported graph serves every
-    size.
+    All positions are arithmetic, `trained` (0 or 1) included, so that one
+    compiled or exported graph serves every size.
 
     Args:
         height (int): Rows of the grid, in patches.
@@ -72,7 +70,7 @@ class TokenLayout:
             width + self.trained * (TRAINED_GRID**2 - TRAINED_GRID))
 
     def row_stride(self, level: int) -> int:
-        """Distance of neighbouring rows of tokens, in patches."""
+        """Patches between neighbouring rows of tokens."""
         return 2**level if self.is_2d else 1
 
     def rows(self, level: int) -> int:
@@ -178,9 +176,8 @@ class Block(nn.Module):
         num_heads (int): Number of heads.
         drop_path_rate (float): Probability of dropping either residual.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
-        num_pooled (int): Length of the trained sequence that remains if the
-            tokens are pooled behind this block, 0 if they are not. It is
-            the length of `pos_embed`, which is added after the pooling.
+        num_pooled (int): Length of `pos_embed`, which is added after the
+            pooling behind this block; 0 without pooling.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, drop_path_rate: float,
@@ -280,24 +277,18 @@ class HVT(HierarchicalBackbone):
 
     The token sequences at four depths (`tap_indices`), before the pooling of
     that block if it pools, go through a LayerNorm each, are put back on the
-    grid of 16x16 patches and rescaled to strides 4, 8, 16 and 32; C channels
-    each. On 224x224 images, 14x14 patches, the tokens are those of the
-    authors' code, bit by bit; see the module's docstring for other sizes.
+    grid of 16x16 patches and rescaled to strides 4, 8, 16 and 32. On 224x224
+    images the tokens are those of the authors' code, bit by bit.
 
     Attention is global and position embeddings are stretched over the whole
-    grid, so zeros on the right and bottom of an image, as batching adds,
-    change the features of the real part: with random weights, 32 pixels
-    beside 256x256 by 0.3 to 0.4 of a map's standard deviation. Else they
-    reach only the pooling windows that they share with the image. The
-    backbone itself adds no tokens: zeros that complete a border patch belong
-    to that patch, and their part of the deconvolutions' output is cropped
-    before a norm.
+    grid, so padding an image, as batching does, changes the features of the
+    real part: 32 pixels beside 256x256 by 0.3 to 0.4 of a map's standard
+    deviation (random weights). The backbone itself adds no tokens.
 
     Stages 1 to 4 are the blocks up to each tap, with their pooled position
     embeddings; the stem is the patch embedding with its positions. The norms
-    and the pyramid behind the taps are new to dense prediction: they are
-    never frozen and count as the last layer in layer-wise decay. In
-    classification the final norm belongs to stage 4.
+    and the pyramid behind the taps are never frozen and count as the last
+    layer in layer-wise decay; a classifier's norm belongs to stage 4.
 
     Args:
         arch (str | dict): 'ti-1', 's-0', 's-1', 's-2', 's-3', 's-4' (the
@@ -306,32 +297,26 @@ class HVT(HierarchicalBackbone):
             ``pool_block_width`` (blocks 0, n, 2n, ... pool; 0 for no
             pooling). Defaults to 's-1'.
         drop_path_rate (float): Stochastic depth of the last block; it grows
-            linearly from 0 at the first. Defaults to 0.1, the authors' for
-            every variant.
+            linearly from 0 at the first. Defaults to 0.1, the authors'.
         pool_mode (str): '1d' is the authors' max-pooling by 3 with stride 2
-            along the rows. 'none' runs any variant unpooled. '2d' pools both
-            directions (3x3, stride 2, padding 1) with the 1d position
-            embeddings resampled: all weights load, but the tokens are not
-            those of the paper, so it needs fine-tuning. Defaults to '1d'.
+            along the rows, 'none' no pooling, '2d' pools both directions
+            (3x3, stride 2, padding 1): all weights load, but it needs
+            fine-tuning. Defaults to '1d'.
         tap_indices (Sequence[int], optional): Blocks, ascending, whose
-            output becomes the stride 4, 8, 16 and 32 map. Equal ones share a
-            norm. Defaults to None, the ends of four equal parts: (2, 5, 8,
-            11) of 12 blocks.
-        norm_cfg (dict): Norm of the stride-4 map: 'BN', 'SyncBN', 'GN' (with
-            ``num_groups``) or 'LN2d' as ``type``.
-            Defaults to ``dict(type='BN')``.
-        out_type (str): 'featmap' for the maps, or 'avg_featmap' for
-            classification: a single (B, C) mean of the final tokens, behind
-            the authors' norm. Defaults to 'featmap'.
-        out_indices (Sequence[int], optional): Which of the four maps to
-            return. Defaults to None: all, or (3, ) for 'avg_featmap'.
+            output becomes the stride 4, 8, 16 and 32 map. Defaults to None,
+            the ends of four equal parts: (2, 5, 8, 11) of 12 blocks.
+        norm_cfg (dict): Norm of the stride-4 map: type 'BN', 'SyncBN', 'GN'
+            or 'LN2d'. Defaults to ``dict(type='BN')``.
+        out_type (str): 'featmap' for the maps, 'avg_featmap' for the (B, C)
+            mean of the final, normed tokens. Defaults to 'featmap'.
+        out_indices (Sequence[int], optional): Defaults to None: all maps,
+            or (3, ) for 'avg_featmap'.
         **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp``,
             ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
             :class:`HierarchicalBackbone`.
 
     Raises:
-        ValueError: If an argument is not one of its allowed values, or, in
-            ``forward``, if an image is smaller than 32x32.
+        ValueError: See :class:`HierarchicalBackbone`.
 
     Example:
         >>> backbone = HVT('ti-1').eval()
@@ -508,11 +493,8 @@ class HVT(HierarchicalBackbone):
                 name.startswith(('cls_token', *cls.new_parameters))
                 for name in state_dict):
             return None
-        converted = {}
-        for name, value in state_dict.items():
-            if name.startswith('head.'):
-                name = name.replace('head.', 'head.fc.')
-            else:
-                name = f'backbone.{name}'
-            converted[name] = value
-        return converted
+        renamed = {
+            name: f'backbone.{name}'.replace('backbone.head.', 'head.fc.')
+            for name in state_dict
+        }
+        return {renamed[name]: value for name, value in state_dict.items()}

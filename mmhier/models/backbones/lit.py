@@ -78,11 +78,9 @@ class Attention(SelfAttention):
                                   width)
         return attend_grid(q, k, v, table, height, width, self.attn_impl)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str,
-                              local_metadata: dict, strict: bool,
-                              missing_keys: list[str],
-                              unexpected_keys: list[str],
-                              error_msgs: list[str]) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args:
+                              Any) -> None:
+        *_, error_msgs = args
         table = state_dict.get(prefix + BIAS_TABLE)
         if (self.bias_size is not None and table is not None
                 and len(table) != len(self.relative_position_bias_table)):
@@ -91,9 +89,7 @@ class Attention(SelfAttention):
                 f'{(math.isqrt(len(table)) + 1) // 2}, this LIT has '
                 f'{self.bias_size}: set its bias_size, or load through '
                 'init_cfg, which resizes the tables')
-        super()._load_from_state_dict(state_dict, prefix, local_metadata,
-                                      strict, missing_keys, unexpected_keys,
-                                      error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Block(nn.Module):
@@ -174,6 +170,17 @@ class Stage(nn.Module):
         return grid.flatten(2).transpose(1, 2)
 
 
+def _relative(embed_dims: Sequence[int], depths: Sequence[int],
+              num_heads: Sequence[int]) -> dict:
+    return dict(
+        embed_dims=embed_dims,
+        depths=depths,
+        num_heads=num_heads,
+        mlp_ratios=(4, 4, 4, 4),
+        position='relative',
+        norm_eps=1e-5)
+
+
 @MODELS.register_module()
 class LIT(HierarchicalBackbone):
     """LIT backbone: MLP blocks in stages 1 and 2, full attention in 3 and 4.
@@ -183,9 +190,7 @@ class LIT(HierarchicalBackbone):
     positions whose deformable taps reach over the border. Stages 3 and 4
     attend to the padding like to anything else, as the authors' do, and
     tiny interpolates its position embeddings over the padded map in every
-    stage. A map of odd height or width gets one row or column of zeros
-    before it is merged, so the last merged ones see zeros in their outer
-    taps, as at the border of any zero-padded convolution.
+    stage. Odd maps get a row or column of zeros before they are merged.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'base', or a dict with
@@ -213,14 +218,12 @@ class LIT(HierarchicalBackbone):
             which the bias tables of stages 3 and 4 are learned, or the first
             of them, the second being half of it. Published: 14 (ImageNet,
             729 and 169 rows), 50 (detection, 9801 and 2401), 32
-            (segmentation, 3969 and 961). Pretrained tables of another size
-            are resized once, when loaded through ``init_cfg``; an image of
-            another size interpolates them in each forward. Defaults to None:
-            14 if ``position`` is 'relative'.
-        ceil_mode (bool): As in :class:`LITv2`: False drops the last row or
-            column of an odd map, as the authors do; tiny drops rows and
-            columns of the image that fill no patch as well. Published models
-            were evaluated so. Defaults to True.
+            (segmentation, 3969 and 961). ``init_cfg`` resizes pretrained
+            tables of another size; each forward resizes them to the image.
+            Defaults to None: 14 if ``position`` is 'relative'.
+        ceil_mode (bool): False drops the last row or column of an odd map
+            and, in tiny, of the image, as the authors do in their published
+            results. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
         **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
@@ -229,8 +232,7 @@ class LIT(HierarchicalBackbone):
             :class:`HierarchicalBackbone`.
 
     Raises:
-        ValueError: If an argument is not one of its allowed values, or, in
-            ``forward``, if an image is smaller than 32x32.
+        ValueError: See :class:`HierarchicalBackbone`.
 
     Example:
         >>> backbone = LIT('tiny').eval()
@@ -248,29 +250,11 @@ class LIT(HierarchicalBackbone):
             position='absolute',
             norm_eps=1e-6),
         'small':
-        dict(
-            embed_dims=(96, 192, 384, 768),
-            depths=(2, 2, 6, 2),
-            num_heads=(12, 24),
-            mlp_ratios=(4, 4, 4, 4),
-            position='relative',
-            norm_eps=1e-5),
+        _relative((96, 192, 384, 768), (2, 2, 6, 2), (12, 24)),
         'medium':
-        dict(
-            embed_dims=(96, 192, 384, 768),
-            depths=(2, 2, 18, 2),
-            num_heads=(12, 24),
-            mlp_ratios=(4, 4, 4, 4),
-            position='relative',
-            norm_eps=1e-5),
+        _relative((96, 192, 384, 768), (2, 2, 18, 2), (12, 24)),
         'base':
-        dict(
-            embed_dims=(128, 256, 512, 1024),
-            depths=(2, 2, 18, 2),
-            num_heads=(16, 32),
-            mlp_ratios=(4, 4, 4, 4),
-            position='relative',
-            norm_eps=1e-5),
+        _relative((128, 256, 512, 1024), (2, 2, 18, 2), (16, 32)),
     }
     arch_aliases = {'ti': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base'}
     out_types = ('featmap', 'avg_featmap', 'cls_token')
@@ -322,7 +306,8 @@ class LIT(HierarchicalBackbone):
             blocks = [
                 Block(dims[i], dims[i] * settings['mlp_ratios'][i],
                       settings['norm_eps'], rates[sum(depths[:i]) + j],
-                      self._attention(i)) for j in range(depths[i])
+                      self._attention(i) if i > 1 else None)
+                for j in range(depths[i])
             ]
             downsample = pos_embed = None
             if i < last:
@@ -397,18 +382,13 @@ class LIT(HierarchicalBackbone):
                               'numbers from 0 to 3')
         return [i for i in self.out_indices if i in out_norms]
 
-    def _attention(self, stage: int) -> Attention | None:
-        if stage < 2:
-            return None
+    def _attention(self, stage: int) -> Attention:
         return Attention(self.settings['embed_dims'][stage],
                          self.settings['num_heads'][stage - 2],
                          self.bias_sizes[stage], self.attn_impl)
 
     def forward_maps(self, x: Tensor) -> tuple:
-        """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i).
-
-        With an ``out_type`` other than 'featmap', a tuple of one (B, C).
-        """
+        """(B, 3, H, W) -> tuple of (B, C_i, H_i, W_i), or of one (B, C)."""
         outs = []
         x = self.patch_embed(x)
         for i, stage in enumerate(self.layers):
@@ -433,9 +413,9 @@ class LIT(HierarchicalBackbone):
             return [self.patch_embed]
         if stage > len(self.layers):
             return []
-        norms = [f'norm{stage - 1}'] + ['norm'] * (stage == 4)
-        return [self.layers[stage - 1]
-                ] + [getattr(self, n) for n in norms if hasattr(self, n)]
+        names = [f'norm{stage - 1}'] + ['norm'] * (stage == 4)
+        norms = [getattr(self, name) for name in names if hasattr(self, name)]
+        return [self.layers[stage - 1], *norms]
 
     @property
     def num_blocks(self) -> int:
@@ -464,7 +444,6 @@ class LIT(HierarchicalBackbone):
             if (name.endswith(BIAS_TABLE) and name in own
                     and table.shape != own[name].shape):
                 side = self.bias_sizes[int(name.split('.')[1])]
-                # Only stages with a size have a table.
                 assert side is not None
                 state_dict[name] = resize_bias_table(table.float(), side, side)
                 resized.append(name)

@@ -45,7 +45,7 @@ class BranchGate(nn.Conv2d):
             factors = torch.stack(list(scales)).flatten(2, 3)
         if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
             out = _GatedSum.apply(
-                x.flatten(1, 2), weight, bias, factors,
+                _GatedSum.chunks(x), x.flatten(1, 2), weight, bias, factors,
                 *(y.flatten(1, 2) for y in branches))
             return out.view_as(branches[0])
         gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
@@ -59,30 +59,38 @@ class BranchGate(nn.Conv2d):
 class _GatedSum(torch.autograd.Function):
     """The sum of :class:`BranchGate` in chunks of pixels.
 
-    Gates live for one chunk, in the processor's cache, and are computed again
-    in the backward pass, so that no K maps of them are ever stored.
+    Gates live for one chunk, on a CPU in its cache, and are computed again
+    in the backward pass, so that no K maps of them are ever stored. On a GPU
+    training takes a single chunk, for fewer launches: activations that are
+    freed by then leave room for it.
 
     Shapes: x and each branch (B, N, C), weight and bias (K, 1, 1, C), scales
     (K, B, 1, C).
     """
 
     CHUNK_ELEMENTS = 2**16
+    GPU_CHUNK_ELEMENTS = 2**22
 
     @staticmethod
     def chunks(x: Tensor) -> list[slice]:
-        """Slices of N that together cover x."""
-        batch, length, channels = x.shape
-        size = length
+        """Slices of N that together cover x, (B, H, W, C)."""
+        batch, height, width, channels = x.shape
+        length = height * width
         if x.device.type == 'cpu':
             elements = _GatedSum.CHUNK_ELEMENTS * torch.get_num_threads()
-            size = max(1, elements // (batch * channels))
+        elif torch.is_grad_enabled():
+            elements = x.numel()
+        else:
+            elements = _GatedSum.GPU_CHUNK_ELEMENTS
+        size = max(1, elements // (batch * channels))
         return [slice(i, i + size) for i in range(0, length, size)]
 
     @staticmethod
-    def forward(ctx, x, weight, bias, scales, *branches):
+    def forward(ctx, parts, x, weight, bias, scales, *branches):
+        ctx.parts = parts
         ctx.save_for_backward(x, weight, bias, scales, *branches)
         out = torch.empty_like(branches[0])
-        for part in _GatedSum.chunks(x):
+        for part in parts:
             gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
             if scales is not None:
                 gates *= scales
@@ -100,7 +108,7 @@ class _GatedSum(torch.autograd.Function):
         grad_branches = [torch.empty_like(branch) for branch in branches]
         grad_weight, grad_bias = map(torch.zeros_like, (weight, bias))
         grad_scales = None if scales is None else torch.zeros_like(scales)
-        for part in _GatedSum.chunks(x):
+        for part in ctx.parts:
             gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
             shares = torch.empty_like(gates)
             for k, branch in enumerate(branches):
@@ -118,4 +126,5 @@ class _GatedSum(torch.autograd.Function):
             grad_bias += grad_logits.sum((1, 2), keepdim=True)
             grad_weight += (grad_logits * x[None, :, part]).sum((1, 2),
                                                                 keepdim=True)
-        return grad_x, grad_weight, grad_bias, grad_scales, *grad_branches
+        return (None, grad_x, grad_weight, grad_bias, grad_scales,
+                *grad_branches)

@@ -2,6 +2,7 @@
 from torch import Tensor
 from .attention import attend
 from .cpu.grid_attention import attend_by_rows
+from .cuda.grid_attention import attend_by_chunks
 from .dynamic import is_traced
 from .position_bias import relative_position_bias
 
@@ -31,6 +32,8 @@ def attend_grid(q: Tensor,
         Tensor: (B, num_heads, height * width, d).
     """
     if attn_impl == 'auto' and not is_traced():
-        return attend_by_rows(q, k, v, table, height, width)
+        attend_parts = (
+            attend_by_rows if q.device.type == 'cpu' else attend_by_chunks)
+        return attend_parts(q, k, v, table, height, width)
     bias = relative_position_bias(table, height, width)
     return attend(q, k, v, bias, attn_impl=attn_impl)

@@ -2,6 +2,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .cuda.global_norm import global_norm
+from .dynamic import is_traced
 
 
 class GlobalNorm(nn.GroupNorm):
@@ -16,6 +18,8 @@ class GlobalNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        if x.device.type != 'cpu' and not is_traced():
+            return global_norm(x, self.weight, self.bias, self.eps)
         if torch.is_grad_enabled() and not x.requires_grad:
             # The same in other words: behind frozen stages torch's backward
             # of a channels-last group_norm crashes (2.11, CPU).

@@ -23,8 +23,8 @@ def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
     table = table.view(2 * height - 1, 2 * width - 1, -1)
     y = torch.arange(height, device=table.device)
     x = torch.arange(width, device=table.device)
-    rows = y[:, None] - y[None, :] + height - 1
-    columns = x[:, None] - x[None, :] + width - 1
+    rows = (y + (height - 1))[:, None] - y
+    columns = (x + (width - 1))[:, None] - x
     bias = table[rows][:, :, columns]
     num_tokens = height * width
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, num_tokens, num_tokens)
@@ -47,3 +47,34 @@ def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
     grid = table.t().view(1, -1, side, side)
     grid = resize(grid, 2 * height - 1, 2 * width - 1, 'bicubic')
     return grid.flatten(2)[0].t()
+
+
+def bias_windows(table: Tensor) -> Tensor:
+    """Bias of every pair of tokens as a view of its table.
+
+    Args:
+        table (Tensor): (num_heads, 2 * H - 1, 2 * W - 1).
+
+    Returns:
+        Tensor: (num_heads, H, W, H, W), queries before keys, the keys in
+        reverse order.
+    """
+    height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
+    return table.unfold(1, height, 1).unfold(2, width, 1)
+
+
+def row_chunks(height: int, row_size: int, size: int) -> list[slice]:
+    """Slices of the rows of a grid of queries.
+
+    Args:
+        height (int): Rows of the grid.
+        row_size (int): Numbers in the logits of a row.
+        size (int): Numbers that the logits of a slice may take.
+
+    Returns:
+        list[slice]: Even slices, of one row at least.
+    """
+    rows = max(1, size // row_size)
+    # Even chunks: a small last one would keep few threads busy.
+    rows = -(-height // -(-height // rows))
+    return [slice(y, min(y + rows, height)) for y in range(0, height, rows)]

@@ -15,6 +15,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .cpu.onednn import as_image, convolve, from_image, fuses_activations
 from .cpu.tiles import apply_by_tiles
+from .cuda.recomputed_norm import normalize_and_activate
 from .dilated_depthwise import DilatedDepthwiseConv
 from .dynamic import is_traced
 from .linear import DepthwiseConv, Linear, PointwiseConv, linear
@@ -32,6 +33,7 @@ RECOMPUTED = (*ACTIVATIONS, nn.LayerNorm)
 # Deterministic modules that compute each row, or window, by itself.
 PLAIN = (*ACTIVATIONS, *LAST, *CONVOLUTIONS, *BATCH_NORMS, GlobalNorm,
          nn.LayerNorm, nn.Identity, nn.Sequential, nn.ModuleList)
+PLAIN_TENSORS = (nn.Parameter, Tensor)
 
 
 def sequence(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -95,7 +97,7 @@ def is_plain(module: nn.Module) -> bool:
     with a parametrization, nor where hooks would miss the call.
     """
     return (type(module) in PLAIN and not _is_observed(module) and all(
-        type(p) in (nn.Parameter, Tensor)
+        type(p) in PLAIN_TENSORS
         for p in module._parameters.values() if p is not None))
 
 
@@ -162,6 +164,10 @@ def _run_first(x: Tensor, steps: Sequence[nn.Module]) -> tuple[Tensor, int]:
         if type(after) not in ACTIVATIONS:
             return first(x), 1
         return _fuse_activation(x, first, after), 2
+    if (type(first) is nn.BatchNorm2d and first.affine
+            and isinstance(after, ACTIVATIONS) and x.device.type != 'cpu'
+            and records_graph(x, *first.parameters())):
+        return normalize_and_activate(x, first, after), 2
     if type(first) in CONVOLUTIONS and _can_be_folded(after):
         return _fold_norm(x, first, after, *rest[1:2])
     return first(x), 1

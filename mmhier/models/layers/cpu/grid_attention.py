@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from ..position_bias import bias_windows, row_chunks
 
 # Numbers in a buffer of logits: 64 MiB in float32.
 BUFFER_SIZE = 2**24
@@ -42,34 +43,16 @@ def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int,
                                 table.to(q.dtype))
 
 
-def _bias_windows(table: Tensor) -> Tensor:
-    """View of (heads, 2 * H - 1, 2 * W - 1) as (heads, H, W, H, W).
-
-    Queries come before keys, keys in reverse order.
-    """
-    height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
-    return table.unfold(1, height, 1).unfold(2, width, 1)
-
-
-def _row_chunks(height: int, row_size: int, size: int) -> list[slice]:
-    """Slices of the rows of queries whose logits, row_size numbers per row,
-    fit into `size` numbers; of one row at least."""
-    rows = max(1, size // row_size)
-    # Even chunks: a small last one would keep few threads busy.
-    rows = -(-height // -(-height // rows))
-    return [slice(y, min(y + rows, height)) for y in range(0, height, rows)]
-
-
 class _GridAttention(torch.autograd.Function):
     """Inputs as in attend_by_rows, but for the keys' and values' reverse order
     and the table's shape (heads, 2 * H - 1, 2 * W - 1)."""
 
     @staticmethod
     def forward(ctx, q, k, v, table):
-        windows = _bias_windows(table)
+        windows = bias_windows(table)
         heads, height, width = windows.shape[:3]
         num_keys = height * width
-        chunks = _row_chunks(height, heads * width * num_keys, BUFFER_SIZE)
+        chunks = row_chunks(height, heads * width * num_keys, BUFFER_SIZE)
         buffer = windows.new_empty(heads, chunks[0].stop, width, height, width)
         # Laid out as the caller will need it, (B, N, heads, d).
         out = q.new_empty(len(q), num_keys, heads, q.shape[3]).transpose(1, 2)
@@ -93,7 +76,7 @@ class _GridAttention(torch.autograd.Function):
         dtype = q.dtype
         wide = torch.promote_types(dtype, torch.float32)
         # Keys before queries throughout, as `fold` asks.
-        windows = _bias_windows(table).permute(0, 3, 4, 1, 2)
+        windows = bias_windows(table).permute(0, 3, 4, 1, 2)
         windows = windows.expand(batch, -1, -1, -1, -1, -1)
         height, width = windows.shape[2:4]
         # The mean that softmax's backward subtracts, from the output.
@@ -104,8 +87,8 @@ class _GridAttention(torch.autograd.Function):
         grad_k, grad_v, grad_table = (
             torch.zeros_like(x, dtype=wide) for x in (k, v, table))
         # Four buffers at a time, used again and again: better small.
-        for rows in _row_chunks(height, batch * heads * width * num_keys,
-                                BUFFER_SIZE // 4):
+        for rows in row_chunks(height, batch * heads * width * num_keys,
+                               BUFFER_SIZE // 4):
             queries = slice(rows.start * width, rows.stop * width)
             q_rows, grad_rows = q[:, queries], grad_out[:, queries]
             logits = windows[..., rows, :].clone(

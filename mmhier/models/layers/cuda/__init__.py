@@ -1,0 +1,1 @@
+"""Forms of the layers that are faster on a GPU."""
