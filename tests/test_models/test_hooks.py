@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from mmhier.models.backbones import LIT, HATNet
 from mmhier.models.backbones.accvit import AtrousInvertedResidual
 from mmhier.models.backbones.lit import Block as LITBlock
+from mmhier.models.backbones.litv2 import Block as LITv2Block
 from mmhier.models.layers import BranchGate, Mlp
 from mmhier.models.layers.cpu import tiles
 from .test_contract import build, images, shallow, small_variants
@@ -48,7 +49,8 @@ def number_of_calls(name, model):
     block = model.get_submodule(name.rpartition('.')[0])
     if isinstance(block, AtrousInvertedResidual):
         return 1
-    return 1 + (not isinstance(block, LITBlock) or block.attn is not None)
+    return 1 + (not isinstance(block, (LITBlock, LITv2Block))
+                or block.attn is not None)
 
 
 @contextmanager

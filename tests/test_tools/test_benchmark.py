@@ -183,9 +183,9 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
     (tmp_path / 'HAT_Net.py').write_text(
         USERS_MODEL.replace('authors', 'HAT_Net_tiny'))
     asked, trained = [], []
+    run_cases = benchmark_report.run_cases
 
     def run_small(tool):
-        run_cases = benchmark_report.run_cases
 
         def run(arguments):
             asked.append(arguments)
