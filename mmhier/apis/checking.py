@@ -41,6 +41,7 @@ from mmhier.engine.memory import collect_saved_bytes
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
+from mmhier.evaluation.dry_run import dry_evaluate
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
@@ -202,6 +203,12 @@ class _DryRun:
             for name, settings in iter_datasets(cfg[loader], loader):
                 dataset = DATASETS.build(settings)
                 self.count_images(subject, name, dataset, every_file)
+            if phase != 'train' and not (
+                    phase == 'test'
+                    and cfg.test_dataloader == cfg.get('val_dataloader')
+                    and cfg.test_evaluator == cfg.get('val_evaluator')):
+                for note in dry_evaluate(cfg, phase):
+                    self.add('note', f'{phase} evaluation', note)
 
     def count_images(self, subject: str, name: str, dataset: Any,
                      every_file: bool) -> None:
