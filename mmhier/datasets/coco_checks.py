@@ -298,8 +298,8 @@ def _check_segmentation(path: str, annotation: dict,
     if not mask:
         raise MMHierError(
             f'{where} {annotation["id"]} has no segmentation, which masks are '
-            'trained with and evaluated against: add polygons or RLE, or take a config '
-            "without masks, such as RetinaNet's")
+            'trained with and evaluated against: add polygons or RLE, or take '
+            "a config without masks, such as RetinaNet's")
     if isinstance(mask, dict):
         _check_rle(f'{where} {annotation["id"]}', mask, size)
         return '' if poly2mask or annotation.get('iscrowd') else (
