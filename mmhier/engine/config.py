@@ -151,8 +151,9 @@ def _read(path: str) -> Config:
         while cause.__context__ is not None:
             cause = cause.__context__
         raise MMHierError(
-            f'cannot import what config {path} names: {cause}. Check the spelling, install the '
-            'package, or add its folder to PYTHONPATH') from error
+            f'cannot import what config {path} names: {cause}. Check the '
+            'spelling, install the package, or add its folder to '
+            'PYTHONPATH') from error
     except (OSError, ConfigParsingError, UnicodeDecodeError) as error:
         # An unknown file type, a missing _base_, a binary file.
         raise MMHierError(f'cannot read config {path}: {error}') from error
