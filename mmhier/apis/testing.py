@@ -128,11 +128,14 @@ def run_test(cfg: Config,
             checkpoint=checkpoint,
             tta=tta,
             arguments=arguments))
-    if tta:
-        _use_tta(cfg)
+    for key in ('tta_model', 'tta_pipeline') if tta else ():
+        if key not in cfg:
+            raise MMHierError(f'--tta needs {key} in the config')
     check_data(cfg, ('test', ))
     for note in dry_evaluate(cfg, 'test', max_images=500, max_seconds=3):
         print_log(f'dry evaluation: {note}')
+    if tta:
+        _use_tta(cfg)
     if cfg.get('default_scope') == 'mmseg':
         keep_per_class(cfg.test_evaluator)
     complete_runtime(cfg)
@@ -206,9 +209,6 @@ def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
 
 def _use_tta(cfg: Config) -> None:
     """Wrap the model and replace the test pipeline for augmentations."""
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise MMHierError(f'--tta needs {key} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for _, dataset in iter_datasets(cfg.test_dataloader, 'test_dataloader'):
         dataset.pipeline = cfg.tta_pipeline

@@ -104,8 +104,8 @@ def export_model(config: str,
         and dict(file=checkpoint, sha256=file_sha256(checkpoint)),
         mmhier_version=mmhier.__version__,
         torch_version=torch.__version__,
-        preprocessing=dict(
-            transforms=metainfo.get('transforms', []), **preprocessing(model)),
+        transforms=metainfo.get('transforms', []),
+        preprocessing=preprocessing(model),
         inference=inference,
         classes=metainfo.get('classes'),
         graphs=[])
