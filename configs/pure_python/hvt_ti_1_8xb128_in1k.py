@@ -23,7 +23,11 @@ visualizer.type = UniversalVisualizer
 model.update(
     type=ImageClassifier,
     backbone=dict(
-        type=HVT, arch='ti-1', drop_path_rate=0.1, out_type='avg_featmap'))
+        type=HVT,
+        arch='ti-1',
+        drop_path_rate=0.1,
+        out_type='avg_featmap',
+        init_cfg=None))
 model.head.update(type=LinearClsHead, in_channels=192)
 
 train_dataloader.sampler.type = 'RepeatAugSampler'
