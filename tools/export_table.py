@@ -23,7 +23,8 @@ from pathlib import Path
 from mmhier.errors import MMHierError, run_tool
 from mmhier.files import write_text
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'export.md'
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / 'docs' / 'export.md'
 START = '<!-- Measured by tools/export_table.py. -->\n'
 END = '<!-- End of the measurements. -->\n'
 HEADER = ('model', 'part', 'format', 'parameters (M)', 'files (MB)',
@@ -35,12 +36,11 @@ Key = tuple[str, ...]
 def list_exports() -> dict[str, tuple[str, str]]:
     """Config and part, 'backbone' or 'model', by the name of a row."""
     from mmengine.fileio import load
-    root = PAGE.parents[1]
     models = [
-        model for metafile in load(root / 'model-index.yml')['Import']
-        for model in load(root / metafile)['Models']
+        model for metafile in load(ROOT / 'model-index.yml')['Import']
+        for model in load(ROOT / metafile)['Models']
     ]
-    configs = {model['Name']: str(root / model['Config']) for model in models}
+    configs = {model['Name']: str(ROOT / model['Config']) for model in models}
     variants = [
         model['Name'].partition('_')[0] for model in models
         if model['Metadata']['Training Data'] == 'ImageNet-1k'

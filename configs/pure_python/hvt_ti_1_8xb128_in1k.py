@@ -26,8 +26,8 @@ model.update(
         type=HVT,
         arch='ti-1',
         drop_path_rate=0.1,
-        out_type='avg_featmap',
-        init_cfg=None))
+        init_cfg=None,
+        out_type='avg_featmap'))
 model.head.update(type=LinearClsHead, in_channels=192)
 
 train_dataloader.sampler.type = 'RepeatAugSampler'

@@ -150,6 +150,7 @@ def test_page_is_measured_anew(tmp_path, monkeypatch):
     assert (tmp_path / 'page.md').read_text().count('| eager |') == 1
 
 
+@pytest.mark.slow
 def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
     shell = Shell(tmp_path, monkeypatch)
     shell.run('python tools/benchmark.py accvit-femto --forms auto --sizes 64'
@@ -165,6 +166,7 @@ def test_tells_operators_and_rates(tmp_path, monkeypatch, capsys):
     assert len(rates) == 7 and all(float(rate) > 0 for rate in rates)
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept(tmp_path):
     (tmp_path / 'allocating.py').write_text(ALLOCATING)
     form = f'{tmp_path}/allocating.py:Allocating'

@@ -98,6 +98,7 @@ def run(command: list, monkeypatch) -> None:
         assert not end.code, command
 
 
+@pytest.mark.slow
 def test_the_page(folder, monkeypatch, capfd):
     assert [Path(command[1]).stem for command in COMMANDS] == [
         'test', 'test', 'replay', 'leaderboard', 'analyze_results', 'submit',

@@ -79,6 +79,7 @@ def run_tool(*arguments, cwd=None):
                           capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     first, *others = (

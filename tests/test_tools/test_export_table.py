@@ -53,10 +53,12 @@ def test_rows_are_every_variant_and_the_smallest_as_whole_models(tool):
     assert [name for name, (_, part) in exports.items()
             if part == 'backbone'] == VARIANTS
     whole = [name for name, (_, part) in exports.items() if part == 'model']
-    assert len(whole) == 16
+    assert len(whole) == 20
     assert {name.split('_')[1]
-            for name in whole if name[:3] == 'upe'
-            } == {'hatnet-tiny', 'lit-tiny', 'hvt-ti-1', 'accvit-femto'}
+            for name in whole if name[:3] == 'upe'} == {
+                'hatnet-tiny', 'lit-tiny', 'litv2-small', 'hvt-ti-1',
+                'accvit-femto'
+            }
     for config, _ in exports.values():
         assert (ROOT / config).is_file()
 
@@ -118,7 +120,7 @@ def test_a_good_and_a_bad_call(tool):
                             text=True,
                             capture_output=True)
     assert listed.returncode == 0, listed.stderr
-    assert listed.stdout.splitlines()[-len(VARIANTS) - 16:] == list(
+    assert listed.stdout.splitlines()[-len(VARIANTS) - 20:] == list(
         tool.list_exports())
     ended = subprocess.run([*command, 'lit-giant'],
                            text=True,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmhier.apis import config_path
 from ..commands import load_tool
 from .test_infer import FakeCapture
 from .test_visualize import FakeGradio
@@ -119,9 +120,21 @@ def test_web_page(folder, monkeypatch):
     assert opened[0] in PAGE
 
 
+@pytest.fixture
+def official(tmp_path, monkeypatch) -> None:
+    """Random weights in place of the official ones that configs name."""
+    for name in ('retinanet_lit-tiny', 'mask-rcnn_hatnet-tiny'):
+        cfg = Config.fromfile(config_path(f'{name}_fpn_1x_coco'))
+        checkpoint = cfg.model.backbone.init_cfg.checkpoint
+        path = tmp_path / 'official' / f'{checkpoint.split("://")[-1]}.pth'
+        path.parent.mkdir(exist_ok=True)
+        torch.save(MODELS.build(cfg.model.backbone).state_dict(), path)
+    monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path / 'official'))
+
+
 @pytest.mark.parametrize(
     'kind', ['attention', 'offsets', 'receptive-field', 'features'])
-def test_pictures(kind, folder, monkeypatch):
+def test_pictures(kind, folder, official, monkeypatch):
     (command, ) = of('visualize', kind)
     run(command, monkeypatch, '--size', '64')
     assert cv2.imread(f'{kind}.png') is not None

@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmhier import apis
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.registry import MODELS
 from ..config_zoo import build, read, register_all, shrink
 from .conftest import DETECTOR
@@ -84,6 +85,7 @@ def make(name: str):
     torch.manual_seed(0)
     cfg = read(name)
     shrink(cfg)
+    find_pretrained(cfg, from_scratch=True)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(build(cfg))
     model.init_weights()
