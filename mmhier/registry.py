@@ -89,6 +89,7 @@ HOOKS = LazyRegistry(
     modules=dict(
         CheckpointFitHook='engine.checkpoints',
         CheckpointHook='engine.checkpoints',
+        EarlyStoppingHook='engine.early_stopping',
         EvaluationRecordHook='leaderboard.recording',
         ExactResumeHook='engine.seeding',
         FiniteLossHook='engine.hooks',

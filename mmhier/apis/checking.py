@@ -4,7 +4,7 @@ import math
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import DATASETS, OPTIM_WRAPPERS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from torch import nn
 from mmhier.checkpoints import (
@@ -27,13 +27,11 @@ from mmhier.checkpoints.initializer import init_weights
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
-from mmhier.engine.amp import SWITCHABLE_WRAPPERS, use_amp
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import (
     iter_datasets,
     load_config,
-    resolve_type,
     type_name,
 )
 from mmhier.engine.config_errors import naming_config_errors
@@ -41,10 +39,20 @@ from mmhier.engine.memory import collect_saved_bytes
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
+from mmhier.evaluation.dry_run import dry_evaluate
+from .trial_batches import (
+    build_wrapper,
+    compute_losses,
+    count_bytes,
+    other_batches,
+    precisions,
+    show_duration,
+    show_size,
+    single_process,
+)
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
-_GIB = 1024**3
 _MAX_DECODED = 100
 # The first float32 step also warms up. In float16, the scale of the loss,
 # 2**16 at the start, is halved until the gradients are finite.
@@ -184,7 +192,7 @@ class _DryRun:
             self.check_steps(cfg, model, num_gpus)
         with self.part('prediction'):
             loader = Runner.build_dataloader(
-                _single_process(cfg.val_dataloader or cfg.test_dataloader))
+                single_process(cfg.val_dataloader or cfg.test_dataloader))
             with torch.no_grad():
                 results = model.eval().val_step(next(iter(loader)))
             self.add('note', 'prediction', f'{len(results)} images predicted')
@@ -202,6 +210,12 @@ class _DryRun:
             for name, settings in iter_datasets(cfg[loader], loader):
                 dataset = DATASETS.build(settings)
                 self.count_images(subject, name, dataset, every_file)
+            if phase != 'train' and not (
+                    phase == 'test'
+                    and cfg.test_dataloader == cfg.get('val_dataloader')
+                    and cfg.test_evaluator == cfg.get('val_evaluator')):
+                for note in dry_evaluate(cfg, phase):
+                    self.add('note', f'{phase} evaluation', note)
 
     def count_images(self, subject: str, name: str, dataset: Any,
                      every_file: bool) -> None:
@@ -307,7 +321,7 @@ class _DryRun:
     def check_steps(self, cfg: Config, model: nn.Module, num_gpus: int) -> None:
         """Take a training step in each precision of the device."""
         torch.manual_seed(0)
-        loader = Runner.build_dataloader(_single_process(cfg.train_dataloader))
+        loader = Runner.build_dataloader(single_process(cfg.train_dataloader))
         start = time.perf_counter()
         batch = next(iter(loader))
         loading = time.perf_counter() - start
@@ -316,8 +330,9 @@ class _DryRun:
             k: v.cpu()
             for k, v in model.state_dict().items()
         })
-        for name in _precisions(cfg):
-            wrapper = _build_wrapper(cfg, model, name)
+        self.check_other_batches(cfg, model, loader)
+        for name in precisions(cfg):
+            wrapper = build_wrapper(cfg, model, name)
             seconds = self.check_step(name, cfg, model, wrapper, batch)
             if name == 'float32':
                 self.estimate_time(cfg, len(loader.dataset), num_gpus, seconds,
@@ -325,6 +340,32 @@ class _DryRun:
             with torch.no_grad():
                 for key, value in model.state_dict().items():
                     value.copy_(before[key])
+
+    def check_other_batches(self, cfg: Config, model: nn.Module,
+                            loader: Any) -> None:
+        """Compute the loss of other batches than the first: the last one, and
+        those of the smallest, the largest and both sorts of images."""
+        state = copy.deepcopy({
+            k: v.cpu()
+            for k, v in model.state_dict().items()
+        })
+        for name, indices in other_batches(loader).items():
+            with self.part(f'{name} batch'):
+                batch = loader.collate_fn([loader.dataset[i] for i in indices])
+                try:
+                    with torch.no_grad():
+                        compute_losses(model, batch)
+                except ValueError as error:
+                    if 'more than 1 value per channel' not in str(error):
+                        raise
+                    raise MMHierError(
+                        f'a training batch of {len(indices)} images leaves '
+                        'BatchNorm a single value per channel: set '
+                        'train_dataloader.drop_last=True, another batch_size, '
+                        'or take SyncBN or GroupNorm') from error
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                value.copy_(state[key])
 
     def check_step(self, name: str, cfg: Config, model: nn.Module,
                    wrapper: OptimWrapper, batch: Any) -> float:
@@ -337,10 +378,7 @@ class _DryRun:
             start = time.perf_counter()
             with wrapper.optim_context(model), collect_saved_bytes(
                 [*model.parameters(), *model.buffers()]) as kept:
-                data = model.data_preprocessor(batch, True)
-                losses = (
-                    model(**data, mode='loss')
-                    if isinstance(data, dict) else model(*data, mode='loss'))
+                losses = compute_losses(model, batch)
             loss, logged = model.parse_losses(losses)
             wrapper.backward(loss)
             bad = [k for k, v in logged.items() if not v.isfinite().all()]
@@ -406,9 +444,9 @@ class _DryRun:
             for value in state.values() if isinstance(value, torch.Tensor)
         ]
         parts = {
-            'weights': _bytes([*tensors, *model.buffers()]),
-            'gradients': _bytes(p for p in tensors if p.requires_grad),
-            'state of the optimizer': _bytes(moments),
+            'weights': count_bytes([*tensors, *model.buffers()]),
+            'gradients': count_bytes(p for p in tensors if p.requires_grad),
+            'state of the optimizer': count_bytes(moments),
         }
         how = 'counted without the scratch space of kernels'
         if torch.cuda.is_available():
@@ -420,9 +458,10 @@ class _DryRun:
                 for hook in cfg.get('custom_hooks') or ()):
             parts['moving averages'] = parts['weights']
         self.add(
-            'note', 'memory', f'{_size(sum(parts.values()))} at the peak of a '
+            'note', 'memory',
+            f'{show_size(sum(parts.values()))} at the peak of a '
             f'float32 step of {cfg.train_dataloader.batch_size} images, {how}:'
-            + ','.join(f' {k} {_size(v)}' for k, v in parts.items()))
+            + ','.join(f' {k} {show_size(v)}' for k, v in parts.items()))
 
     def estimate_time(self, cfg: Config, num_images: int, num_gpus: int,
                       seconds: float, loading: float) -> None:
@@ -446,8 +485,9 @@ class _DryRun:
         slower = max(seconds, loading / workers)
         device = get_device()
         self.add(
-            'note', 'time', f'about {_duration(num_steps * slower)} an epoch '
-            f'of {num_images} images, {_duration(total * slower)} for all '
+            'note', 'time',
+            f'about {show_duration(num_steps * slower)} an epoch '
+            f'of {num_images} images, {show_duration(total * slower)} for all '
             f'{total} iterations, on ' +
             (f'one {device}' if num_gpus == 1 else
              f'{num_gpus} of this {device}, which wait for nothing') +
@@ -457,55 +497,3 @@ class _DryRun:
                 'warning', 'time', f'loading a batch takes {loading:.2f} s, '
                 f'longer than a step: raise train_dataloader.num_workers '
                 f'(now {workers})')
-
-
-def _precisions(cfg: Config) -> list[str]:
-    """Those of the device; float32 alone where the optimizer's wrapper is not
-    mmengine's and may be bound to one."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if resolve_type(kind, OPTIM_WRAPPERS) not in SWITCHABLE_WRAPPERS:
-        return ['float32']
-    more = ['float16'] if torch.cuda.is_available() else []
-    return ['float32', 'bfloat16', *more]
-
-
-def _build_wrapper(cfg: Config, model: nn.Module, name: str) -> OptimWrapper:
-    """The config's optimizer wrapper in a precision, for a step at a time."""
-    settings = copy.deepcopy(cfg.optim_wrapper)
-    settings['accumulative_counts'] = 1
-    changed = Config(dict(optim_wrapper=settings))
-    if name != 'float32':
-        use_amp(changed, name)
-    elif resolve_type(settings.get('type'),
-                      OPTIM_WRAPPERS) in SWITCHABLE_WRAPPERS:
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            changed.optim_wrapper.pop(key, None)
-        changed.optim_wrapper.type = 'OptimWrapper'
-    return build_optim_wrapper(model, changed.optim_wrapper)
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _size(number: float) -> str:
-    """Bytes in the unit that suits them."""
-    if number < _GIB:
-        return f'{number / 1024**2:.1f} MiB'
-    return f'{number / _GIB:.1f} GiB'
-
-
-def _single_process(dataloader: dict) -> dict:
-    """Settings of a dataloader without worker processes."""
-    settings = dict(dataloader, num_workers=0, persistent_workers=False)
-    settings.pop('prefetch_factor', None)
-    return settings
-
-
-def _duration(seconds: float) -> str:
-    """Time in the unit that suits it."""
-    if seconds < 120:
-        return f'{seconds:.0f} s'
-    if seconds < 7200:
-        return f'{seconds / 60:.0f} min'
-    return f'{seconds / 3600:.1f} h'

@@ -333,9 +333,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
             for frame, prediction in zip(batch, predictor.predict(batch)):
                 height, width = frame.shape[:2]
                 if writer is None:
-                    writer = cv2.VideoWriter(
-                        str(partial), cv2.VideoWriter.fourcc(*'mp4v'),
-                        video.rate, (width, height))
+                    writer = _open_writer(partial, video.rate, width, height)
                 if isinstance(prediction, str):
                     skipped.append(dict(frame=number, reason=prediction))
                     picture = frame
@@ -370,6 +368,24 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
         frames_per_second=video.rate,
         frames=entries,
         skipped=skipped)
+
+
+def _open_writer(path: Path, rate: float, width: int,
+                 height: int) -> cv2.VideoWriter:
+    """Open a video for writing.
+
+    MPEG-4 states the rate as a fraction of 16 bits, so that others than it
+    can state are rounded.
+    """
+    codec = cv2.VideoWriter.fourcc(*'mp4v')
+    for candidate in (rate, round(rate, 2), round(rate, 1), round(rate) or 1):
+        writer = cv2.VideoWriter(str(path), codec, candidate, (width, height))
+        if writer.isOpened():
+            return writer
+        writer.release()
+    raise MMHierError(
+        f'cannot write a video of {width}x{height} pixels at {rate:g} frames '
+        'per second: this OpenCV has no mp4v, or the folder is full')
 
 
 def _picture_names(files: list[str]) -> dict[str, str]:

@@ -212,6 +212,10 @@ class Predictor:
             list[Prediction | str]: For each image, in order, or why the model
             cannot take it.
         """
+        sizes = {image.shape for image in images}
+        if self.task == 'segmentation' and len(sizes) > 1:
+            # mmseg stacks images of one size only.
+            return [self.predict([image])[0] for image in images]
         try:
             return list(self._predict(images))
         # What OpenCV and the backbones say of sizes that they cannot take.

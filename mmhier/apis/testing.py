@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
 from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.amp import use_test_amp
@@ -16,6 +17,7 @@ from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.errors import MMHierError, naming_full_disk, require_utf8
+from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
 from mmhier.files import replacing
 from mmhier.registry import HOOKS
@@ -138,9 +140,14 @@ def run_test(cfg: Config,
             checkpoint=checkpoint,
             tta=tta,
             arguments=arguments))
+    for key in ('tta_model', 'tta_pipeline') if tta else ():
+        if key not in cfg:
+            raise MMHierError(f'--tta needs {key} in the config')
+    check_data(cfg, ('test', ))
+    for note in dry_evaluate(cfg, 'test', max_images=500, max_seconds=3):
+        print_log(f'dry evaluation: {note}')
     if tta:
         _use_tta(cfg)
-    check_data(cfg, ('test', ))
     if cfg.get('default_scope') == 'mmseg':
         keep_per_class(cfg.test_evaluator)
     complete_runtime(cfg)
@@ -214,9 +221,6 @@ def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
 
 def _use_tta(cfg: Config) -> None:
     """Wrap the model and replace the test pipeline for augmentations."""
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise MMHierError(f'--tta needs {key} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     for _, dataset in iter_datasets(cfg.test_dataloader, 'test_dataloader'):
         dataset.pipeline = cfg.tta_pipeline

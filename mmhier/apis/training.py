@@ -16,6 +16,7 @@ from mmhier.engine.config import load_config
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.errors import MMHierError, require_utf8
+from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.zoo import config_path
 
 
@@ -111,6 +112,9 @@ def train(config: str,
     start = find_pretrained(cfg, from_scratch)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
+    if 'val' in phases:
+        for note in dry_evaluate(cfg, 'val', max_images=500, max_seconds=3):
+            print_log(f'dry evaluation: {note}')
     complete_runtime(cfg)
     set_hook(
         cfg,

@@ -12,6 +12,9 @@ from mmhier.errors import MMHierError
 
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
+# Reasons that are common in sound data.
+_CROWD = 'have iscrowd=1'
+_UNUSED = 'are of other categories than the classes'
 
 
 @lru_cache(maxsize=1)
@@ -111,92 +114,227 @@ def check_categories(path: str, classes: Sequence[str],
     ]
 
 
-def check_annotations(path: str, with_masks: bool = False) -> list[str]:
-    """Check categories, boxes and polygons of an annotation file.
+def check_annotations(path: str,
+                      with_masks: bool = False,
+                      classes: Sequence[str] | None = None,
+                      poly2mask: bool = True) -> list[str]:
+    """Check categories, boxes and masks of an annotation file.
 
-    mmdet leaves out boxes without area or outside of their image, clips
-    those that reach out, and takes no mask from polygons of fewer than three
-    points: these are counted.
+    mmdet leaves out crowds, annotations with ``ignore`` and boxes without
+    area or outside of their image, clips those that reach out, and takes no
+    mask from polygons of fewer than three points: these are counted.
 
     Args:
         path (str): Annotation file.
         with_masks (bool): Whether segmentations will be used. Defaults to
             False.
+        classes (Sequence[str], optional): Of the dataset. Defaults to None:
+            all categories.
+        poly2mask (bool): ``poly2mask`` of LoadAnnotations, which leaves out
+            RLE if it is False. Defaults to True.
 
     Returns:
-        list[str]: Warnings, one for each kind of flaw.
+        list[str]: Warnings, one for each kind of flaw, and one if more than
+        half of the annotations are left out.
 
     Raises:
         ValueError: If an annotation names a category that does not exist, or
-            holds what is no number; with masks, if it has no segmentation.
+            holds what is no number; with masks, if it has no segmentation or
+            one of another size than its image; if every annotation is left
+            out.
     """
     coco = read_coco(path)
-    categories = {category['id'] for category in coco['categories']}
+    names = {
+        category['id']: category['name']
+        for category in coco['categories']
+    }
+    used = {i for i, n in names.items() if classes is None or n in classes}
     sizes = {
         image['id']: (image['width'], image['height'])
         for image in coco['images']
     }
-    flaws = defaultdict(list)
+    left_out: dict[str, list] = defaultdict(list)
+    flaws: dict[str, list] = defaultdict(list)
     for annotation in coco['annotations']:
-        where = f'annotation file {path}: annotation {annotation["id"]}'
-        if annotation['category_id'] not in categories:
-            raise MMHierError(
-                f'{where} has category_id={annotation["category_id"]}, which '
-                'is not among the categories: add the category, or remove the '
-                'annotation')
-        box = annotation['bbox']
-        if not _are_numbers(box) or len(box) != 4:
-            raise MMHierError(f'{where} has bbox={box}: expected four finite '
-                              'numbers, x, y, width and height in pixels')
-        if not _are_numbers([annotation['area']]):
-            raise MMHierError(f'{where} has area={annotation["area"]}: expected'
-                              ' a finite number of pixels')
+        _check_values(path, annotation, names)
         size = sizes.get(annotation['image_id'])
-        kind = ('belong to no image, so they are left out' if size is None else
-                _describe_box(box, annotation['area'], *size))
-        if kind:
-            flaws[kind].append(annotation['id'])
+        reason = _reason_left_out(annotation, size, used)
         if with_masks:
-            _check_segmentation(where, annotation, flaws)
+            reason = _check_segmentation(path, annotation, size, poly2mask,
+                                         flaws) or reason
+        if reason:
+            left_out[reason].append(annotation['id'])
+        elif size and _reaches_out(annotation['bbox'], *size):
+            flaws['have a box that reaches out of its image and is '
+                  'clipped'].append(annotation['id'])
+    number = len(coco['annotations'])
+    counts = '; '.join(f'{len(ids)} {reason}, such as annotation {ids[0]}'
+                       for reason, ids in left_out.items())
+    lost = sum(map(len, left_out.values()))
+    if lost and lost == number:
+        raise MMHierError(
+            f'{path}: all {number} annotations are left out, so there is '
+            f'nothing to learn or to score: {counts}' + _type_hint(coco, sizes))
+    expected = {_CROWD, _UNUSED}
+    flaws |= {k: v for k, v in left_out.items() if k not in expected}
+    lines = [
+        f'{path}: {len(ids)} of {number} annotations {kind}, such as '
+        f'annotation {ids[0]}' for kind, ids in flaws.items()
+    ]
+    if 2 * lost > number:
+        lines.insert(
+            0, f'{path}: MORE THAN HALF of the annotations, {lost} of '
+            f'{number}, are left out: {counts}')
+    return lines
+
+
+def count_unused_classes(path: str, classes: Sequence[str]) -> list[str]:
+    """Name the classes that have no annotation in a training set.
+
+    Args:
+        path (str): Annotation file.
+        classes (Sequence[str]): Of the dataset.
+
+    Returns:
+        list[str]: A warning, or none.
+    """
+    coco = read_coco(path)
+    found = {annotation['category_id'] for annotation in coco['annotations']}
+    absent = [
+        category['name'] for category in coco['categories']
+        if category['name'] in classes and category['id'] not in found
+    ]
+    if not absent or not found:
+        return []
     return [
-        f'{path}: {len(ids)} of {len(coco["annotations"])} annotations {kind},'
-        f' such as annotation {ids[0]}' for kind, ids in flaws.items()
+        f'{path}: {len(absent)} of {len(classes)} classes have no '
+        f'annotation, so they are not learned: {_shorten(absent)}'
     ]
 
 
-def _describe_box(box: Sequence[float], area: float, width: float,
-                  height: float) -> str:
-    """What is wrong with a box, and what mmdet does with it."""
+def _type_hint(coco: dict[str, Any], sizes: dict[Any, Any]) -> str:
+    """Say so where ids of images are numbers here and strings there."""
+    image, annotation = coco['images'][0], coco['annotations'][0]
+    one, other = image['id'], annotation['image_id']
+    if other in sizes or str(one).isdecimal() != str(other).isdecimal() or type(
+            one) is type(other):
+        return ''
+    return (f'. Ids of images are of type {type(one).__name__} in images, '
+            f'such as {one!r}, and {type(other).__name__} in annotations, '
+            f'such as image_id={other!r}: write both alike')
+
+
+def _check_values(path: str, annotation: dict, names: dict[Any, str]) -> None:
+    """Check the category and the numbers of an annotation."""
+    box, area = annotation['bbox'], annotation['area']
+    if (annotation['category_id'] in names and isinstance(box, list)
+            and len(box) == 4 and _are_numbers([*box, area])
+            and annotation.get('iscrowd') in (None, 0, 1)):
+        return
+    where = f'annotation file {path}: annotation {annotation["id"]}'
+    if annotation['category_id'] not in names:
+        raise MMHierError(
+            f'{where} has category_id={annotation["category_id"]}, which '
+            'is not among the categories: add the category, or remove the '
+            'annotation')
+    if not _are_numbers(box) or len(box) != 4:
+        raise MMHierError(f'{where} has bbox={box}: expected four finite '
+                          'numbers, x, y, width and height in pixels')
+    if not _are_numbers([area]):
+        raise MMHierError(f'{where} has area={area}: expected a finite number '
+                          'of pixels')
+    raise MMHierError(f'{where} has iscrowd={annotation["iscrowd"]!r}: '
+                      'expected 0 or 1')
+
+
+def _reason_left_out(annotation: dict, size: tuple[float, float] | None,
+                     used: set) -> str:
+    """Why mmdet leaves out an annotation, '' if it does not."""
+    if size is None:
+        return 'belong to no image, so they are left out'
+    if annotation['category_id'] not in used:
+        return _UNUSED
+    reason = describe_left_out(annotation, *size)
+    return reason or (_CROWD if annotation.get('iscrowd') else '')
+
+
+def _reaches_out(box: Sequence[float], width: float, height: float) -> bool:
     x, y, w, h = box
-    if w < 1 or h < 1 or area <= 0:
+    return x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
+
+
+def describe_left_out(annotation: dict, width: float, height: float) -> str:
+    """Why mmdet leaves out an annotation in loading.
+
+    Args:
+        annotation (dict): With four finite numbers as its box.
+        width (float): Width of the image.
+        height (float): Height of the image.
+
+    Returns:
+        str: '' if it is loaded.
+    """
+    x, y, w, h = annotation['bbox']
+    if annotation.get('ignore'):
+        return 'have ignore=1, so they are left out'
+    if w < 1 or h < 1 or annotation['area'] <= 0:
+        if max(x, y, w, h) <= 1:
+            return ('have a box of less than a pixel, so they are left out: '
+                    'its numbers seem to be fractions of the image, as of '
+                    'YOLO, where pixels are expected')
         return ('have a box of less than a pixel or no area, so they are left '
                 'out')
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return 'have a box outside of their image, so they are left out'
-    if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-        return 'have a box that reaches out of its image and is clipped'
     return ''
 
 
-def _check_segmentation(where: str, annotation: dict,
-                        flaws: dict[str, list]) -> None:
+def _check_segmentation(path: str, annotation: dict,
+                        size: tuple[float, float] | None, poly2mask: bool,
+                        flaws: dict[str, list]) -> str:
+    """Check a segmentation; return why it is left out, '' if it is not."""
     mask = annotation.get('segmentation')
+    where = f'annotation file {path}: annotation'
     if not mask:
-        raise MMHierError(f'{where} has no segmentation, which masks are '
-                          'trained with: add polygons or RLE, or take a config '
-                          'without masks, such as RetinaNet\'s')
-    if not isinstance(mask, list):
-        return
-    if not all(_are_numbers(polygon) for polygon in mask):
-        raise MMHierError(f'{where} has a segmentation that is no list of '
-                          'polygons [x1, y1, x2, y2, ...] of finite numbers')
+        raise MMHierError(
+            f'{where} {annotation["id"]} has no segmentation, which masks are '
+            'trained with and evaluated against: add polygons or RLE, or take '
+            "a config without masks, such as RetinaNet's")
+    if isinstance(mask, dict):
+        _check_rle(f'{where} {annotation["id"]}', mask, size)
+        return '' if poly2mask or annotation.get('iscrowd') else (
+            'have RLE, which poly2mask=False leaves out')
+    if not isinstance(mask, list) or not all(map(_are_numbers, mask)):
+        raise MMHierError(
+            f'{where} {annotation["id"]} has a segmentation that is no list of '
+            'polygons [x1, y1, x2, y2, ...] of finite numbers')
     good = [len(p) >= 6 and len(p) % 2 == 0 for p in mask]
     if not any(good):
-        flaws['have only polygons of fewer than 3 points, so they are '
-              'ignored'].append(annotation['id'])
-    elif not all(good):
+        return 'have only polygons of fewer than 3 points, so they are ignored'
+    if not all(good):
         flaws['have a polygon of fewer than 3 points, which is left '
               'out'].append(annotation['id'])
+    return ''
+
+
+def _check_rle(where: str, mask: dict,
+               size: tuple[float, float] | None) -> None:
+    """Check that an RLE is one of an image of this width and height."""
+    counts, stated = mask.get('counts'), mask.get('size')
+    if not isinstance(counts, (str, list)) or not counts:
+        raise MMHierError(f'{where} has RLE with counts={counts!r}: expected '
+                          'a string, or a list of lengths')
+    if size is None:
+        return
+    if stated != [size[1], size[0]]:
+        raise MMHierError(
+            f'{where} has RLE of size={stated} (height, width), but its image '
+            f'is {size[0]}x{size[1]} pixels (width x height): the mask would '
+            f'be garbled, expected size={[size[1], size[0]]}')
+    if isinstance(counts, list) and (not _are_numbers(counts)
+                                     or sum(counts) != size[0] * size[1]):
+        raise MMHierError(f'{where} has RLE whose counts do not add up to the '
+                          f'{size[0] * size[1]} pixels of its image')
 
 
 def check_images(path: str, folder: str) -> None:
@@ -288,6 +426,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _shorten(names: Sequence[str]) -> str:
-    """At most five names."""
+    """At most five names, with quotes where spaces would not show."""
+    names = [n if n == n.strip() else repr(n) for n in map(str, names)]
     more = f' and {len(names) - 5} more' if len(names) > 5 else ''
     return ', '.join(names[:5]) + more

@@ -1,11 +1,12 @@
 """Checks of the data that a config names, before anything is built."""
+import os
 import os.path as osp
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 from mmengine.utils import scandir
 from mmhier.datasets.classes import (
     build_folder_dataset,
@@ -19,6 +20,7 @@ from mmhier.datasets.coco_checks import (
     check_categories,
     check_images,
     count_small_images,
+    count_unused_classes,
     read_coco,
 )
 from mmhier.datasets.mask_checks import (
@@ -28,7 +30,12 @@ from mmhier.datasets.mask_checks import (
     spread_evenly,
     unused_masks,
 )
-from mmhier.engine.config import iter_datasets, iter_metrics, type_name
+from mmhier.engine.config import (
+    iter_datasets,
+    iter_metrics,
+    resolve_type,
+    type_name,
+)
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.errors import MMHierError
 
@@ -114,14 +121,26 @@ class _Checks:
         dataset_class = dataset_class_of(dataset)
         metainfo = classes_of(dataset_class, dataset) or {}
         classes = metainfo.get('classes')
+        if isinstance(classes, str):
+            raise MMHierError(
+                f'{name}.metainfo.classes={classes!r} is a string, and neither '
+                'a list of names nor a file of them: a single class is '
+                f'written ({classes!r},), with a comma')
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and _reads_coco(dataset_class):
             self.warn(check_categories(ann_file, classes or (), name))
-            self.warn(check_annotations(ann_file, _loads(dataset, 'with_mask')))
+            self.warn(
+                check_annotations(
+                    ann_file, _loads(dataset, 'with_mask'), classes,
+                    all(
+                        t.get('poly2mask', True)
+                        for t in _annotation_loaders(dataset))))
             check_images(ann_file, folders.get('img', root))
-            min_size = (dataset.get('filter_cfg') or {}).get('min_size')
-            if min_size and not dataset.get('test_mode'):
-                self.warn(count_small_images(ann_file, min_size))
+            if not dataset.get('test_mode'):
+                self.warn(count_unused_classes(ann_file, classes or ()))
+                min_size = (dataset.get('filter_cfg') or {}).get('min_size')
+                if min_size:
+                    self.warn(count_small_images(ann_file, min_size))
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes,
                                                built.img_prefix)
@@ -149,6 +168,18 @@ class _Checks:
         if not names:
             raise MMHierError(f'{name}: {folder} is not a folder of class '
                               'folders: check --data-root and data_prefix')
+        hidden = [n for n in names if n.startswith('.')]
+        if hidden:
+            raise MMHierError(
+                f'{name}: {osp.join(folder, hidden[0])} would be taken for a '
+                'class, as every folder is: remove it')
+        empty = [n for n in names if not any(os.scandir(osp.join(folder, n)))]
+        if empty:
+            self.warn([
+                f'{name}: {len(empty)} of {len(names)} class folders in '
+                f'{folder} are empty, such as {empty[0]}: they count as '
+                'classes that are not seen; remove them if they are none'
+            ])
         if classes is None:
             classes = names
         hint = 'take the names of the folders with --classes auto'
@@ -202,6 +233,12 @@ class _Checks:
                     f'{name}.reduce_zero_label={reduce}, but LoadAnnotations '
                     f'in its pipeline has reduce_zero_label={stated}: set '
                     'both alike')
+        if len(classes or ()) + reduce > IGNORED and _casts_to_bytes(dataset):
+            raise MMHierError(
+                f'{name} has {len(classes or ())} classes, and its '
+                'LoadAnnotations reads masks as 8 bits, so that label 256 '
+                f'would be taken for 0: expected at most {IGNORED - reduce} '
+                'classes, or a transform of your own that keeps 16 bits')
         pairs = [(d['img_path'], d['seg_map_path']) for d in built.data_list]
         check_pairs(pairs)
         masks_folder = built.data_prefix['seg_map_path']
@@ -274,6 +311,18 @@ def _annotation_loaders(dataset: dict) -> list[dict]:
         transform for transform in dataset.get('pipeline') or ()
         if type_name(transform.get('type')).endswith('LoadAnnotations')
     ]
+
+
+def _casts_to_bytes(dataset: dict) -> bool:
+    """Whether masks are loaded by mmseg's LoadAnnotations."""
+    from mmseg.datasets.transforms import LoadAnnotations
+    loaders = [
+        resolve_type(t['type'], TRANSFORMS)
+        for t in _annotation_loaders(dataset)
+    ]
+    return any(
+        getattr(loader, '_load_seg_map', None) is LoadAnnotations._load_seg_map
+        for loader in loaders)
 
 
 def _loads(dataset: dict, key: str) -> bool:

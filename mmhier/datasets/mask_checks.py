@@ -73,6 +73,7 @@ def check_masks(pairs: Iterable[tuple[str, str]],
     if reduce_zero_label:
         ignored.add(0)
     number, empty, has_zero = 0, [], False
+    seen: set[int] = set()
     for number, (image, mask) in enumerate(pairs, 1):
         values = _read_mask(mask)
         size = _image_size(image)
@@ -91,6 +92,7 @@ def check_masks(pairs: Iterable[tuple[str, str]],
                 ' or '.join(map(str, sorted(ignored))) + ' where no class '
                 'is known' + _reduce_hint(present, num_labels, first))
         has_zero |= 0 in present
+        seen.update(present)
         if ignored.issuperset(present):
             empty.append(mask)
     if reduce_zero_label and number and not has_zero and not allow_no_zero:
@@ -100,12 +102,25 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             'first class is 0, set reduce_zero_label=False in the dataset and '
             'in LoadAnnotations; if it is 1, and every pixel has a class, say '
             'so with --cfg-options allow_no_zero_label=True')
+    warnings = []
     if empty:
-        return [
-            f'{len(empty)} of {number} masks hold ignored pixels alone, '
-            f'such as {empty[0]}'
-        ]
-    return []
+        warnings.append(f'{len(empty)} of {number} masks hold ignored pixels '
+                        f'alone, such as {empty[0]}')
+    absent = [value - first for value in labelled if value not in seen]
+    if absent and number:
+        warnings.append(
+            f'{len(absent)} of {num_labels} classes occur in none of {number} '
+            f'masks looked at: labels {", ".join(map(str, absent[:5]))}' +
+            ', ...' * (len(absent) > 5) + _binary_hint(seen))
+    return warnings
+
+
+def _binary_hint(seen: set[int]) -> str:
+    """Advice for masks of black and white."""
+    if seen != {0, IGNORED}:
+        return ''
+    return (f'. Masks hold 0 and {IGNORED} alone, and {IGNORED} is ignored: if '
+            'it marks the object, write 1 in its place')
 
 
 def _reduce_hint(present: list[int], num_labels: int, first: int) -> str:

@@ -145,6 +145,15 @@ def _read(path: str) -> Config:
     except SyntaxError as error:
         raise MMHierError(f'cannot read config {path}: {error.msg} in line '
                           f'{error.lineno}, there or in a _base_') from error
+    except ImportError as error:
+        # Of custom_imports, or of a pure-Python config.
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise MMHierError(
+            f'cannot import what config {path} names: {cause}. Check the '
+            'spelling, install the package, or add its folder to '
+            'PYTHONPATH') from error
     except (OSError, ConfigParsingError, UnicodeDecodeError) as error:
         # An unknown file type, a missing _base_, a binary file.
         raise MMHierError(f'cannot read config {path}: {error}') from error

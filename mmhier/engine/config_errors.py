@@ -1,4 +1,5 @@
 """Errors of a config: types and arguments that no registry knows."""
+import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,43 @@ _UNEXPECTED = re.compile(
     r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required [a-z- ]*'
                       r'arguments?: (.+)')
+# Packages of mmengine's writers of logs.
+_LOG_PACKAGES = {
+    'AimVisBackend': 'aim',
+    'ClearMLVisBackend': 'clearml',
+    'DVCLiveVisBackend': 'dvclive',
+    'MLflowVisBackend': 'mlflow',
+    'NeptuneVisBackend': 'neptune',
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+}
+
+
+def check_log_packages(cfg: Config) -> None:
+    """Check that the packages that a config logs by are installed.
+
+    Args:
+        cfg (Config): May have no ``visualizer``.
+
+    Raises:
+        MMHierError: Names the key and the package.
+    """
+    visualizer = cfg.get('visualizer')
+    backends = (visualizer.get('vis_backends')
+                if isinstance(visualizer, dict) else None) or ()
+    for i, backend in enumerate(backends):
+        kind = backend.get('type') if isinstance(backend, dict) else None
+        name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+        package = _LOG_PACKAGES.get(name)
+        if package is None:
+            continue
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MMHierError(
+                f'visualizer.vis_backends.{i}: {name} needs {package}, which '
+                f'is not installed: run pip install {package}, or take it out '
+                'of the config') from error
 
 
 @contextmanager

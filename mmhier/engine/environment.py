@@ -1,8 +1,12 @@
 """Processes and names of a run, where mmengine's do not fit."""
 import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.device import get_device
+from mmhier.errors import MMHierError
 
 _timestamps: set[str] = set()
 
@@ -21,6 +25,24 @@ def join_cpu_processes(launcher: str) -> None:
     torch.distributed.init_process_group('gloo')
     # Its threads would end a process that exits with them by SIGABRT.
     atexit.register(torch.distributed.destroy_process_group)
+
+
+@contextmanager
+def naming_used_port() -> Iterator[None]:
+    """Report in one line that processes cannot meet at their port.
+
+    Raises:
+        MMHierError: In place of torch's error on an address in use.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if 'EADDRINUSE' not in str(error):
+            raise
+        raise MMHierError(
+            f'port {os.environ.get("MASTER_PORT")} is in use: set another one '
+            'with --master_port of torchrun, or PORT=... before '
+            'tools/dist_train.sh') from error
 
 
 def unique_timestamp(timestamp: str) -> str:

@@ -2,9 +2,9 @@
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
-import mmengine.hooks
 import mmengine.runner
 import torch
 from mmengine.config import Config
@@ -21,17 +21,20 @@ from mmhier.files import replacing
 from mmhier.ops import describe_operators
 from mmhier.registry import RUNNERS
 from .checkpoints import load_training_checkpoint
-from .config_errors import naming_config_errors
+from .config_errors import check_log_packages, naming_config_errors
 from .determinism import check_deterministic
-from .environment import join_cpu_processes, unique_timestamp
+from .environment import join_cpu_processes, naming_used_port, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
 from .geometry import keep_geometry_in_float32
 from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
+from .resuming import ConfiguredSchedule, check_optimizer_fits
 from .seeding import EndlessIterator
 
 # Of the training and of the test of any config.
 _TRAINING_HOOKS = ('mmhier.CheckpointFitHook', 'mmhier.FiniteLossHook',
                    'mmhier.ExactResumeHook', 'mmhier.TrainingRecordHook')
+# Of mmengine, in whose place those of mmhier are built.
+_RESUMABLE_HOOKS = ('CheckpointHook', 'EarlyStoppingHook')
 
 
 class RunnerMixin:
@@ -110,6 +113,13 @@ class RunnerMixin:
             seed (int, optional): See mmengine's runner. Defaults to None.
             diff_rank_seed (bool): See mmengine's runner. Defaults to False.
         """
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            # torch refuses what only worker processes have.
+            dataloader = {
+                k: v
+                for k, v in dataloader.items()
+                if k not in ('persistent_workers', 'prefetch_factor')
+            }
         with naming_config_errors(dict(dataloader=dataloader)):
             built = mmengine.runner.Runner.build_dataloader(
                 dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
@@ -177,6 +187,7 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
     CPUs as well.
     """
     _timestamp: str
+    _resumed: dict
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up processes, precision and the timestamp of the run.
@@ -184,11 +195,15 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
         Args:
             env_cfg (dict): See mmengine's runner; ``tf32=True`` multiplies
                 float32 matrices in TF32 on GPUs that can.
+
+        Raises:
+            MMHierError: If the port of the processes is in use.
         """
-        join_cpu_processes(self.launcher)
         if env_cfg.get('tf32'):
             torch.set_float32_matmul_precision('high')
-        super().setup_env(env_cfg)
+        with naming_used_port():
+            join_cpu_processes(self.launcher)
+            super().setup_env(env_cfg)
         self._timestamp = unique_timestamp(self._timestamp)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
@@ -236,6 +251,35 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
                 **(model_wrapper_cfg or {}))
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def resume(self,
+               filename: str,
+               resume_optimizer: bool = True,
+               resume_param_scheduler: bool = True,
+               map_location: Any = 'default') -> None:
+        """Resume a training; its schedule is that of the config.
+
+        Args:
+            filename (str): Checkpoint.
+            resume_optimizer (bool): See mmengine's runner. Defaults to True.
+            resume_param_scheduler (bool): See mmengine's runner.
+                Defaults to True.
+            map_location (Any): See mmengine's runner. Defaults to 'default'.
+
+        Raises:
+            MMHierError: If the checkpoint is of another optimizer.
+        """
+        schedule = ConfiguredSchedule.of(self)
+        super().resume(filename, resume_optimizer, resume_param_scheduler,
+                       map_location)
+        if schedule is None:
+            return
+        different = schedule.compare(self._resumed)
+        if different:
+            self.logger.warning(
+                f'the config differs from the resumed {filename}: '
+                f'{"; ".join(different)}. The run goes on as the config says')
+            schedule.restore()
+
     def load_checkpoint(self,
                         filename: str,
                         map_location: Any = 'cpu',
@@ -265,6 +309,14 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
         _load_checkpoint_to_model(
             model, checkpoint, strict, revise_keys=revise_keys)
         self._has_loaded = True
+        if self._resume:
+            check_optimizer_fits(self, checkpoint)
+            self._resumed = {
+                k: checkpoint.get(k)
+                for k in ('meta', 'trained_with', 'param_schedulers')
+            }
+            self._resumed['optimizer'] = dict(
+                param_groups=deepcopy(checkpoint['optimizer']['param_groups']))
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
@@ -309,8 +361,10 @@ def complete_runtime(cfg: Config) -> None:
         cfg (Config): Changed in place.
 
     Raises:
-        MMHierError: If the config names a runner that is not one of mmhier.
+        MMHierError: If the config names a runner that is not one of mmhier,
+            or logs by a package that is not installed.
     """
+    check_log_packages(cfg)
     kind = cfg.get('runner_type') or 'Runner'
     own = {'Runner': 'mmhier.Runner', 'FlexibleRunner': 'mmhier.FlexibleRunner'}
     if isinstance(kind, str):
@@ -325,12 +379,14 @@ def complete_runtime(cfg: Config) -> None:
     for name in _TRAINING_HOOKS:
         set_hook(cfg, name)
     hooks = cfg.setdefault('default_hooks', {})
-    saving = hooks.setdefault('checkpoint', dict(interval=1))
-    if saving is not None and saving.get(
-            'type',
-            'CheckpointHook') in ('CheckpointHook', 'mmengine.CheckpointHook',
-                                  mmengine.hooks.CheckpointHook):
-        saving['type'] = 'mmhier.CheckpointHook'
+    hooks.setdefault('checkpoint', dict(interval=1))
+    for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())):
+        if isinstance(hook, dict):
+            kind = _type_name(hook).removeprefix('mmengine.')
+            if kind in _RESUMABLE_HOOKS:
+                hook['type'] = f'mmhier.{kind}'
+    if hooks['checkpoint'] is not None:
+        hooks['checkpoint'].setdefault('type', 'mmhier.CheckpointHook')
 
 
 def set_hook(cfg: Config, name: str, **arguments: Any) -> None:

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 from mmhier.errors import MMHierError
 from mmhier.registry import HOOKS
+from .resuming import describe_training
 
 
 def seed_generators(seed: int, *place: int) -> None:
@@ -155,8 +156,9 @@ class ExactResumeHook(Hook):
         self._trained = 0
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add how many batches of the epoch were trained on."""
+        """Add how many batches of the epoch were trained on, and how."""
         checkpoint['batches_of_epoch'] = self._trained
+        checkpoint['trained_with'] = describe_training(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them over when resuming."""

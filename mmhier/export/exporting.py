@@ -19,7 +19,7 @@ from mmhier.apis.predictor import (
 )
 from mmhier.checkpoints.initializer import init_weights
 from mmhier.engine.build import build_model
-from mmhier.engine.config import iter_datasets
+from mmhier.engine.config import iter_datasets, type_name
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.errors import MMHierError
 from mmhier.files import file_sha256, replacing
@@ -84,6 +84,12 @@ def export_model(config: str,
     model, metainfo = load_model(config, checkpoint, cfg_options)
     model = prepare_for_export(model)
     graphs = build_graphs(model, part)
+    inference = inference_settings(model) if part == 'model' else {}
+    if inference.get('mode') == 'slide':
+        warnings.warn(
+            'test_cfg.mode=slide: the graph takes one window, '
+            f'{inference["crop_size"]}; cut images into windows and average '
+            'their logits, as the json file states')
     paths = graph_paths(out, graphs)
     notes = out.with_name(f'{out.name}.json')
     existing = [str(path) for path in (*paths, notes) if path.exists()]
@@ -98,7 +104,9 @@ def export_model(config: str,
         and dict(file=checkpoint, sha256=file_sha256(checkpoint)),
         mmhier_version=mmhier.__version__,
         torch_version=torch.__version__,
+        transforms=metainfo.get('transforms', []),
         preprocessing=preprocessing(model),
+        inference=inference,
         classes=metainfo.get('classes'),
         graphs=[])
     if format == 'onnx':
@@ -139,7 +147,8 @@ def load_model(
 
     Returns:
         tuple[nn.Module, dict]: The model, and what the checkpoint, or else
-        the config, says of the data: ``classes``, if it names them.
+        the config, says of the data: ``classes``, if it names them, and the
+        ``transforms`` of its test pipeline that change the size of images.
 
     Raises:
         MMHierError: If the config or the checkpoint cannot be used.
@@ -150,6 +159,7 @@ def load_model(
         metainfo: dict[str, Any] = {}
         for _, dataset in datasets:
             metainfo = dataset_metainfo(dataset)
+            metainfo['transforms'] = _transforms(dataset)
         torch.manual_seed(0)
         model = build_model(cfg)
         if checkpoint is None:
@@ -227,6 +237,39 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
         pad_value=getattr(own, 'pad_value', getattr(own, 'pad_val', 0)),
         min_size=MIN_SIZE,
         max_size=MAX_SIZE)
+
+
+def inference_settings(model: nn.Module) -> dict[str, Any]:
+    """How the outputs of a segmentor become labels.
+
+    Args:
+        model (nn.Module): Of any package.
+
+    Returns:
+        dict: ``mode`` ('whole' or 'slide'), with ``crop_size`` and ``stride``
+        of windows; ``activation`` of the logits, 'softmax' or 'sigmoid', and
+        the ``threshold`` of the latter. Empty for other models.
+    """
+    head = getattr(model, 'decode_head', None)
+    if head is None:
+        return {}
+    settings = dict(mode=model.test_cfg.get('mode', 'whole'))
+    if settings['mode'] == 'slide':
+        settings['crop_size'] = list(model.test_cfg['crop_size'])
+        settings['stride'] = list(model.test_cfg['stride'])
+    if head.out_channels == 1:
+        return dict(settings, activation='sigmoid', threshold=head.threshold)
+    return dict(settings, activation='softmax')
+
+
+def _transforms(dataset: dict) -> list[dict[str, Any]]:
+    """Transforms of a pipeline that resize, crop or pad images."""
+    found = []
+    for transform in dataset.get('pipeline') or ():
+        name = type_name(transform.get('type'))
+        if any(word in name for word in ('Resize', 'Crop', 'Pad')):
+            found.append(dict(transform, type=name))
+    return found
 
 
 def trace(graph: ExportGraph) -> torch.export.ExportedProgram:

@@ -127,6 +127,11 @@ def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
     if hasattr(model, 'decode_head'):
         if not hasattr(model.decode_head, 'conv_seg'):
             raise unsupported(model, 'decode_head', model.decode_head)
+        with torch.no_grad():
+            features = model.extract_feat(random_images(1, MIN_SIZE, MIN_SIZE))
+            if not isinstance(model.decode_head(features), Tensor):
+                # Such as DAHead and EncHead, with losses of their own.
+                raise unsupported(model, 'decode_head', model.decode_head)
         return [SegmentorGraph(model)]
     if hasattr(model, 'head'):
         from mmpretrain.models.heads import ClsHead

@@ -2,7 +2,7 @@
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 from mmhier.registry import MODELS
 
 __all__ = ['SegTTAModel']
@@ -47,9 +47,11 @@ class SegTTAModel(MMSegTTAModel):
             if len(total) > 1:
                 labels = total.argmax(0, keepdim=True)
             else:
-                threshold = self.module.decode_head.threshold
+                head = self.module.decode_head
+                if isinstance(head, nn.ModuleList):  # a cascade
+                    head = head[-1]
                 mean = total / len(data['inputs'])
-                labels = (mean > threshold).to(total)
+                labels = (mean > head.threshold).to(total)
             sample.pred_sem_seg = PixelData(data=labels)
         return merged
 

@@ -395,6 +395,7 @@ def test_flaws_of_annotations_are_warnings(tmp_path, monkeypatch, capsys):
     assert shown == sorted(shown, key=['ERROR', 'WARNING', 'NOTE'].index)
     warnings = [line for line in lines if line.startswith('WARNING')]
     assert lines[-1].endswith(f', {len(warnings)} warnings')
+    assert 'MORE THAN HALF of the annotations, 4 of 6, are' in warnings.pop(0)
     for flaw in ('less than a pixel or no area', 'outside of their image',
                  'fewer than 3 points', 'narrower than filter_cfg.min_size'):
         line, = (line for line in warnings if flaw in line)
