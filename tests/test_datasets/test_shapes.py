@@ -13,7 +13,7 @@ from mmseg.datasets import BaseSegDataset
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from mmhier.datasets import SHAPE_CLASSES, generate_shapes, shapes
+from mmhier.datasets import SHAPE_CLASSES, generate_shapes, masks, shapes
 
 TOOL = Path(__file__).parents[2] / 'tools/dataset_tools/generate_shapes.py'
 SIZES = dict(num_train=64, num_val=32)
@@ -52,24 +52,24 @@ class TestMaskToPolygons:
     def test_rectangle_has_its_four_corners(self):
         mask = np.zeros((6, 8), bool)
         mask[1:4, 2:7] = True
-        (polygon, ) = shapes.mask_to_polygons(mask)
+        (polygon, ) = masks.mask_to_polygons(mask)
         corners = np.reshape(polygon, (-1, 2)).tolist()
         assert sorted(corners) == [[2, 1], [2, 4], [7, 1], [7, 4]]
 
     def test_single_pixel(self):
         mask = np.zeros((3, 3), bool)
         mask[2, 0] = True
-        (polygon, ) = shapes.mask_to_polygons(mask)
+        (polygon, ) = masks.mask_to_polygons(mask)
         assert sorted(np.reshape(polygon, (-1, 2)).tolist()) == [[0, 2], [0, 3],
                                                                  [1, 2], [1, 3]]
 
     def test_empty_mask(self):
-        assert shapes.mask_to_polygons(np.zeros((4, 4), bool)) == []
+        assert masks.mask_to_polygons(np.zeros((4, 4), bool)) == []
 
     def test_hole_stays_a_hole(self):
         mask = np.ones((7, 9), bool)
         mask[2:5, 3:6] = False
-        polygons = shapes.mask_to_polygons(mask)
+        polygons = masks.mask_to_polygons(mask)
         assert len(polygons) == 2
         assert (self.decode(polygons, mask.shape) == mask).all()
 
@@ -78,7 +78,7 @@ class TestMaskToPolygons:
     def test_decodes_to_the_same_pixels(self, density, seed):
         rng = np.random.default_rng(seed)
         mask = rng.random((19, 23)) < density
-        polygons = shapes.mask_to_polygons(mask)
+        polygons = masks.mask_to_polygons(mask)
         assert (self.decode(polygons, mask.shape) == mask).all()
 
 
@@ -86,13 +86,13 @@ class TestMaskToRle:
 
     def test_counts_go_down_the_columns_and_start_with_zeros(self):
         mask = np.array([[1, 0, 0], [1, 1, 0]])
-        assert shapes.mask_to_rle(mask) == dict(
+        assert masks.mask_to_rle(mask) == dict(
             counts=[0, 2, 1, 1, 2], size=[2, 3])
 
     @pytest.mark.parametrize('seed', range(3))
     def test_decodes_to_the_same_pixels(self, seed):
         mask = np.random.default_rng(seed).random((13, 17)) < 0.4
-        rle = mask_utils.frPyObjects(shapes.mask_to_rle(mask), 13, 17)
+        rle = mask_utils.frPyObjects(masks.mask_to_rle(mask), 13, 17)
         assert (mask_utils.decode(rle) == mask).all()
 
 
