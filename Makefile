@@ -34,7 +34,7 @@ test-floor:
 
 lint: install-tests docs
 	$(PY) -m ruff check .
-	git ls-files '*.py' | xargs $(PY) -m yapf --diff
+	git ls-files '*.py' | xargs -P 2 -n 40 $(PY) -m yapf --diff
 	$(PY) -m mypy
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 

@@ -53,8 +53,8 @@ setup(
     },
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26',
-        'pycocotools>=2.0.8', 'filelock>=3.12', 'jinja2>=3.1'
+        'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26', 'pycocotools>=2.0.8',
+        'filelock>=3.12', 'jinja2>=3.1'
     ],
     extras_require={
         'openmmlab': [

@@ -95,8 +95,7 @@ def test_nothing_is_patched():
     found = {
         str(path.relative_to(ROOT)):
         list(find_patches(ast.parse(path.read_text())))
-        for path in sources('mmhier', 'tools')
-        if 'ops' not in path.parts
+        for path in sources('mmhier', 'tools') if 'ops' not in path.parts
     }
     assert not {path: places for path, places in found.items() if places}
 

@@ -15,8 +15,7 @@ model = dict(
     backbone=dict(
         type='mmhier.LITv2',
         arch=dict(
-            embed_dims=(32, 64, 96, 128),
-            depths=(1, 1, 2, 1),
+            embed_dims=(32, 64, 96, 128), depths=(1, 1, 2, 1),
             num_heads=(3, 4)),
         alpha=0.7,
         out_norms=(0, 1, 2, 3)),

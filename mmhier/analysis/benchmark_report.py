@@ -48,8 +48,7 @@ BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)', re.DOTALL)
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
     """All that was asked for."""
     return [
-        Case(mode, height, width, arguments.batch_size, dtype,
-             arguments.device)
+        Case(mode, height, width, arguments.batch_size, dtype, arguments.device)
         for mode in arguments.mode for dtype in arguments.dtypes
         for height, width in arguments.sizes
     ]

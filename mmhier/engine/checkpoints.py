@@ -173,8 +173,8 @@ class CheckpointFitHook(hooks.Hook):
         converted = convert_for_model(model, weights)
         if converted is not weights:
             checkpoint['state_dict'] = converted
-        report = self.compare(model, converted,
-                              self.complete or bool(runner._resume))
+        report = self.compare(model, converted, self.complete
+                              or bool(runner._resume))
         print_log(f'checkpoint: {report}', logger='current')
 
     def compare(self,

@@ -60,13 +60,11 @@ def _geometry_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.dense_heads.gfl_head import Integral
     from mmdet.models.detectors.base import BaseDetector
-    from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import (
-        BaseRoIExtractor,
-    )
+    from mmdet.models.roi_heads.roi_extractors import base_roi_extractor
     if not any(isinstance(module, BaseDetector) for module in model.modules()):
         return
     for name, module in model.named_modules():
-        if isinstance(module, BaseRoIExtractor):
+        if isinstance(module, base_roi_extractor.BaseRoIExtractor):
             yield name, module, 'roi_extractor'
         elif isinstance(module, Integral):
             yield name, module, 'integral'

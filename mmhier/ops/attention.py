@@ -27,13 +27,10 @@ def ms_deform_attn_forward(value: Tensor, value_spatial_shapes: Tensor,
     Returns:
         Tensor: (B, Q, num_heads * C).
     """
-    from mmcv.ops.multi_scale_deform_attn import (
-        multi_scale_deformable_attn_pytorch,
-    )
+    from mmcv.ops import multi_scale_deform_attn
     tensors = to_compute_dtype(value, sampling_locations, attention_weights)
-    output = multi_scale_deformable_attn_pytorch(tensors[0],
-                                                 value_spatial_shapes.tolist(),
-                                                 *tensors[1:])
+    output = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch(
+        tensors[0], value_spatial_shapes.tolist(), *tensors[1:])
     return output.to(value.dtype)
 
 
