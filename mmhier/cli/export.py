@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser('export', __doc__)
     add_config(parser)
     add_checkpoint(
-        parser, nargs='?', help='checkpoint file; defaults to initial weights')
+        parser, nargs='?', help='checkpoint file; defaults to random weights')
     parser.add_argument('--out', metavar='FILE', help='file to write')
     parser.add_argument(
         '--format',

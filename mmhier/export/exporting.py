@@ -21,6 +21,7 @@ from mmhier.checkpoints.initializer import init_weights
 from mmhier.engine.build import build_model
 from mmhier.engine.config import iter_datasets, type_name
 from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.pretrained import find_pretrained
 from mmhier.errors import MMHierError
 from mmhier.files import file_sha256, replacing
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
@@ -55,7 +56,7 @@ def export_model(config: str,
         config (str): Config file for mmdet, mmseg or mmpretrain, or name of
             a model of mmhier.
         checkpoint (str, optional): Weights of the model of the config. None
-            for initial weights, the same each time.
+            for random weights, the same each time.
         out (str | Path): File to write, .onnx or .pt2.
         format (str): 'onnx' or 'torch'. Defaults to 'onnx'.
         part (str): 'model' or 'backbone'. Defaults to 'model'.
@@ -154,6 +155,8 @@ def load_model(
         MMHierError: If the config or the checkpoint cannot be used.
     """
     cfg = load_model_config(config, cfg_options=cfg_options)
+    if checkpoint is None:
+        find_pretrained(cfg, from_scratch=True)
     datasets = iter_datasets(cfg.get('test_dataloader'), 'test_dataloader')
     with naming_config_errors(cfg):
         metainfo: dict[str, Any] = {}

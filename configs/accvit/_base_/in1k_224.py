@@ -58,6 +58,7 @@ optim_wrapper = dict(
         _delete_=True,
         custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))
 custom_hooks = [
+    *_base_.custom_hooks,
     dict(
         type='EMAHook',
         ema_type='ExponentialMovingAverage',
