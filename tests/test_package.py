@@ -291,7 +291,7 @@ def test_commands_find_configs_in_the_wheel(unpacked, tmp_path):
     # The config is found; its data is not.
     for tool in ['-m', 'mmhier',
                  'train'], [unpacked / 'mmhier/.mim/tools/train.py']:
-        trained = command(*tool, name)
+        trained = command(*tool, name, '--from-scratch')
         assert trained.returncode == 2
         assert 'error: train_dataloader.dataset' in trained.stderr
         assert (tmp_path / 'work_dirs' / name).is_dir()

@@ -11,9 +11,11 @@ def effective_receptive_field(backbone: nn.Module,
                               out_index: int = -1) -> Tensor:
     """Gradient of the central output pixel, averaged over images.
 
-    The channels of the central pixel are summed up; the absolute values of
-    the gradient are summed over the colours, averaged over the images and
-    divided by their maximum (Luo et al., arXiv 1701.04128).
+    The positive channels of the central pixel are summed up, since the sum of
+    all channels behind a LayerNorm is constant (as in RepLKNet, arXiv
+    2203.06717); the absolute values of the gradient are summed over the
+    colours, averaged over the images and divided by their maximum (Luo et
+    al., arXiv 1701.04128).
 
     Args:
         backbone (nn.Module): Returns maps (B, C, H, W); in eval mode.
@@ -32,7 +34,7 @@ def effective_receptive_field(backbone: nn.Module,
         images = images.detach().clone().requires_grad_()
         output = backbone(images)[out_index]
         height, width = output.shape[2:]
-        centre = output[:, :, height // 2, width // 2].sum()
+        centre = output[:, :, height // 2, width // 2].relu().sum()
         gradient, = torch.autograd.grad(centre, images)
         total = total + gradient.abs().sum((0, 1)).detach().cpu()
     if not total.max() > 0:

@@ -425,7 +425,8 @@ def test_tool(coco_root):
                           capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith('NOTE     train data: ')
+    assert done.stdout.startswith('NOTE     weights: random weights')
+    assert '\nNOTE     train data: ' in done.stdout
     assert done.stdout.endswith('0 errors, 0 warnings\n')
     done = subprocess.run(
         [*command, '--cfg-options', 'model.backbone.arch=giant'],

@@ -17,6 +17,7 @@ train_dataloader.num_workers=0
 train_dataloader.persistent_workers=False
 train_dataloader.dataset.metainfo.classes=("box","bar","tile")
 train_dataloader.dataset.pipeline.2.scale=(96,64)
+model.backbone.init_cfg=None
 model.roi_head.bbox_head.num_classes=3
 model.roi_head.mask_head.num_classes=3
 model.train_cfg.rpn_proposal.max_per_img=20

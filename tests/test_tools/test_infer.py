@@ -427,6 +427,7 @@ def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
         def __init__(self, *args, writer=cv2.VideoWriter):
             self.writer = writer(*args)
             self.release = self.writer.release
+            self.isOpened = self.writer.isOpened
             self.space = 3
 
         def write(self, frame):

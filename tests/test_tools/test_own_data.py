@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmhier.apis import MMHierError
 from ..commands import load_tool
+from ..golden import official_state_dict
 from . import samples
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,10 @@ def run(tmp_path, monkeypatch):
     """Run the n-th command of a section in an empty checkout."""
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     monkeypatch.chdir(tmp_path)
+    weights = tmp_path / 'weights'
+    weights.mkdir()
+    torch.save(official_state_dict('hatnet_tiny'), weights / 'HAT-Net_Tiny.pth')
+    monkeypatch.setenv('MMHIER_WEIGHTS', str(weights))
 
     def run_command(section: str, index: int) -> None:
         python, path, *arguments = commands(section)[index]

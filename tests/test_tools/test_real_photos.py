@@ -41,7 +41,7 @@ def train_and_test(name: str, data_root: Path, tmp_path: Path,
         data_root=str(data_root),
         work_dir=str(tmp_path),
         cfg_options=options)
-    runner = apis.train(no_validate=True, **arguments)
+    runner = apis.train(no_validate=True, from_scratch=True, **arguments)
     assert runner.iter == 2
     checkpoint, = tmp_path.glob('*.pth')
     return apis.test(

@@ -19,6 +19,7 @@ from .conftest import CONFIGS
 from .pages import ROOT
 from .test_resume import assert_same, training_state, workers, write_config
 
+pytestmark = pytest.mark.slow
 # Channels of the last map, and options of the backbone. BatchNorm takes its
 # statistics from the batch of a process, so it is frozen.
 FAMILIES = {
@@ -33,7 +34,6 @@ import torch
 from mmhier import apis
 from yapf.yapflib import yapf_api
 
-pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 yapf_api.FormatCode = lambda text, **kwargs: (text, True)  # takes seconds
 for verb, arguments in json.loads(sys.argv[1]):
