@@ -1,5 +1,6 @@
 """Processes and names of a run, where mmengine's do not fit."""
 import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,14 @@ def join_cpu_processes(launcher: str) -> None:
             or torch.distributed.is_initialized()):
         return
     torch.distributed.init_process_group('gloo')
-    # Its threads would end a process that exits with them by SIGABRT.
-    atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    """End gloo's threads, with which a process would exit by SIGABRT."""
+    # Runners, which hold the group in cycles, keep its threads alive.
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 @contextmanager
