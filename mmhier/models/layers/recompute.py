@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from .cpu.onednn import as_image, from_image, takes_convolution
@@ -137,7 +138,12 @@ class _RecomputedInput(torch.autograd.Function):
         wanted = [leaf] * needs_x + [
             p for p, needed in zip(parameters, needs) if needed
         ]
-        grads = torch.autograd.grad(y, wanted, grad_y) if wanted else ()
+        grads: tuple = ()
+        if wanted:
+            # Frees the map y before its gradient is computed.
+            edge = get_gradient_edge(y)
+            del y
+            grads = torch.autograd.grad(edge, wanted, grad_y)
         by_input = iter(grads)
         grad_x, *rest = (
             next(by_input) if needed else None for needed in (needs_x, *needs))
