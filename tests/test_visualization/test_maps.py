@@ -67,6 +67,7 @@ class Stack(nn.Sequential):
         ])
         for conv in self:
             nn.init.constant_(conv.weight, 1.)
+            nn.init.zeros_(conv.bias)
 
     def forward(self, x):
         return (super().forward(x), )
@@ -76,7 +77,7 @@ class Stack(nn.Sequential):
 def test_receptive_field_of_convolutions(depth, dilation):
     """Support: one pixel and `dilation` more to each side per layer; values:
     the binomial-like weights of that many boxes."""
-    batches = [torch.randn(2, 3, 41, 41), torch.randn(1, 3, 41, 41)]
+    batches = [torch.rand(2, 3, 41, 41), torch.rand(1, 3, 41, 41)]
     field = effective_receptive_field(Stack(depth, dilation), batches)
     profile = np.ones(1)
     box = np.zeros(2 * dilation + 1)
