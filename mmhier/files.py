@@ -1,9 +1,14 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, their names and hashes."""
 import hashlib
 import os
-from collections.abc import Iterator
+import os.path as osp
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from mmhier.errors import MMHierError
 
 # Begins the names of files that are being written.
 PARTIAL = '.unfinished.'
@@ -55,3 +60,45 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def distinct_names(files: Sequence[str]) -> dict[str, str]:
+    """Name the results of files, without suffix where that is unambiguous.
+
+    Files of several folders keep the folders below the one that they share.
+
+    Args:
+        files (Sequence[str]): At least one path.
+
+    Returns:
+        dict[str, str]: Distinct names by path.
+    """
+    root = osp.commonpath([osp.dirname(osp.abspath(f)) for f in files])
+    inside = {f: osp.relpath(osp.abspath(f), root) for f in files}
+    stems = {f: osp.splitext(name)[0] for f, name in inside.items()}
+    count = Counter(stems.values())
+    return {
+        f: stem if count[stem] == 1 else inside[f]
+        for f, stem in stems.items()
+    }
+
+
+def make_writable(name: str, folder: str) -> None:
+    """Make a folder, and write a file in it, before a long run does.
+
+    Args:
+        name (str): Option that names the folder, such as '--out-dir'.
+        folder (str): Its parents are made if need be.
+
+    Raises:
+        MMHierError: If either fails.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        shown = os.fsencode(folder).decode('utf-8', 'backslashreplace')
+        raise MMHierError(
+            f'{name} {shown} cannot be written to: {error.strerror}; choose '
+            'another folder') from error

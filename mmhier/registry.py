@@ -93,6 +93,7 @@ HOOKS = LazyRegistry(
         EvaluationRecordHook='leaderboard.recording',
         ExactResumeHook='engine.seeding',
         FiniteLossHook='engine.hooks',
+        PredictionPicturesHook='engine.pictures',
         TrainingRecordHook='leaderboard.recording'))
 LOOPS = LazyRegistry('LOOPS', modules=dict(AutocastTestLoop='engine.amp'))
 WEIGHT_INITIALIZERS = LazyRegistry(

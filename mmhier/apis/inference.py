@@ -2,7 +2,6 @@
 import json
 import os
 import os.path as osp
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -17,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.errors import MMHierError
-from mmhier.files import replacing
+from mmhier.files import distinct_names, make_writable, replacing
 from .predictor import Prediction, Predictor
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
@@ -278,19 +277,15 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
             f'--out-dir {shown(out_dir)} holds results already '
             f'({", ".join(present)}): choose another folder, or replace them '
             'with --overwrite')
-    try:
-        os.makedirs(out_dir, exist_ok=True)
-        # Whoever finds it can rely on the pictures that it lists.
-        Path(out_dir, 'predictions.json').unlink(missing_ok=True)
-    except OSError as error:
-        raise MMHierError(f'--out-dir {shown(out_dir)} cannot be written to: '
-                          f'{error.strerror}') from error
+    make_writable('--out-dir', out_dir)
+    # Whoever finds it can rely on the pictures that it lists.
+    Path(out_dir, 'predictions.json').unlink(missing_ok=True)
 
 
 def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
                   out_dir: str) -> dict[str, Any]:
     """Part of the summary on images; writes pictures and label maps."""
-    names = _picture_names(files)
+    names = distinct_names(files)
     entries, skipped = [], []
     for start in track(
             range(0, len(files), batch_size), description='Inference'):
@@ -386,21 +381,6 @@ def _open_writer(path: Path, rate: float, width: int,
     raise MMHierError(
         f'cannot write a video of {width}x{height} pixels at {rate:g} frames '
         'per second: this OpenCV has no mp4v, or the folder is full')
-
-
-def _picture_names(files: list[str]) -> dict[str, str]:
-    """Distinct names of results without suffix, by file.
-
-    Files of several folders keep the folders below the one that they share.
-    """
-    root = osp.commonpath([osp.dirname(osp.abspath(f)) for f in files])
-    inside = {f: osp.relpath(osp.abspath(f), root) for f in files}
-    stems = {f: osp.splitext(name)[0] for f, name in inside.items()}
-    count = Counter(stems.values())
-    return {
-        f: stem if count[stem] == 1 else inside[f]
-        for f, stem in stems.items()
-    }
 
 
 def _add_labels(entry: dict[str, Any], prediction: Prediction, out_dir: str,

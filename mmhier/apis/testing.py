@@ -19,7 +19,7 @@ from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.errors import MMHierError, naming_full_disk, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
-from mmhier.files import replacing
+from mmhier.files import make_writable, replacing
 from mmhier.registry import HOOKS
 from mmhier.zoo import config_path
 
@@ -198,25 +198,32 @@ def _dump_metric(scope: str | None, path: str) -> DumpResults:
 
 def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
                       wait_time: float) -> None:
-    """Turn on the visualization hook, whose keys differ by package."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise MMHierError('--show and --show-dir need default_hooks.visualiza'
-                          'tion in the config, such as mmdet\'s '
-                          "dict(type='DetVisualizationHook')")
-    hook.show = show
-    hook.wait_time = wait_time
+    """Draw by a hook of ours in place of the config's, which names pictures
+    by the base name of their image."""
     scope = cfg.get('default_scope')
-    folder = osp.abspath(show_dir) if show_dir is not None else None
-    if scope == 'mmpretrain':
-        hook.update(enable=True, interval=1, out_dir=folder)
-        return
-    # The original mmseg draws every 50th image unless told otherwise.
-    hook.update(draw=True, interval=1)
-    if scope == 'mmseg' and folder is not None:
-        cfg.visualizer.save_dir = folder
-    elif folder is not None:
-        hook.test_out_dir = folder
+    visualizer = dict(
+        mmdet='DetLocalVisualizer',
+        mmseg='SegLocalVisualizer',
+        mmpretrain='UniversalVisualizer').get(str(scope))
+    if visualizer is None or cfg.get('visualizer') is None:
+        raise MMHierError('--show and --show-dir need a visualizer in the '
+                          f"config, such as dict(type='"
+                          f"{visualizer or 'DetLocalVisualizer'}')")
+    drawing: dict[str, Any] = {}
+    if scope == 'mmdet':
+        hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
+        drawing['pred_score_thr'] = hook.get('score_thr', 0.3)
+    if show_dir is not None:
+        show_dir = osp.abspath(show_dir)
+        make_writable('--show-dir', show_dir)
+    (cfg.get('default_hooks') or {}).pop('visualization', None)
+    set_hook(
+        cfg,
+        'mmhier.PredictionPicturesHook',
+        show=show,
+        show_dir=show_dir,
+        wait_time=wait_time,
+        **drawing)
 
 
 def _use_tta(cfg: Config) -> None:

@@ -1,7 +1,6 @@
 """Reading a config and pointing it at data, with mistakes named."""
 import os
 import os.path as osp
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmengine.registry import MODELS, Registry
 from mmhier.errors import MMHierError, require_utf8
+from mmhier.files import make_writable
 from mmhier.zoo import config_path
 
 # Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs
@@ -130,7 +130,7 @@ def load_config(path: str,
     elif cfg.get('work_dir') is None:
         stem = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('work_dirs', stem)
-    _make_writable(cfg.work_dir)
+    make_writable('--work-dir', cfg.work_dir)
     return cfg
 
 
@@ -241,18 +241,6 @@ def _successor(legacy_key: str) -> str:
     if legacy_key in _DROPPED:
         return _DROPPED[legacy_key]
     return _RENAMED[legacy_key][1]
-
-
-def _make_writable(work_dir: str) -> None:
-    """Create the folder and write a file in it, or raise MMHierError."""
-    try:
-        os.makedirs(work_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
-            pass
-    except OSError as error:
-        raise MMHierError(
-            f'work_dir {work_dir} cannot be written to: {error.strerror}; '
-            'choose another one with --work-dir') from error
 
 
 def iter_datasets(dataset: Any, name: str) -> Iterator[tuple[str, ConfigDict]]:

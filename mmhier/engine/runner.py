@@ -35,6 +35,11 @@ _TRAINING_HOOKS = ('mmhier.CheckpointFitHook', 'mmhier.FiniteLossHook',
                    'mmhier.ExactResumeHook', 'mmhier.TrainingRecordHook')
 # Of mmengine, in whose place those of mmhier are built.
 _RESUMABLE_HOOKS = ('CheckpointHook', 'EarlyStoppingHook')
+# Those that mmengine registers unless a config sets them to None.
+_MMENGINE_HOOKS = {
+    'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
+    'checkpoint'
+}
 
 
 class RunnerMixin:
@@ -378,8 +383,11 @@ def complete_runtime(cfg: Config) -> None:
             'derive it from mmhier.engine.runner.Runner')
     for name in _TRAINING_HOOKS:
         set_hook(cfg, name)
-    hooks = cfg.setdefault('default_hooks', {})
+    hooks = cfg.default_hooks = cfg.get('default_hooks') or {}
     hooks.setdefault('checkpoint', dict(interval=1))
+    for name in set(hooks) - _MMENGINE_HOOKS:
+        if hooks[name] is None:  # mmengine asserts that it is not
+            del hooks[name]
     for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())):
         if isinstance(hook, dict):
             kind = _type_name(hook).removeprefix('mmengine.')
