@@ -54,7 +54,8 @@ def infer(config: str,
     - predictions.json: ``task``, ``precision``, ``classes``, ``images`` (for a
       video, ``frames``), each with its ``file`` (``frame``), ``width``,
       ``height``, ``picture`` and the record of :class:`Predictor`, and
-      ``skipped``, the files that could not be used, with the ``reason``.
+      ``skipped``, the files that could not be used, with the ``reason``;
+      ``ended_by``, an error, if it ended early.
       Coordinates refer to the image as it is to be seen, turned as its EXIF
       data says;
     - pictures/: each image with its predictions drawn; for a video,
@@ -129,13 +130,19 @@ def infer(config: str,
         classes=predictor.classes)
     if predictor.task == 'detection':
         summary['bbox_format'] = '[x, y, width, height] in pixels'
-    if video is not None:
-        summary.update(_infer_video(predictor, video, batch_size, out_dir))
-    else:
-        summary.update(_infer_images(predictor, files, batch_size, out_dir))
-    _write(
-        osp.join(out_dir, 'predictions.json'),
-        json.dumps(summary, indent=1).encode())
+    try:
+        if video is not None:
+            _infer_video(predictor, video, batch_size, out_dir, summary)
+        else:
+            _infer_images(predictor, files, batch_size, out_dir, summary)
+    except BaseException as error:
+        summary['ended_by'] = f'{type(error).__name__}: {error}'
+        raise
+    finally:
+        # What was predicted is kept, whatever went wrong.
+        _write(
+            osp.join(out_dir, 'predictions.json'),
+            json.dumps(summary, indent=1).encode())
     return summary
 
 
@@ -283,10 +290,11 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
 
 
 def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
-                  out_dir: str) -> dict[str, Any]:
-    """Part of the summary on images; writes pictures and label maps."""
+                  out_dir: str, summary: dict[str, Any]) -> None:
+    """Write pictures and label maps; add the images to the summary."""
     names = distinct_names(files)
-    entries, skipped = [], []
+    entries = summary['images'] = []
+    skipped = summary['skipped'] = []
     for start in track(
             range(0, len(files), batch_size), description='Inference'):
         batch = []
@@ -310,19 +318,20 @@ def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
                 picture=shown(picture))
             _add_labels(entry, prediction, out_dir, names[path])
             entries.append(dict(entry, **prediction.record))
-    return dict(images=entries, skipped=skipped)
 
 
 def _infer_video(predictor: Predictor, video: Video, batch_size: int,
-                 out_dir: str) -> dict[str, Any]:
-    """Part of the summary on a video; writes it with what was found."""
+                 out_dir: str, summary: dict[str, Any]) -> None:
+    """Write a video with what was found; add its frames to the summary."""
     target = osp.join(out_dir, 'video.mp4')
     writer = None
-    entries, skipped = [], []
+    summary.update(video=video.name, frames_per_second=video.rate)
+    entries = summary['frames'] = []
+    skipped = summary['skipped'] = []
     frames = video.frames()
     total = -(-video.length // batch_size) if video.length else None
     batches = iter(lambda: list(islice(frames, batch_size)), [])
-    number = 0
+    number, failure = 0, ''
     with replacing(target) as partial:
         for batch in track(batches, description='Inference', total=total):
             for frame, prediction in zip(batch, predictor.predict(batch)):
@@ -337,7 +346,11 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
                     entry = dict(frame=number, width=width, height=height)
                     _add_labels(entry, prediction, out_dir, f'{number:06d}')
                     entries.append(dict(entry, **prediction.record))
-                writer.write(np.ascontiguousarray(picture))
+                if not failure:
+                    try:
+                        writer.write(np.ascontiguousarray(picture))
+                    except cv2.error as error:
+                        failure = f'frame {number}: {error.err}'
                 number += 1
         if writer is None:
             raise MMHierError(
@@ -347,22 +360,19 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
         written = cv2.VideoCapture(str(partial))
         num_written = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
         written.release()
-        if num_written != number:
+        if failure or num_written != number:
+            failure = failure or ('is the disk full, or has this OpenCV no '
+                                  'mp4v?')
             raise MMHierError(
                 f'cannot write {shown(target)}: {num_written} of {number} '
-                'frames were written. Is the disk full, or has this OpenCV no '
-                'mp4v?')
+                f'frames were written: {failure} The predictions are kept in '
+                'predictions.json')
     if not video.is_camera and video.length and number < video.length:
         skipped.append(
             dict(
                 frame=number,
                 reason=f'the video ends here, of {video.length} frames that '
                 'were announced or asked for'))
-    return dict(
-        video=video.name,
-        frames_per_second=video.rate,
-        frames=entries,
-        skipped=skipped)
 
 
 def _open_writer(path: Path, rate: float, width: int,

@@ -6,6 +6,7 @@ Example:
     mmhier web-demo CONFIG CHECKPOINT --port 7860
 """
 import argparse
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmhier.apis.predictor import Predictor
 
     host, port = arguments.pop('host'), arguments.pop('port')
+    # Before the model is built and its weights are fetched.
+    _check_address(host, port)
     page = build_page(gradio, Predictor(**arguments), arguments['config'])
+    page.launch(server_name=host, server_port=port)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Check that the page can be served at an address.
+
+    Raises:
+        MMHierError: If it cannot be listened on.
+    """
     try:
-        page.launch(server_name=host, server_port=port)
-    except OSError as error:
+        family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            pass
+    except (OSError, OverflowError) as error:
         raise MMHierError(f'cannot listen on {host}:{port} ({error}): choose '
                           'another port with --port') from error

@@ -125,6 +125,8 @@ def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
         from .detection_graphs import build_detection_graphs
         return build_detection_graphs(model)
     if hasattr(model, 'decode_head'):
+        if isinstance(model.decode_head, nn.ModuleList):  # a cascade
+            raise unsupported(model)
         if not hasattr(model.decode_head, 'conv_seg'):
             raise unsupported(model, 'decode_head', model.decode_head)
         with torch.no_grad():
@@ -138,14 +140,18 @@ def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
         if not isinstance(model.head, ClsHead):
             raise unsupported(model, 'head', model.head)
         return [ClassifierGraph(model)]
-    raise unsupported(model, 'model', model)
+    raise unsupported(model)
 
 
-def unsupported(model: nn.Module, key: str, part: Any) -> MMHierError:
-    """Error that names the part of a model that stops its export."""
+def unsupported(model: nn.Module,
+                key: str | None = None,
+                part: Any = None) -> MMHierError:
+    """Error that names the part of a model that stops its export, if it is
+    not the model itself."""
+    owner = '' if key is None else f' with {key}.type={type(part).__name__}'
     return MMHierError(
-        f'{type(model).__name__} with {key}.type={type(part).__name__} cannot '
-        'be exported as a whole: export its backbone with --part backbone')
+        f'{type(model).__name__}{owner} cannot be exported as a whole: export '
+        'its backbone with --part backbone')
 
 
 def random_images(batch: int, height: int, width: int) -> Tensor:

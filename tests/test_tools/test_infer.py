@@ -220,8 +220,10 @@ def test_full_disk_leaves_no_half_of_a_picture(detector, coco_root, tmp_path,
             detector,
             str(coco_root / 'val2017'),
             out_dir=str(tmp_path))
-    assert os.listdir(tmp_path) == ['pictures']
+    assert sorted(os.listdir(tmp_path)) == ['pictures', 'predictions.json']
     assert sorted(os.listdir(tmp_path / 'pictures')) == ['000.jpg', '001.jpg']
+    kept = load_json(tmp_path)
+    assert len(kept['images']) == 2 and 'No space' in kept['ended_by']
 
 
 def test_unusable_files_are_skipped_and_counted(detector, photo, tmp_path,
@@ -418,8 +420,12 @@ def test_video_of_a_segmentor_has_label_maps(random_weights, film, tmp_path):
             ] == ['labels/000000.png', 'labels/000001.png']
 
 
-def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
-    """OpenCV's writer tells of no error."""
+@pytest.mark.parametrize('error, reason',
+                         [(None, 'is the disk full'),
+                          (cv2.error('broken pipe'), 'frame 3: ')])
+def test_video_on_a_full_disk(error, reason, detector, film, tmp_path,
+                              monkeypatch):
+    """OpenCV's writer may tell of no error; what was predicted is kept."""
 
     class FullDisk:
         fourcc = cv2.VideoWriter.fourcc
@@ -434,11 +440,18 @@ def test_video_on_a_full_disk(detector, film, tmp_path, monkeypatch):
             if self.space:
                 self.writer.write(frame)
                 self.space -= 1
+            elif error is not None:
+                error.err = str(error)
+                raise error
 
     monkeypatch.setattr(cv2, 'VideoWriter', FullDisk)
-    with pytest.raises(MMHierError, match='video.mp4: 3 of 5 frames were'):
+    with pytest.raises(
+            MMHierError, match=f'video.mp4: 3 of 5 frames were.*{reason}'):
         infer(DETECTOR, detector, film, out_dir=str(tmp_path))
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ['predictions.json']
+    kept = json.loads((tmp_path / 'predictions.json').read_text())
+    assert [f['frame'] for f in kept['frames']] == [0, 1, 2, 3, 4]
+    assert '3 of 5 frames' in kept['ended_by']
 
 
 class FakeCapture:

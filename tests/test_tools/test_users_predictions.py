@@ -5,15 +5,44 @@ import shutil
 import cv2
 import pytest
 import torch
+from mmengine.config import Config
 from mmhier import apis
+from mmhier.apis.predictor import Predictor
+from mmhier.cli import web_demo
 from mmhier.export.exporting import load_model
+from mmhier.export.graphs import build_graphs
 from .conftest import CONFIGS
 from .test_users_cases import write
+from .test_visualize import FakeGradio
 
 CONFIG = {
     name: str(CONFIGS / f'{name}.py')
     for name in ('mask-rcnn', 'segmentor', 'classifier')
 }
+
+HEADS = [
+    dict(
+        type='FCNHead',
+        in_channels=48,
+        in_index=0,
+        channels=16,
+        num_convs=1,
+        num_classes=2,
+        norm_cfg=dict(type='BN')),
+    dict(
+        type='OCRHead',
+        in_channels=48,
+        in_index=0,
+        channels=16,
+        ocr_channels=8,
+        num_classes=2,
+        norm_cfg=dict(type='BN'))
+]
+# OCRNet.
+CASCADE = dict(
+    model__type='CascadeEncoderDecoder',
+    model__num_stages=2,
+    model__decode_head=HEADS)
 
 
 @pytest.fixture(scope='session')
@@ -99,3 +128,35 @@ def test_pictures_without_a_visualizer(tmp_path):
             work_dir=str(tmp_path),
             show_dir=str(tmp_path / 'pictures'),
             cfg_options=dict(visualizer=None))
+
+
+@pytest.fixture
+def ocrnet(tmp_path):
+    """Config of an OCRNet, and a file of random weights."""
+    cfg = Config.fromfile(CONFIG['segmentor'])
+    cfg.merge_from_dict({k.replace('__', '.'): v for k, v in CASCADE.items()})
+    config = str(tmp_path / 'ocrnet.py')
+    cfg.dump(config)
+    model, _ = load_model(config, None)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    return config, str(tmp_path / 'weights.pth')
+
+
+def test_cascade_in_every_tool(ocrnet, masks_root, tmp_path):
+    arguments = dict(data_root=str(masks_root), work_dir=str(tmp_path / 'work'))
+    assert 'mIoU' in apis.test(*ocrnet, tta=True, **arguments)
+    photos = masks_root / 'images' / 'validation'
+    result = apis.infer(*ocrnet, str(photos), out_dir=str(tmp_path / 'out'))
+    assert result['classes'] == ['ground', 'tile']
+    labels = [
+        cv2.imread(tmp_path / 'out' / entry['labels'], cv2.IMREAD_GRAYSCALE)
+        for entry in result['images']
+    ]
+    predict = web_demo.build_page(FakeGradio(), Predictor(*ocrnet), '')
+    for i, (entry, map_) in enumerate(zip(result['images'], labels)):
+        picture, record = predict(cv2.imread(photos / f'{i}.jpg')[..., ::-1])
+        assert picture.shape == (64, 64, 3)
+        assert record['segments'] == entry['segments']
+        assert sum(s['pixels'] for s in record['segments']) == map_.size
+    with pytest.raises(apis.MMHierError, match='CascadeEncoderDecoder cannot'):
+        build_graphs(load_model(ocrnet[0], None)[0])

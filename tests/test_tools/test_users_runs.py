@@ -23,6 +23,7 @@ from mmhier.export.exporting import inference_settings, load_model
 from mmhier.export.graphs import build_graphs
 from .conftest import CONFIGS
 from .test_resume import assert_same, write_config
+from .test_users_predictions import CASCADE
 
 SEGMENTOR = str(CONFIGS / 'segmentor.py')
 CLASSIFIER = str(CONFIGS / 'classifier.py')
@@ -202,24 +203,6 @@ def test_frame_rates(rate, tmp_path):
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 12
 
 
-CASCADE = [
-    dict(
-        type='FCNHead',
-        in_channels=48,
-        in_index=0,
-        channels=16,
-        num_convs=1,
-        num_classes=2,
-        norm_cfg=dict(type='BN')),
-    dict(
-        type='OCRHead',
-        in_channels=48,
-        in_index=0,
-        channels=16,
-        ocr_channels=8,
-        num_classes=2,
-        norm_cfg=dict(type='BN'))
-]
 FULL = dict(type='LoadImageFromFile'), dict(type='PackSegInputs')
 
 
@@ -232,10 +215,7 @@ def segmentor_config(tmp_path, **values) -> str:
 
 @pytest.mark.parametrize('values', [
     dict(),
-    dict(
-        model__type='CascadeEncoderDecoder',
-        model__num_stages=2,
-        model__decode_head=CASCADE)
+    CASCADE,
 ])
 def test_segmentor_of_photos_of_several_sizes(values, tmp_path):
     config = segmentor_config(

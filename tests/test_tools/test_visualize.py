@@ -360,6 +360,14 @@ def test_web_page_without_gradio(monkeypatch):
         run_main(monkeypatch, 'web_demo', DETECTOR, 'none.pth')
 
 
+def test_web_page_on_a_used_port(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'gradio', FakeGradio())
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+        with pytest.raises(MMHierError, match=f'cannot listen on .*:{port}'):
+            run_main(monkeypatch, 'web_demo', 'no.py', 'no.pth', '--port', port)
+
+
 class FakeGradio:
     """Keeps the function that the page would call."""
 
