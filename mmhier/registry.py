@@ -71,7 +71,12 @@ MODELS = LazyRegistry(
         SegTTAModel='models.segmentor_tta'),
     locations=('mmhier.models.backbones', ))
 DATASETS = LazyRegistry(
-    'DATASETS', modules=dict(CocoSubset='datasets.coco_subset'))
+    'DATASETS',
+    modules=dict(
+        CocoSubset='datasets.coco_subset',
+        CustomDataset='datasets.class_folders',
+        ImageNet='datasets.class_folders',
+        ImageNet21k='datasets.class_folders'))
 METRICS = LazyRegistry(
     'METRICS',
     modules=dict(

@@ -44,6 +44,10 @@ def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     ]
     names = [classes] if isinstance(classes, str) else list(classes)
     if names == [AUTO]:
+        if cfg.get('default_scope') == 'mmpretrain':
+            # Its datasets of class folders need those of this module.
+            from mmhier.datasets.class_folders import leave_out_folders
+            leave_out_folders(cfg)
         names, source = _own_names(datasets)
     else:
         source = '--classes'
@@ -183,10 +187,18 @@ def build_folder_dataset(dataset_class: type[Any], dataset: dict) -> Any | None:
     return built if built.with_label else None
 
 
-def list_class_folders(folder: str) -> list[str]:
-    """Names of the class folders in a folder, in mmpretrain's order."""
+def list_class_folders(built: Any) -> list[str]:
+    """Names of the class folders of a dataset, in mmpretrain's order.
+
+    Args:
+        built (mmpretrain.datasets.CustomDataset): See
+            :func:`build_folder_dataset`.
+    """
     from mmpretrain.datasets.custom import find_folders
-    return find_folders(folder)[0] if osp.isdir(folder) else []
+    if not osp.isdir(built.img_prefix):
+        return []
+    ignored = getattr(built, 'ignored_folders', ())
+    return [n for n in find_folders(built.img_prefix)[0] if n not in ignored]
 
 
 def _own_names(datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
@@ -194,7 +206,7 @@ def _own_names(datasets: Sequence[tuple[str, dict]]) -> tuple[list[str], str]:
     for name, dataset in datasets:
         built = build_folder_dataset(dataset_class_of(dataset), dataset)
         if built is not None and not built.ann_file:
-            names = list_class_folders(built.img_prefix)
+            names = list_class_folders(built)
             if names:
                 return names, built.img_prefix
         ann_file = dataset.get('ann_file')

@@ -1,5 +1,4 @@
 """Checks of the data that a config names, before anything is built."""
-import os
 import os.path as osp
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,8 +141,7 @@ class _Checks:
                 if min_size:
                     self.warn(count_small_images(ann_file, min_size))
         elif built is not None and not built.ann_file:
-            classes = self.check_class_folders(name, dataset, classes,
-                                               built.img_prefix)
+            classes = self.check_class_folders(name, dataset, classes, built)
         elif built is not None:
             _check_labels(built.ann_file, classes)
         if classes and not dataset.get(
@@ -162,22 +160,35 @@ class _Checks:
 
     def check_class_folders(self, name: str, dataset: dict,
                             classes: Sequence[str] | None,
-                            folder: str) -> Sequence[str]:
+                            built: Any) -> Sequence[str]:
         """Check a folder of class folders; return the classes."""
-        names = list_class_folders(folder)
+        folder = built.img_prefix
+        names = list_class_folders(built)
         if not names:
             raise MMHierError(f'{name}: {folder} is not a folder of class '
                               'folders: check --data-root and data_prefix')
+        ignored = sorted(getattr(built, 'ignored_folders', ()))
+        if ignored:
+            self.warn([
+                f'{name}: {len(ignored)} folders in {folder} are left out, '
+                f'since they are hidden or hold no image: '
+                f'{", ".join(ignored[:3])}' + ', ...' * (len(ignored) > 3)
+            ])
         hidden = [n for n in names if n.startswith('.')]
         if hidden:
             raise MMHierError(
                 f'{name}: {osp.join(folder, hidden[0])} would be taken for a '
-                'class, as every folder is: remove it')
-        empty = [n for n in names if not any(os.scandir(osp.join(folder, n)))]
+                f'class by {type_name(dataset["type"])}, as every folder is: '
+                'remove it')
+        empty = [
+            n for n in names if not any(
+                map(built.is_valid_file,
+                    scandir(osp.join(folder, n), recursive=True)))
+        ]
         if empty:
             self.warn([
                 f'{name}: {len(empty)} of {len(names)} class folders in '
-                f'{folder} are empty, such as {empty[0]}: they count as '
+                f'{folder} hold no image, such as {empty[0]}: they count as '
                 'classes that are not seen; remove them if they are none'
             ])
         if classes is None:

@@ -119,6 +119,9 @@ def load_config(path: str,
         # It needs iter_datasets, so it cannot be imported before.
         from mmhier.datasets.classes import set_classes
         set_classes(cfg, classes)
+    if scope == 'mmpretrain':
+        from mmhier.datasets.class_folders import leave_out_folders
+        leave_out_folders(cfg)
     if launcher == 'pytorch' and 'RANK' not in os.environ:
         raise MMHierError(
             '--launcher pytorch needs the variables that torchrun '

@@ -6,6 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import CustomDataset
+from mmhier import apis
 from mmhier.apis import MMHierError, check_data, load_config
 from mmhier.evaluation.dry_run import dry_evaluate
 from .conftest import CONFIGS, DETECTOR
@@ -399,12 +402,68 @@ def test_class_folders(folders, tmp_path):
             default_hooks__checkpoint__save_best='top1')
 
 
-def test_folders_that_are_no_classes(folders, tmp_path):
-    for split in ('train', 'val'):
-        for path in (folders / split / 'dark').iterdir():
-            path.unlink()
+def add_folders(folders, splits):
+    """Folders that are no classes."""
+    for split in splits:
+        (folders / split / 'box').mkdir()
+        (folders / split / 'box' / '.DS_Store').write_text('')
+        shutil.copytree(folders / split / 'dark',
+                        folders / split / '.ipynb_checkpoints')
+
+
+@pytest.mark.parametrize('classes', ['auto', None])
+@pytest.mark.parametrize('splits', [('train', 'val'), ('train', )])
+def test_folders_that_are_no_classes(splits, classes, folders, tmp_path):
+    add_folders(folders, splits)
+    options = dict(data_root=str(folders), classes=classes)
+    cfg = load_config(CLASSIFIER, work_dir=str(tmp_path / 'work'), **options)
+    lines: list[str] = []
+    check_data(cfg, ('train', 'val'), warn=lines.append)
+    assert len(lines) == len(splits)
+    assert all('2 folders in ' in line and '.ipynb_checkpoints, box' in line
+               for line in lines)
+    assert 'top1 100' in dry_evaluate(cfg, 'val')[0]
+    train = DATASETS.build(cfg.train_dataloader.dataset)
+    assert train.metainfo['classes'] == ('bright', 'dark') and len(train) == 4
+
+
+@pytest.mark.slow
+def test_folders_that_are_no_classes_in_every_tool(folders, tmp_path):
+    add_folders(folders, ('train', 'val'))
+    options = dict(data_root=str(folders), classes='auto')
+    runner = apis.train(
+        CLASSIFIER, work_dir=str(tmp_path / 'run'), no_validate=True, **options)
+    assert len(runner.train_dataloader.dataset) == 4
+    metrics = apis.test(
+        CLASSIFIER,
+        str(tmp_path / 'run' / 'epoch_1.pth'),
+        work_dir=str(tmp_path / 'test'),
+        **options)
+    assert metrics['accuracy/top1'] >= 0
+    findings = apis.check_config(CLASSIFIER, **options)
+    assert not [f for f in findings if f.level == 'error']
+    assert any('.ipynb_checkpoints' in f.message for f in findings
+               if f.level == 'warning')
+
+
+def test_class_without_images_in_one_set(folders, tmp_path):
+    for path in (folders / 'val' / 'dark').iterdir():
+        path.unlink()
     lines = evaluate(folders, tmp_path, CLASSIFIER)
     assert '1 of 2 class folders' in lines[0] and 'such as dark' in lines[0]
+
+
+class OwnFolders(CustomDataset):
+    """Of a user."""
+
+
+def test_hidden_folder_of_a_dataset_of_ones_own(folders, tmp_path):
     (folders / 'train' / '.ipynb_checkpoints').mkdir()
-    with pytest.raises(MMHierError, match='.ipynb_checkpoints would be taken '):
-        evaluate(folders, tmp_path, CLASSIFIER)
+    DATASETS.register_module(module=OwnFolders, force=True)
+    with pytest.raises(
+            MMHierError, match='.ipynb_checkpoints would be taken .*OwnFolder'):
+        evaluate(
+            folders,
+            tmp_path,
+            CLASSIFIER,
+            train_dataloader__dataset__type='mmengine.OwnFolders')
