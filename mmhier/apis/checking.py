@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, init_default_scope
-from PIL import Image
 from torch import nn
 from mmhier.checkpoints import (
     convert_for_model,
@@ -24,9 +22,7 @@ from mmhier.checkpoints import (
     unwrap_state_dict,
 )
 from mmhier.checkpoints.initializer import init_weights
-from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.data_checks import check_data
-from mmhier.datasets.mask_checks import spread_evenly, upright_size
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
 from mmhier.engine.config import (
@@ -40,6 +36,7 @@ from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
 from mmhier.evaluation.dry_run import dry_evaluate
+from .counting import count_images
 from .trial_batches import (
     build_wrapper,
     compute_losses,
@@ -53,7 +50,6 @@ from .trial_batches import (
 
 LEVELS = ('error', 'warning', 'note')
 _PHASES = ('train', 'val', 'test')
-_MAX_DECODED = 100
 # The first float32 step also warms up. In float16, the scale of the loss,
 # 2**16 at the start, is halved until the gradients are finite.
 _NUM_STEPS = {'float32': 2, 'bfloat16': 1, 'float16': 16}
@@ -125,6 +121,12 @@ def check_config(config: str,
     return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
 
 
+def _tests_as_it_validates(cfg: Config) -> bool:
+    """Whether a test repeats the validation."""
+    return (cfg.test_dataloader == cfg.get('val_dataloader')
+            and cfg.test_evaluator == cfg.get('val_evaluator'))
+
+
 class _DryRun:
     """Collects findings, part by part."""
 
@@ -190,12 +192,26 @@ class _DryRun:
             self.check_optimizer(cfg, model, num_gpus)
         with self.part('training step'):
             self.check_steps(cfg, model, num_gpus)
-        with self.part('prediction'):
-            loader = Runner.build_dataloader(
-                single_process(cfg.val_dataloader or cfg.test_dataloader))
-            with torch.no_grad():
-                results = model.eval().val_step(next(iter(loader)))
-            self.add('note', 'prediction', f'{len(results)} images predicted')
+        for phase in ('val', 'test'):
+            if cfg.get(f'{phase}_dataloader') is not None and not (
+                    phase == 'test' and _tests_as_it_validates(cfg)):
+                with self.part(f'{phase} prediction'):
+                    self.check_predictions(cfg, model, phase)
+
+    def check_predictions(self, cfg: Config, model: nn.Module,
+                          phase: str) -> None:
+        """Predict the first batch of a phase, and those that differ most."""
+        subject = f'{phase} prediction'
+        loader = Runner.build_dataloader(
+            single_process(cfg[f'{phase}_dataloader']))
+        step = getattr(model.eval(), f'{phase}_step')
+        with torch.no_grad():
+            number = len(step(next(iter(loader))))
+            for name, indices in other_batches(loader).items():
+                with self.part(f'{name} batch of {phase}'):
+                    batch = [loader.dataset[i] for i in indices]
+                    number += len(step(loader.collate_fn(batch)))
+        self.add('note', subject, f'{number} images predicted')
 
     def check_phase_data(self, cfg: Config, phase: str,
                          every_file: bool) -> None:
@@ -209,72 +225,12 @@ class _DryRun:
             loader = f'{phase}_dataloader'
             for name, settings in iter_datasets(cfg[loader], loader):
                 dataset = DATASETS.build(settings)
-                self.count_images(subject, name, dataset, every_file)
-            if phase != 'train' and not (
-                    phase == 'test'
-                    and cfg.test_dataloader == cfg.get('val_dataloader')
-                    and cfg.test_evaluator == cfg.get('val_evaluator')):
+                for level, message in count_images(name, dataset, every_file):
+                    self.add(level, subject, message)
+            if phase != 'train' and not (phase == 'test'
+                                         and _tests_as_it_validates(cfg)):
                 for note in dry_evaluate(cfg, phase):
                     self.add('note', f'{phase} evaluation', note)
-
-    def count_images(self, subject: str, name: str, dataset: Any,
-                     every_file: bool) -> None:
-        """Count images, classes and empty images, and decode files."""
-        if len(dataset) == 0:
-            raise MMHierError(f'{name} is empty: no image is left of '
-                              f'{dataset.ann_file or dataset.data_root}')
-        decoded = set(
-            spread_evenly(
-                range(len(dataset)),
-                len(dataset) if every_file else _MAX_DECODED))
-        sizes, broken, misplaced, num_empty = [], [], [], 0
-        pipeline = getattr(dataset, 'pipeline', None)
-        as_stored = any(
-            str(getattr(transform, 'color_type', '')).endswith(
-                'ignore_orientation')
-            for transform in getattr(pipeline, 'transforms', ()))
-        for i in range(len(dataset)):
-            info = dataset.get_data_info(i)
-            if 'instances' in info:
-                num_empty += all(
-                    instance.get('ignore_flag')
-                    for instance in info['instances'])
-            if i in decoded and isinstance(info.get('img_path'), str):
-                try:
-                    with Image.open(info['img_path']) as image:
-                        image.load()
-                        sizes.append(image.size)
-                        height, width = upright_size(image)
-                    if as_stored:
-                        width, height = image.size
-                    stated = info.get('height'), info.get('width')
-                    if None not in stated:
-                        reason = describe_other_size((height, width), stated)
-                        if reason is not None:
-                            misplaced.append(f'{info["img_path"]} {reason}')
-                except (OSError, ValueError, Image.DecompressionBombError,
-                        SyntaxError) as error:
-                    broken.append(f'{info["img_path"]}: {error}')
-        num_classes = len(dataset.metainfo.get('classes') or ())
-        message = f'{name}: {len(dataset)} images, {num_classes} classes'
-        if num_empty:
-            message += f', {num_empty} images without a label'
-        if sizes:
-            widths, heights = zip(*sizes)
-            message += (
-                f'; {len(sizes)} files decoded, {min(widths)}x{min(heights)} '
-                f'to {max(widths)}x{max(heights)}, median '
-                f'{median(widths):.0f}x{median(heights):.0f} pixels')
-        self.add('note', subject, message)
-        if broken:
-            self.add(
-                'error', subject, f'{name}: {len(broken)} images cannot '
-                f'be read, such as {broken[0]}')
-        if misplaced:
-            self.add(
-                'error', subject, f'{name}: {len(misplaced)} images are '
-                'of another size than their annotations, such as '
-                f'{misplaced[0]}')
 
     def check_optimizer(self, cfg: Config, model: nn.Module,
                         num_gpus: int) -> None:
@@ -330,7 +286,7 @@ class _DryRun:
             k: v.cpu()
             for k, v in model.state_dict().items()
         })
-        self.check_other_batches(cfg, model, loader)
+        self.check_other_batches(model, loader, num_gpus)
         for name in precisions(cfg):
             wrapper = build_wrapper(cfg, model, name)
             seconds = self.check_step(name, cfg, model, wrapper, batch)
@@ -341,28 +297,37 @@ class _DryRun:
                 for key, value in model.state_dict().items():
                     value.copy_(before[key])
 
-    def check_other_batches(self, cfg: Config, model: nn.Module,
-                            loader: Any) -> None:
-        """Compute the loss of other batches than the first: the last one, and
-        those of the smallest, the largest and both sorts of images."""
+    def check_other_batches(self, model: nn.Module, loader: Any,
+                            num_gpus: int) -> None:
+        """Compute loss and gradients of other batches than the first: the
+        last one, and those of the smallest, the largest and both sorts of
+        images."""
         state = copy.deepcopy({
             k: v.cpu()
             for k, v in model.state_dict().items()
         })
-        for name, indices in other_batches(loader).items():
+        # It needs several values in all processes together.
+        synchronized = num_gpus > 1 and any('SyncBatchNorm' in type(m).__name__
+                                            for m in model.modules())
+        for name, indices in other_batches(loader, num_gpus).items():
             with self.part(f'{name} batch'):
                 batch = loader.collate_fn([loader.dataset[i] for i in indices])
                 try:
-                    with torch.no_grad():
-                        compute_losses(model, batch)
+                    loss, _ = model.parse_losses(compute_losses(model, batch))
+                    loss.backward()
                 except ValueError as error:
                     if 'more than 1 value per channel' not in str(error):
                         raise
+                    if synchronized:
+                        continue
                     raise MMHierError(
                         f'a training batch of {len(indices)} images leaves '
                         'BatchNorm a single value per channel: set '
                         'train_dataloader.drop_last=True, another batch_size, '
                         'or take SyncBN or GroupNorm') from error
+                if not loss.isfinite():
+                    self.add('error', f'{name} batch', 'the loss is not finite')
+        model.zero_grad()
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 value.copy_(state[key])

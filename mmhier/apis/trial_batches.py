@@ -1,17 +1,20 @@
 """Batches and optimizer wrappers of the trial steps of a dry run."""
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from PIL import Image
 from torch import nn
+from mmhier.datasets.mask_checks import spread_evenly
 from mmhier.engine.amp import SWITCHABLE_WRAPPERS, use_amp
 from mmhier.engine.config import resolve_type
 
 _GIB = 1024**3
+_MAX_HEADERS = 1000
 
 
 def compute_losses(model: nn.Module, batch: Any) -> dict[str, Any]:
@@ -22,30 +25,61 @@ def compute_losses(model: nn.Module, batch: Any) -> dict[str, Any]:
     return model(*data, mode='loss')
 
 
-def other_batches(loader: Any) -> dict[str, list[int]]:
-    """Indices of batches by name: the last of an epoch, where it is smaller
-    than others, and those of images of extreme sizes."""
-    number = len(loader.dataset)
+def other_batches(loader: Any, num_processes: int = 1) -> dict[str, list[int]]:
+    """Indices of the batches that differ most from the first.
+
+    Args:
+        loader (DataLoader): Its dataset has ``get_data_info``, or else only
+            the last batch is known.
+        num_processes (int): Processes that share its images. Defaults to 1.
+
+    Returns:
+        dict[str, list[int]]: By name: the 'last' of an epoch, where it is
+        smaller than the others; those of the 'smallest' and the 'largest'
+        images; and a 'mixed-size' one of both.
+    """
+    total = len(loader.dataset)
+    number = -(-total // num_processes)
     size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size) or 1
     batches = {}
     is_endless = type(loader.sampler).__name__ == 'InfiniteSampler'
     if number % size and not (loader.drop_last or is_endless or getattr(
             loader.batch_sampler, 'drop_last', False)):
-        batches['last'] = list(range(number - number % size, number))
-    if not hasattr(loader.dataset, 'get_data_info'):
+        batches['last'] = list(range(total - number % size, total))
+    areas = _image_areas(loader.dataset)
+    order = sorted(areas, key=areas.__getitem__)
+    if not order or areas[order[0]] == areas[order[-1]]:
         return batches
-    areas = []
-    for i in range(number):
-        info = loader.dataset.get_data_info(i)
-        if not (info.get('height') and info.get('width')):
-            return batches
-        areas.append(info['height'] * info['width'])
-    order = sorted(range(number), key=areas.__getitem__)
-    if areas[order[0]] != areas[order[-1]]:
-        batches['smallest'] = order[:size]
+    batches['smallest'] = order[:size]
+    if len(order) > size:
         batches['largest'] = order[-size:]
-        batches['mixed-size'] = [order[0], *order[-(size - 1):]][:size]
+    if size > 1:
+        batches['mixed-size'] = [order[0], *order[1 - size:]]
     return batches
+
+
+def _image_areas(dataset: Any) -> dict[int, float]:
+    """Areas of images by index: of all where the dataset states their sizes,
+    of some, whose headers are read, where it does not."""
+    if not hasattr(dataset, 'get_data_info'):
+        return {}
+    indices: Sequence[int] = range(len(dataset))
+    first = dataset.get_data_info(0) if indices else {}
+    if not (first.get('height') and first.get('width')):
+        indices = spread_evenly(indices, _MAX_HEADERS)
+    areas = {}
+    for i in indices:
+        info = dataset.get_data_info(i)
+        width, height = info.get('width'), info.get('height')
+        if not (width and height):
+            try:
+                with Image.open(info['img_path']) as image:
+                    width, height = image.size
+            except (KeyError, OSError, SyntaxError, ValueError, AttributeError,
+                    Image.DecompressionBombError):
+                continue  # What cannot be read is an error of its own.
+        areas[i] = width * height
+    return areas
 
 
 def precisions(cfg: Config) -> list[str]:

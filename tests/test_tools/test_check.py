@@ -62,7 +62,7 @@ def test_sound_detector(detector):
     assert '6 images, 3 classes, 1 images without a label' in notes['val data']
     assert '96x64' in notes['val data']
     assert 'loss' in notes['float32 step'] and 'loss' in notes['bfloat16 step']
-    assert notes['prediction'] == '1 images predicted'
+    assert notes['val prediction'] == '1 images predicted'
     # An image for each process, and none for three of them.
     assert 'for all 1 iterations, on 8 of this ' in notes['time']
 
