@@ -18,6 +18,7 @@ from mmhier.registry import STRATEGIES
 from .checkpoints import load_training_checkpoint
 from .environment import join_cpu_processes, unique_timestamp
 from .geometry import keep_geometry_in_float32
+from .resuming import check_optimizer_fits, resumed_facts
 
 
 @STRATEGIES.register_module()
@@ -34,6 +35,8 @@ class ResumableFSDPStrategy(FSDPStrategy):
     Attributes:
         whole_model (nn.Module): The model before it was spread, on the device
             'meta', so without values.
+        resumed (dict): Of the checkpoint that was resumed from, to compare
+            it with the config.
     """
     _timestamp: str
 
@@ -85,6 +88,33 @@ class ResumableFSDPStrategy(FSDPStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         self.whole_model = deepcopy(model).to('meta')
         return super()._wrap_model(model)
+
+    def resume(self,
+               filename: str,
+               *,
+               callback: Callable[[dict], None] | None = None,
+               **kwargs: Any) -> dict:
+        """Resume a training.
+
+        Args:
+            filename (str): See :meth:`load_checkpoint`.
+            callback (Callable, optional): See :meth:`load_checkpoint`.
+            **kwargs: See mmengine's strategy.
+
+        Returns:
+            dict: Content, without weights and states.
+
+        Raises:
+            MMHierError: If the checkpoint is of another optimizer.
+        """
+
+        def compare(checkpoint: dict) -> None:
+            if callback is not None:
+                callback(checkpoint)
+            check_optimizer_fits(self.optim_wrapper, checkpoint)
+            self.resumed = resumed_facts(checkpoint)
+
+        return super().resume(filename, callback=compare, **kwargs)
 
     def load_checkpoint(self,
                         filename: str,

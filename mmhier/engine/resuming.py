@@ -1,106 +1,224 @@
 """Resuming with another config: what differs, and the schedule of the new."""
 import copy
+import hashlib
+import os.path as osp
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.optim import OptimWrapperDict
+from mmhier.datasets.mask_checks import spread_evenly
 from mmhier.errors import MMHierError
+from mmhier.files import file_sha256
 
 # State of a scheduler that changes as it steps.
-_PROGRESS = {'last_step', '_global_step', '_last_value', 'verbose'}
+_PROGRESS = {
+    'last_step', '_global_step', '_last_value', 'verbose', 'best',
+    'num_bad_epochs', 'cooldown_counter'
+}
+_MAX_LISTED = 1000
 
 
-def describe_training(runner: Runner) -> dict[str, Any]:
+def describe_training(runner: Any) -> dict[str, Any]:
     """Facts of a training that a checkpoint keeps to be compared.
 
     Args:
-        runner (Runner): In training.
+        runner (Runner | FlexibleRunner): In training.
 
     Returns:
-        dict: Batch size, processes, images, and type of the optimizer.
+        dict: Length, batch size, processes, images, a hash of the data, and
+        types of the optimizers.
     """
+    loop = runner.train_loop
+    length = 'max_iters' if hasattr(loop,
+                                    'dataloader_iterator') else 'max_epochs'
     wrapper = runner.optim_wrapper
-    optimizer = getattr(wrapper, 'optimizer', wrapper)
-    return dict(
-        batch_size=runner.train_dataloader.batch_size,
-        processes=runner.world_size,
-        accumulative_counts=getattr(wrapper, '_accumulative_counts', 1),
-        images=len(runner.train_dataloader.dataset),
-        optimizer=type(optimizer).__name__)
+    dataset = runner.train_dataloader.dataset
+    return {
+        length: getattr(loop, length, None),
+        'batch_size': runner.train_dataloader.batch_size,
+        'processes': runner.world_size,
+        'accumulative_counts': getattr(wrapper, '_accumulative_counts', 1),
+        'images': len(dataset),
+        'data': hash_data(dataset),
+        'optimizer': _optimizer_names(wrapper),
+    }
+
+
+def hash_data(dataset: Any) -> str:
+    """Hash of annotation files, and of up to 1,000 files evenly spread.
+
+    Args:
+        dataset (Dataset): Or a wrapper of some.
+
+    Returns:
+        str: First digits of a SHA-256 of the annotation files, and of names,
+        labels, and sizes of images and masks.
+    """
+    digest = hashlib.sha256()
+    for inner in _inner_datasets(dataset):
+        path = getattr(inner, 'ann_file', None)
+        if isinstance(path, str) and osp.isfile(path):
+            digest.update(file_sha256(path).encode())
+        if not hasattr(inner, 'get_data_info'):
+            continue
+        root = getattr(inner, 'data_root', None) or '.'
+        for i in spread_evenly(range(len(inner)), _MAX_LISTED):
+            info = inner.get_data_info(i)
+            facts = [info.get('gt_label')]
+            for key in ('img_path', 'seg_map_path'):
+                file = info.get(key)
+                if isinstance(file, str):
+                    size = osp.getsize(file) if osp.isfile(file) else None
+                    facts += [osp.relpath(file, root), size]
+            digest.update(repr(facts).encode(errors='surrogateescape'))
+    return digest.hexdigest()[:16]
+
+
+def _inner_datasets(dataset: Any) -> Iterator[Any]:
+    """Datasets below wrappers."""
+    inner = getattr(dataset, 'datasets', None)
+    if inner is None:
+        inner = [dataset.dataset] if hasattr(dataset, 'dataset') else []
+    for item in inner:
+        yield from _inner_datasets(item)
+    if not inner:
+        yield dataset
+
+
+def resumed_facts(checkpoint: dict) -> dict[str, Any]:
+    """Parts of a checkpoint to compare with a config.
+
+    Args:
+        checkpoint (dict): Content, before it is resumed from.
+    """
+    facts = {
+        key: checkpoint.get(key)
+        for key in ('meta', 'trained_with', 'param_schedulers')
+    }
+    facts['groups'] = copy.deepcopy(_stored_groups(checkpoint))
+    return facts
 
 
 class ConfiguredSchedule:
-    """Optimizer and schedule as the config states them, before resuming.
+    """Optimizers and schedules as the config states them, before resuming.
 
     mmengine takes both from the checkpoint, so that another schedule, or a
     longer one, would have no effect.
 
     Args:
-        runner (Runner): Whose optimizer and schedulers are built, but not
-            resumed.
+        runner (Runner | FlexibleRunner): Whose optimizers and schedulers are
+            built, but not resumed.
     """
 
-    def __init__(self, runner: Runner):
+    def __init__(self, runner: Any):
         self.runner = runner
-        self.schedulers = runner.param_schedulers or []
-        self.states = [copy.deepcopy(s.state_dict()) for s in self.schedulers]
-        self.groups = [_settings(g) for g in runner.optim_wrapper.param_groups]
+        self.schedulers = _by_optimizer(runner.param_schedulers or [])
+        self.states = {
+            name: [copy.deepcopy(s.state_dict()) for s in schedulers]
+            for name, schedulers in self.schedulers.items()
+        }
+        self.groups = {
+            name: [_settings(group) for group in wrapper.param_groups]
+            for name, wrapper in _wrappers(runner.optim_wrapper).items()
+        }
 
-    def compare(self, checkpoint: dict) -> list[str]:
-        """Name what differs from a checkpoint that was resumed.
+    def take_over(self, filename: str, resumed: dict[str, Any]) -> None:
+        """Name what differs from a checkpoint, and go on by the config.
 
         Args:
-            checkpoint (dict): Content.
+            filename (str): The checkpoint.
+            resumed (dict): What :func:`resumed_facts` returned.
 
         Raises:
-            MMHierError: If the checkpoint is of another optimizer.
+            MMHierError: If schedule or optimizer differ, and the schedule
+                follows a metric, so that it cannot be repeated.
         """
-        lines = []
-        own = describe_training(self.runner)
-        for key, value in (checkpoint.get('trained_with') or {}).items():
-            if own[key] != value:
-                lines.append(f'{key} was {value} and is {own[key]}')
-        classes = (checkpoint['meta'].get('dataset_meta') or {}).get('classes')
-        metainfo = getattr(self.runner.train_dataloader.dataset, 'metainfo', {})
-        if classes and list(classes) != list(metainfo.get('classes') or ()):
-            lines.append('classes were ' + ', '.join(classes[:5]) +
-                         ' and are ' +
-                         ', '.join(list(metainfo.get('classes') or ())[:5]))
-        return lines + self._compare_schedule(checkpoint)
+        schedule = self._compare_schedules(resumed)
+        different = self._compare_facts(resumed) + schedule
+        if not different:
+            return
+        message = (f'the config differs from the resumed {filename}: '
+                   f'{"; ".join(different)}')
+        if schedule and any(
+                hasattr(s, 'monitor')
+                for schedulers in self.schedulers.values() for s in schedulers):
+            raise MMHierError(
+                f'--resume: {message}. A ReduceOnPlateau schedule follows the '
+                'metrics of the run, so it cannot be repeated with other '
+                'settings: restore them, or start from the weights with '
+                '--cfg-options load_from=PATH')
+        self.runner.logger.warning(f'{message}. The run goes on as the config '
+                                   'says')
+        if schedule:
+            self._restore()
 
-    def _compare_schedule(self, checkpoint: dict) -> list[str]:
-        lines = []
-        stored = checkpoint.get('param_schedulers') or []
-        if len(stored) != len(self.states):
-            lines.append(f'param_scheduler had {len(stored)} parts and has '
-                         f'{len(self.states)}')
-        for i, (old, new) in enumerate(zip(stored, self.states)):
-            lines += [
-                f'param_scheduler.{i}.{key} was {_short(old.get(key))} and is '
-                f'{_short(value)}' for key, value in new.items()
-                if key not in _PROGRESS and old.get(key) != value
-            ]
-        scheduled = {s.param_name for s in self.schedulers}
-        groups = checkpoint['optimizer']['param_groups']
-        for key, value in self.groups[0].items():
-            old = groups[0].get(key, value)
-            if key not in scheduled and old != value:
-                lines.append(f'{key} of the optimizer was {old} and is {value}')
+    def _compare_facts(self, resumed: dict[str, Any]) -> list[str]:
+        own = describe_training(self.runner)
+        lines = [
+            f'{key} was {value} and is {own.get(key)}'
+            for key, value in (resumed['trained_with'] or {}).items()
+            if own.get(key) != value
+        ]
+        meta = (resumed['meta'] or {}).get('dataset_meta') or {}
+        dataset = self.runner.train_dataloader.dataset
+        old = list(meta.get('classes') or ())
+        new = list((getattr(dataset, 'metainfo', None) or {}).get('classes')
+                   or ())
+        if old and old != new:
+            lines.append(f'classes were {_shorten(old)} and are '
+                         f'{_shorten(new)}')
         return lines
 
-    def restore(self) -> None:
-        """Go on with the schedule of the config.
+    def _compare_schedules(self, resumed: dict[str, Any]) -> list[str]:
+        lines = []
+        stored_schedulers = _by_optimizer(resumed['param_schedulers'] or [])
+        for name, own in self.states.items():
+            stored = stored_schedulers.get(name, [])
+            key = f'param_scheduler.{name}' if name else 'param_scheduler'
+            if len(stored) != len(own):
+                lines.append(
+                    f'{key} had {len(stored)} parts and has {len(own)}')
+            for i, (old, new) in enumerate(zip(stored, own)):
+                lines += [
+                    f'{key}.{i}.{k} was {_short(old.get(k))} and is {_short(v)}'
+                    for k, v in new.items()
+                    if k not in _PROGRESS and old.get(k) != v
+                ]
+        for name, groups in self.groups.items():
+            lines += self._compare_groups(name, groups, resumed['groups'])
+        return lines
+
+    def _compare_groups(self, name: str, groups: list[dict],
+                        stored: dict[str, list]) -> list[str]:
+        """Settings of an optimizer that differ in its first group or, if
+        there are none, in the next that differs."""
+        scheduled = {s.param_name for s in self.schedulers.get(name, ())}
+        owner = f'the optimizer {name}'.rstrip()
+        for i, (new, old) in enumerate(zip(groups, stored[name])):
+            where = f' (group {i})' if i else ''
+            lines = [
+                f'{key} of {owner}{where} was {old[key]} and is {value}'
+                for key, value in new.items()
+                if key not in scheduled and old.get(key, value) != value
+            ]
+            if lines:
+                return lines
+        return []
+
+    def _restore(self) -> None:
+        """Set the optimizers and schedules of the config.
 
         The schedulers step from the start to the resumed iteration, as those
         of an uninterrupted training would have.
         """
         loop = self.runner.train_loop
-        for group, settings in zip(self.runner.optim_wrapper.param_groups,
-                                   self.groups):
-            group.update(copy.deepcopy(settings))
-        for scheduler, state in zip(self.schedulers, self.states):
-            scheduler.load_state_dict(copy.deepcopy(state))
+        for name, wrapper in _wrappers(self.runner.optim_wrapper).items():
+            for group, settings in zip(wrapper.param_groups, self.groups[name]):
+                group.update(copy.deepcopy(settings))
+        for name, schedulers in self.schedulers.items():
+            for scheduler, state in zip(schedulers, self.states[name]):
+                scheduler.load_state_dict(copy.deepcopy(state))
         length = loop.iter
         if loop.epoch:
             length = min(
@@ -115,44 +233,83 @@ class ConfiguredSchedule:
                     epoch += 1
 
     def _step(self, by_epoch: bool) -> None:
-        for scheduler in self.schedulers:
-            if scheduler.by_epoch == by_epoch:
-                scheduler.step()
-
-    @classmethod
-    def of(cls, runner: Runner) -> 'ConfiguredSchedule | None':
-        """The schedule of a runner, None for several optimizers and for
-        schedules that follow a metric, which cannot be repeated."""
-        schedulers = runner.param_schedulers or []
-        if (not isinstance(runner.optim_wrapper, OptimWrapper)
-                or isinstance(schedulers, dict)
-                or any(hasattr(s, 'monitor') for s in schedulers)):
-            return None
-        return cls(runner)
+        for schedulers in self.schedulers.values():
+            for scheduler in schedulers:
+                if scheduler.by_epoch == by_epoch:
+                    scheduler.step()
 
 
-def check_optimizer_fits(runner: Runner, checkpoint: dict) -> None:
-    """Refuse the state of an optimizer of another type.
+def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
+    """Refuse the state of other optimizers, or of other parameter groups.
 
     Args:
-        runner (Runner): Whose optimizer is built.
+        optim_wrapper (OptimWrapper | OptimWrapperDict): Built.
         checkpoint (dict): Content.
 
     Raises:
-        MMHierError: Names both types.
+        MMHierError: Names what differs.
     """
+    advice = ('or start from the weights with --cfg-options load_from=PATH')
     stored = (checkpoint.get('trained_with') or {}).get('optimizer')
-    own = describe_training(runner)['optimizer']
+    own = _optimizer_names(optim_wrapper)
     if stored is not None and stored != own:
         raise MMHierError(
             f'--resume: the checkpoint was trained by {stored}, the config '
             f'states {own}, which cannot go on with its state: set '
-            f'optim_wrapper.optimizer.type={stored}, or start from the weights '
-            'with --cfg-options load_from=PATH')
+            f'optim_wrapper.optimizer.type={stored}, {advice}')
+    groups = _stored_groups(checkpoint)
+    wrappers = _wrappers(optim_wrapper)
+    if set(groups) != set(wrappers):
+        raise MMHierError(
+            '--resume: the checkpoint has the state of the optimizers '
+            f'{_shorten(list(groups))}, the config of '
+            f'{_shorten(list(wrappers))}: name them alike, {advice}')
+    for name, wrapper in wrappers.items():
+        sizes = [len(g['params']) for g in wrapper.param_groups]
+        stored_sizes = [len(g['params']) for g in groups[name]]
+        # FSDP names parameters, several of which may be one here.
+        by_name = any(isinstance(p, str) for p in groups[name][0]['params'])
+        if len(sizes) != len(stored_sizes) or (not by_name
+                                               and sizes != stored_sizes):
+            raise MMHierError(
+                '--resume: the optimizer of the checkpoint has '
+                f'{len(stored_sizes)} groups with {sum(stored_sizes)} '
+                f'parameters, that of the config {len(sizes)} with '
+                f'{sum(sizes)}: set optim_wrapper.paramwise_cfg and the '
+                f'constructor as they were, {advice}')
+
+
+def _wrappers(optim_wrapper: Any) -> dict[str, Any]:
+    """Optimizer wrappers by name; '' is that of a single one."""
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return dict(optim_wrapper.items())
+    return {'': optim_wrapper}
+
+
+def _by_optimizer(schedulers: Any) -> dict[str, Any]:
+    return schedulers if isinstance(schedulers, dict) else {'': schedulers}
+
+
+def _stored_groups(checkpoint: dict) -> dict[str, list[dict]]:
+    """Parameter groups in a checkpoint by the name of the optimizer."""
+    state = checkpoint['optimizer']
+    if 'param_groups' in state:
+        return {'': state['param_groups']}
+    return {name: part['param_groups'] for name, part in state.items()}
+
+
+def _optimizer_names(optim_wrapper: Any) -> str:
+    return ', '.join(
+        f'{name}: {type(wrapper.optimizer).__name__}'.removeprefix(': ')
+        for name, wrapper in _wrappers(optim_wrapper).items())
 
 
 def _settings(group: dict) -> dict[str, Any]:
     return {k: copy.deepcopy(v) for k, v in group.items() if k != 'params'}
+
+
+def _shorten(names: list[str]) -> str:
+    return ', '.join(names[:5]) + ', ...' * (len(names) > 5)
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import mmengine.runner
@@ -27,7 +26,11 @@ from .environment import join_cpu_processes, naming_used_port, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
 from .geometry import keep_geometry_in_float32
 from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
-from .resuming import ConfiguredSchedule, check_optimizer_fits
+from .resuming import (
+    ConfiguredSchedule,
+    check_optimizer_fits,
+    resumed_facts,
+)
 from .seeding import EndlessIterator
 
 # Of the training and of the test of any config.
@@ -271,19 +274,13 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             map_location (Any): See mmengine's runner. Defaults to 'default'.
 
         Raises:
-            MMHierError: If the checkpoint is of another optimizer.
+            MMHierError: If the checkpoint is of another optimizer, or its
+                schedule cannot be repeated with the settings of the config.
         """
-        schedule = ConfiguredSchedule.of(self)
+        schedule = ConfiguredSchedule(self)
         super().resume(filename, resume_optimizer, resume_param_scheduler,
                        map_location)
-        if schedule is None:
-            return
-        different = schedule.compare(self._resumed)
-        if different:
-            self.logger.warning(
-                f'the config differs from the resumed {filename}: '
-                f'{"; ".join(different)}. The run goes on as the config says')
-            schedule.restore()
+        schedule.take_over(filename, self._resumed)
 
     def load_checkpoint(self,
                         filename: str,
@@ -315,13 +312,8 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             model, checkpoint, strict, revise_keys=revise_keys)
         self._has_loaded = True
         if self._resume:
-            check_optimizer_fits(self, checkpoint)
-            self._resumed = {
-                k: checkpoint.get(k)
-                for k in ('meta', 'trained_with', 'param_schedulers')
-            }
-            self._resumed['optimizer'] = dict(
-                param_groups=deepcopy(checkpoint['optimizer']['param_groups']))
+            check_optimizer_fits(self.optim_wrapper, checkpoint)
+            self._resumed = resumed_facts(checkpoint)
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
@@ -352,6 +344,21 @@ class FlexibleRunner(RunnerMixin, mmengine.runner.FlexibleRunner):
                 'without executing code; without FSDP use '
                 "runner_type='mmhier.Runner'")
         return strategy
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume a training; see :meth:`Runner.resume`.
+
+        Args:
+            filename (str): Checkpoint.
+            *args: See mmengine's runner.
+            **kwargs: See mmengine's runner.
+
+        Raises:
+            MMHierError: See :meth:`Runner.resume`.
+        """
+        schedule = ConfiguredSchedule(self)
+        super().resume(filename, *args, **kwargs)
+        schedule.take_over(filename, self.strategy.resumed)
 
     def _writes_one_file(self) -> bool:
         return self.strategy.writes_one_file

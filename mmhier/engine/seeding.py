@@ -154,11 +154,12 @@ class ExactResumeHook(Hook):
     def __init__(self) -> None:
         self._resumed = 0
         self._trained = 0
+        self._facts: dict[str, Any] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add how many batches of the epoch were trained on, and how."""
         checkpoint['batches_of_epoch'] = self._trained
-        checkpoint['trained_with'] = describe_training(runner)
+        checkpoint['trained_with'] = self._facts
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them over when resuming."""
@@ -175,6 +176,7 @@ class ExactResumeHook(Hook):
         if not hasattr(loop.dataloader, 'seed_samples'):
             raise MMHierError("mmhier.ExactResumeHook needs runner_type="
                               "'mmhier.Runner', whose dataloaders it seeds")
+        self._facts = describe_training(runner)
         if hasattr(loop, 'dataloader_iterator'):
             self._resumed = 0
             loop.dataloader.seed_samples(runner.seed, skip=loop.iter)
