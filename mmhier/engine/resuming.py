@@ -134,15 +134,18 @@ class ConfiguredSchedule:
             MMHierError: If schedule or optimizer differ, and the schedule
                 follows a metric, so that it cannot be repeated.
         """
-        schedule = self._compare_schedules(resumed)
-        different = self._compare_facts(resumed) + schedule
+        schedule = list(self._compare_schedules(resumed))
+        different = self._compare_facts(resumed) + [
+            line for _, line in schedule
+        ]
         if not different:
             return
         message = (f'the config differs from the resumed {filename}: '
                    f'{"; ".join(different)}')
-        if schedule and any(
-                hasattr(s, 'monitor')
-                for schedulers in self.schedulers.values() for s in schedulers):
+        follows_metric = any(
+            hasattr(s, 'monitor') for schedulers in self.schedulers.values()
+            for s in schedulers)
+        if follows_metric and any(key != 'end' for key, _ in schedule):
             raise MMHierError(
                 f'--resume: {message}. A ReduceOnPlateau schedule follows the '
                 'metrics of the run, so it cannot be repeated with other '
@@ -150,7 +153,11 @@ class ConfiguredSchedule:
                 '--cfg-options load_from=PATH')
         self.runner.logger.warning(f'{message}. The run goes on as the config '
                                    'says')
-        if schedule:
+        if follows_metric:
+            for name, schedulers in self.schedulers.items():
+                for scheduler, state in zip(schedulers, self.states[name]):
+                    scheduler.end = state['end']
+        elif schedule:
             self._restore()
 
     def _compare_facts(self, resumed: dict[str, Any]) -> list[str]:
@@ -170,24 +177,24 @@ class ConfiguredSchedule:
                          f'{_shorten(new)}')
         return lines
 
-    def _compare_schedules(self, resumed: dict[str, Any]) -> list[str]:
-        lines = []
+    def _compare_schedules(
+            self, resumed: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Settings that differ, and a line on each."""
         stored_schedulers = _by_optimizer(resumed['param_schedulers'] or [])
         for name, own in self.states.items():
             stored = stored_schedulers.get(name, [])
-            key = f'param_scheduler.{name}' if name else 'param_scheduler'
+            owner = f'param_scheduler.{name}' if name else 'param_scheduler'
             if len(stored) != len(own):
-                lines.append(
-                    f'{key} had {len(stored)} parts and has {len(own)}')
+                yield '', f'{owner} had {len(stored)} parts and has {len(own)}'
             for i, (old, new) in enumerate(zip(stored, own)):
-                lines += [
-                    f'{key}.{i}.{k} was {_short(old.get(k))} and is {_short(v)}'
-                    for k, v in new.items()
-                    if k not in _PROGRESS and old.get(k) != v
-                ]
+                for key, value in new.items():
+                    if key not in _PROGRESS and old.get(key) != value:
+                        yield key, (f'{owner}.{i}.{key} was '
+                                    f'{_short(old.get(key))} and is '
+                                    f'{_short(value)}')
         for name, groups in self.groups.items():
-            lines += self._compare_groups(name, groups, resumed['groups'])
-        return lines
+            for line in self._compare_groups(name, groups, resumed['groups']):
+                yield '', line
 
     def _compare_groups(self, name: str, groups: list[dict],
                         stored: dict[str, list]) -> list[str]:
@@ -198,8 +205,8 @@ class ConfiguredSchedule:
         for i, (new, old) in enumerate(zip(groups, stored[name])):
             where = f' (group {i})' if i else ''
             lines = [
-                f'{key} of {owner}{where} was {old[key]} and is {value}'
-                for key, value in new.items()
+                f'{key} of {owner}{where} was {_short(old[key])} and is '
+                f'{_short(value)}' for key, value in new.items()
                 if key not in scheduled and old.get(key, value) != value
             ]
             if lines:
@@ -265,7 +272,8 @@ def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
             f'{_shorten(list(groups))}, the config of '
             f'{_shorten(list(wrappers))}: name them alike, {advice}')
     for name, wrapper in wrappers.items():
-        sizes = [len(g['params']) for g in wrapper.param_groups]
+        # Without the base settings that mmengine's wrapper counts as a group.
+        sizes = [len(g['params']) for g in wrapper.optimizer.param_groups]
         stored_sizes = [len(g['params']) for g in groups[name]]
         # FSDP names parameters, several of which may be one here.
         by_name = any(isinstance(p, str) for p in groups[name][0]['params'])
@@ -315,4 +323,6 @@ def _shorten(names: list[str]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 3:
         return f'[{value[0]}, ...]'
+    if isinstance(value, float):
+        return f'{value:g}'
     return str(dict(value) if isinstance(value, dict) else value)
