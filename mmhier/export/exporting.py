@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import TRANSFORMS
 from torch import Tensor, nn
 import mmhier
 from mmhier.apis.predictor import (
@@ -34,6 +35,9 @@ OPSETS = range(18, 22)
 # Any size but those that tests and users ask for; two images, since a length
 # of one would be taken for a constant.
 _EXAMPLE = (2, 176, 208)
+# Of transforms that change the size of images.
+_SETTINGS = ('scale', 'scale_factor', 'keep_ratio', 'edge', 'crop_size', 'size',
+             'size_divisor', 'pad_val', 'interpolation', 'backend')
 
 
 def export_model(config: str,
@@ -221,9 +225,10 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         dict: In the order of application: ``channel_order``, ``mean`` and
-        ``std`` of the channels in that order, ``pad_size_divisor`` of height
-        and width, padded on the right and bottom with ``pad_value``; then the
-        sizes that the graphs take, ``min_size`` and ``max_size``.
+        ``std`` of the channels in that order; ``pad_size_divisor`` of height
+        and width, or ``pad_size`` (height, width) that they have at least,
+        padded on the right and bottom with ``pad_value``; then the sizes that
+        the graphs take, ``min_size`` and ``max_size``.
     """
     own = model.data_preprocessor
     swaps = any(
@@ -235,28 +240,36 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
         channel_order='RGB' if swaps else 'BGR',
         mean=_numbers(own.mean) if normalizes else [0.] * 3,
         std=_numbers(own.std) if normalizes else [1.] * 3,
-        pad_size_divisor=getattr(own, 'pad_size_divisor', None)
-        or test_cfg.get('size_divisor') or 1,
+        # mmseg's pads a test by test_cfg alone.
+        pad_size_divisor=test_cfg.get('size_divisor')
+        or getattr(own, 'pad_size_divisor', None) or 1,
+        pad_size=test_cfg.get('size'),
         pad_value=getattr(own, 'pad_value', getattr(own, 'pad_val', 0)),
         min_size=MIN_SIZE,
         max_size=MAX_SIZE)
 
 
 def inference_settings(model: nn.Module) -> dict[str, Any]:
-    """How the outputs of a segmentor become labels.
+    """How the outputs of a model become predictions.
 
     Args:
         model (nn.Module): Of any package.
 
     Returns:
-        dict: ``mode`` ('whole' or 'slide'), with ``crop_size`` and ``stride``
-        of windows; ``activation`` of the logits, 'softmax' or 'sigmoid', and
-        the ``threshold`` of the latter. Empty for other models.
+        dict: ``activation`` that is still to be applied to the outputs:
+        'softmax', 'sigmoid' or 'none'. For a segmentor, ``mode`` ('whole' or
+        'slide'), with ``crop_size`` and ``stride`` (height, width) of
+        windows; ``align_corners`` of the logits' resizing; and the
+        ``threshold`` of a sigmoid. For a detector, ``test_cfg``.
     """
     head = getattr(model, 'decode_head', None)
     if head is None:
-        return {}
-    settings = dict(mode=model.test_cfg.get('mode', 'whole'))
+        test_cfg = getattr(model, 'test_cfg', None)
+        return dict(activation='none') | (
+            dict(test_cfg=_as_json(test_cfg)) if test_cfg else {})
+    settings = dict(
+        mode=model.test_cfg.get('mode', 'whole'),
+        align_corners=head.align_corners)
     if settings['mode'] == 'slide':
         settings['crop_size'] = list(model.test_cfg['crop_size'])
         settings['stride'] = list(model.test_cfg['stride'])
@@ -266,13 +279,30 @@ def inference_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def _transforms(dataset: dict) -> list[dict[str, Any]]:
-    """Transforms of a pipeline that resize, crop or pad images."""
+    """Transforms of a pipeline that resize, crop or pad images, with their
+    defaults."""
     found = []
     for transform in dataset.get('pipeline') or ():
         name = type_name(transform.get('type'))
         if any(word in name for word in ('Resize', 'Crop', 'Pad')):
-            found.append(dict(transform, type=name))
+            built = TRANSFORMS.build(transform)
+            settings = {
+                key: getattr(built, key)
+                for key in _SETTINGS if hasattr(built, key)
+            }
+            found.append(_as_json(dict(transform, **settings, type=name)))
     return found
+
+
+def _as_json(value: Any) -> Any:
+    """Dicts, lists, numbers and texts; anything else as text."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
 
 
 def trace(graph: ExportGraph) -> torch.export.ExportedProgram:

@@ -105,6 +105,7 @@ def test_the_commands_of_the_guide(folder, monkeypatch, capsys):
         mean=[1, 2, 3],
         std=[4, 5, 6],
         pad_size_divisor=1,
+        pad_size=None,
         pad_value=0,
         min_size=64,
         max_size=4096)

@@ -278,11 +278,20 @@ def test_inference_settings_of_an_export(tmp_path):
     model, metainfo = load_model(config, None)
     assert inference_settings(model) == dict(
         mode='slide',
+        align_corners=False,
         crop_size=[64, 64],
         stride=[32, 32],
         activation='sigmoid',
         threshold=0.4)
-    assert metainfo['transforms'] == [dict(type='Resize', scale=(2048, 512))]
+    assert metainfo['transforms'] == [
+        dict(
+            type='Resize',
+            scale=[2048, 512],
+            scale_factor=None,
+            keep_ratio=False,
+            interpolation='bilinear',
+            backend='cv2')
+    ]
 
 
 def test_last_batch(masks_root, tmp_path):
