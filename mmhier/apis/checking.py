@@ -30,10 +30,14 @@ from mmhier.engine.config import (
     load_config,
     type_name,
 )
-from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.config_errors import (
+    check_log_packages,
+    naming_config_errors,
+)
 from mmhier.engine.memory import collect_saved_bytes
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
+from mmhier.engine.runtime_checks import check_runtime
 from mmhier.errors import MMHierError
 from mmhier.evaluation.dry_run import dry_evaluate
 from .counting import count_images
@@ -164,6 +168,9 @@ class _DryRun:
     def check_all(self, cfg: Config, checkpoint: str | None, every_file: bool,
                   num_gpus: int) -> None:
         """Check data, model, optimizer and one step of each kind."""
+        with self.part('runtime'):
+            check_runtime(cfg)
+            check_log_packages(cfg)
         for phase in _PHASES:
             if cfg.get(f'{phase}_dataloader') is not None:
                 self.check_phase_data(cfg, phase, every_file)

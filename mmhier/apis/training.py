@@ -15,6 +15,7 @@ from mmhier.engine.checkpoints import find_newest_checkpoint
 from mmhier.engine.config import load_config
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.engine.runtime_checks import check_runtime
 from mmhier.errors import MMHierError, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.zoo import config_path
@@ -110,6 +111,7 @@ def train(config: str,
         _resume_from(cfg, resume)
     _check_start(cfg, overwrite)
     start = find_pretrained(cfg, from_scratch)
+    check_runtime(cfg)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases)
     if 'val' in phases:

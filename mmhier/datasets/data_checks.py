@@ -36,6 +36,7 @@ from mmhier.engine.config import (
     type_name,
 )
 from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.runtime_checks import build_named
 from mmhier.errors import MMHierError
 
 
@@ -116,6 +117,9 @@ class _Checks:
             if isinstance(ann_file, str):
                 ann_file = osp.join(root, ann_file)
             _check_file(f'{name}.ann_file', ann_file)
+        for i, transform in enumerate(dataset.get('pipeline') or ()):
+            if isinstance(transform, dict):
+                build_named(f'{name}.pipeline.{i}', transform, TRANSFORMS)
         folders = _image_folders(name, dataset)
         dataset_class = dataset_class_of(dataset)
         metainfo = classes_of(dataset_class, dataset) or {}

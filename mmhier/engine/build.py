@@ -7,7 +7,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from mmhier.checkpoints.initializer import use_safe_initializers
-from mmhier.engine.config import refuse_wired_types, type_name
+from mmhier.engine.config import (
+    refuse_wired_types,
+    resolve_type,
+    type_name,
+)
 from mmhier.engine.geometry import keep_geometry_in_float32
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
@@ -43,6 +47,7 @@ def build_model(cfg: Config) -> nn.Module:
     refuse_wired_types(cfg)
     if cfg.get('default_scope'):
         init_default_scope(cfg.default_scope)
+    _refuse_pretrained(cfg.model)
     model_cfg = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor',
@@ -51,6 +56,26 @@ def build_model(cfg: Config) -> nn.Module:
     _check_channels(cfg.model, model, 'model')
     keep_geometry_in_float32(model)
     return model
+
+
+def _refuse_pretrained(cfg: dict) -> None:
+    """Refuse ``pretrained`` of a model, which mmseg and mmdet hand on.
+
+    Args:
+        cfg (dict): Config of a model.
+
+    Raises:
+        MMHierError: If it is set for a backbone of mmhier.
+    """
+    if not cfg.get('pretrained') or type_name(
+            cfg.get('type')) == 'ImageClassifier':  # whose whole it names
+        return
+    kind = resolve_type((cfg.get('backbone') or {}).get('type'), MODELS)
+    if isinstance(kind, type) and issubclass(kind, HierarchicalBackbone):
+        raise MMHierError(
+            f'model.pretrained={cfg["pretrained"]!r} holds weights of another '
+            f'backbone than {kind.__name__}: set model.pretrained=None, and '
+            'name weights in model.backbone.init_cfg')
 
 
 def _check_channels(cfg: dict, model: nn.Module, name: str) -> None:

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, METRICS
 from mmhier.datasets.mask_checks import spread_evenly
 from mmhier.engine.config import iter_datasets, iter_metrics, type_name
 from mmhier.engine.config_errors import naming_config_errors
+from mmhier.engine.runtime_checks import build_named, iter_hooks
 from mmhier.errors import MMHierError
 from .dry_labels import evaluate_labels, evaluate_masks
 from .dry_objects import evaluate_objects
@@ -57,7 +58,7 @@ def dry_evaluate(cfg: Config,
     with naming_config_errors(cfg), _quiet():
         dataset = DATASETS.build(cfg[loader]['dataset'])
         for key, item in settings:
-            metric = METRICS.build(item)
+            metric = build_named(key, item, METRICS)
             metric.dataset_meta = getattr(dataset, 'metainfo', None)
             evaluate = _evaluation_of(metric)
             if evaluate is None or not hasattr(dataset, 'get_data_info'):
@@ -135,14 +136,7 @@ def _check_monitored(cfg: Config, names: Sequence[str]) -> None:
 
 def _iter_monitored(cfg: Config) -> Iterator[tuple[str, str]]:
     """Keys of a config that name metrics, and the names."""
-    hooks = cfg.get('default_hooks') or {}
-    for key, hook in [
-            *((f'default_hooks.{k}', v) for k, v in hooks.items()),
-            *((f'custom_hooks.{i}', v)
-              for i, v in enumerate(cfg.get('custom_hooks') or ())),
-    ]:
-        if not isinstance(hook, dict):
-            continue
+    for key, hook in iter_hooks(cfg):
         best = hook.get('save_best')
         for name in [best] if isinstance(best, str) else best or ():
             if name != 'auto':

@@ -1,0 +1,147 @@
+"""Checks of what a config builds around a model, before a long run."""
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import (
+    HOOKS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    Registry,
+    init_default_scope,
+)
+from mmhier.errors import MMHierError
+from .config import resolve_type, type_name
+from .config_errors import naming_config_errors
+
+# Packages that state mistakes of a config by assertions and the like.
+_UPSTREAM = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'mmhier',
+             'torch')
+# Hooks whose constructors need nothing but their arguments.
+_PLAIN_HOOKS = ('CheckpointHook', 'EMAHook', 'EarlyStoppingHook', 'LoggerHook')
+
+
+def build_named(key: str, settings: dict, registry: Registry,
+                **arguments: Any) -> Any:
+    """Build a part of a config, and name it where it is refused.
+
+    Assertions of OpenMMLab's and torch's own constructors state mistakes of
+    the config. Those of other packages are bugs, and pass.
+
+    Args:
+        key (str): Its dotted key, for the message.
+        settings (dict): With its ``type``.
+        registry (Registry): mmengine's registry of its kind.
+        **arguments: Further arguments of the constructor.
+
+    Raises:
+        MMHierError: Names the key, the type and the reason.
+    """
+    kind = resolve_type(settings.get('type'), registry)
+    package = getattr(kind, '__module__', '').partition('.')[0]
+    try:
+        return registry.build(dict(settings), default_args=arguments)
+    except MMHierError:
+        raise
+    except (AssertionError, ImportError, OSError, RuntimeError,
+            ValueError) as error:
+        if package not in _UPSTREAM:
+            raise
+        reason = ' '.join(str(error).split()) or 'an assertion failed'
+        raise MMHierError(f'{key}: {type_name(settings["type"])} cannot be '
+                          f'built: {reason}') from error
+
+
+def check_runtime(cfg: Config) -> None:
+    """Check loops, optimizer, schedule and hooks of a training.
+
+    Args:
+        cfg (Config): Made by :func:`mmhier.apis.load_config`; unchanged.
+
+    Raises:
+        MMHierError: Names the key, and what is wrong with it.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    _check_loops(cfg)
+    with naming_config_errors(cfg):
+        wrapper = cfg.get('optim_wrapper') or {}
+        if isinstance(wrapper.get('optimizer'), dict) and isinstance(
+                resolve_type(wrapper['optimizer'].get('type'), OPTIMIZERS),
+                type):
+            parameter = torch.nn.Parameter(torch.zeros(()))
+            build_named(
+                'optim_wrapper.optimizer',
+                wrapper['optimizer'],
+                OPTIMIZERS,
+                params=[parameter])
+        for key, scheduler in _iter_schedulers(cfg):
+            _check_scheduler(key, scheduler, cfg)
+        for key, hook in iter_hooks(cfg):
+            kind = resolve_type(hook.get('type'), HOOKS)
+            if getattr(kind, '__name__', '') in _PLAIN_HOOKS:
+                build_named(key, hook, HOOKS)
+            begin = hook.get('begin_epoch') or 0
+            most = (cfg.get('train_cfg') or {}).get('max_epochs')
+            if most is not None and begin > most:
+                raise MMHierError(f'{key}.begin_epoch={begin} is after the '
+                                  f'last epoch, train_cfg.max_epochs={most}')
+
+
+def _check_loops(cfg: Config) -> None:
+    """Check lengths, and that parts that need each other are there."""
+    train_cfg = cfg.get('train_cfg') or {}
+    for key in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
+        value = train_cfg.get(key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise MMHierError(f'train_cfg.{key}={value!r}: expected a whole '
+                              'number from 1')
+    for phase in ('val', 'test'):
+        parts = [
+            f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')
+        ]
+        absent = [part for part in parts if cfg.get(part) is None]
+        if absent and len(absent) < len(parts):
+            raise MMHierError(f'{", ".join(absent)} is missing: state all of '
+                              f'{", ".join(parts)}, or set all to None')
+
+
+def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
+    """Build a scheduler for an optimizer of its own."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))],
+                                lr=0.1,
+                                momentum=0.9)
+    settings = dict(scheduler)
+    by_iteration = settings.pop('convert_to_iter_based', False)
+    train_cfg = cfg.get('train_cfg') or {}
+    last = train_cfg.get(
+        'max_epochs' if settings.get('by_epoch', True) else 'max_iters')
+    # As mmengine's runner completes it.
+    if last is not None and not by_iteration:
+        settings.setdefault('end', last)
+    build_named(key, settings, PARAM_SCHEDULERS, optimizer=optimizer)
+
+
+def _iter_schedulers(cfg: Config) -> Iterator[tuple[str, dict]]:
+    schedulers = cfg.get('param_scheduler') or ()
+    if isinstance(schedulers, dict):
+        schedulers = [schedulers] if 'type' in schedulers else ()
+    for i, scheduler in enumerate(schedulers):
+        if isinstance(scheduler, dict):
+            yield f'param_scheduler.{i}', scheduler
+
+
+def iter_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Dotted keys and settings of the hooks of a config.
+
+    Args:
+        cfg (Config): May have none.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    custom = cfg.get('custom_hooks') or ()
+    for key, hook in [
+            *((f'default_hooks.{k}', v) for k, v in hooks.items()),
+            *((f'custom_hooks.{i}', v) for i, v in enumerate(custom)),
+    ]:
+        if isinstance(hook, dict):
+            yield key, hook
