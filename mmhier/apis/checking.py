@@ -225,18 +225,23 @@ class _DryRun:
         """Check the data of 'train', 'val' or 'test', and count it."""
         subject = f'{phase} data'
         with self.part(subject):
+            evaluates = phase != 'train' and not (phase == 'test' and
+                                                  _tests_as_it_validates(cfg))
             check_data(
                 cfg, (phase, ),
                 max_masks=None if every_file else 200,
-                warn=lambda line: self.add('warning', subject, line))
+                warn=lambda line: self.add('warning', subject, line),
+                keep=evaluates)
             loader = f'{phase}_dataloader'
+            whole = None
             for name, settings in iter_datasets(cfg[loader], loader):
                 dataset = DATASETS.build(settings)
+                if settings is cfg[loader].dataset:
+                    whole = dataset
                 for level, message in count_images(name, dataset, every_file):
                     self.add(level, subject, message)
-            if phase != 'train' and not (phase == 'test'
-                                         and _tests_as_it_validates(cfg)):
-                for note in dry_evaluate(cfg, phase):
+            if evaluates:
+                for note in dry_evaluate(cfg, phase, dataset=whole):
                     self.add('note', f'{phase} evaluation', note)
 
     def check_optimizer(self, cfg: Config, model: nn.Module,

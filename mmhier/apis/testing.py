@@ -143,7 +143,7 @@ def run_test(cfg: Config,
     for key in ('tta_model', 'tta_pipeline') if tta else ():
         if key not in cfg:
             raise MMHierError(f'--tta needs {key} in the config')
-    check_data(cfg, ('test', ))
+    check_data(cfg, ('test', ), keep=True)
     for note in dry_evaluate(cfg, 'test', max_images=500, max_seconds=3):
         print_log(f'dry evaluation: {note}')
     if tta:

@@ -113,7 +113,7 @@ def train(config: str,
     start = find_pretrained(cfg, from_scratch)
     check_runtime(cfg)
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
-    check_data(cfg, phases)
+    check_data(cfg, phases, keep='val' in phases)
     if 'val' in phases:
         for note in dry_evaluate(cfg, 'val', max_images=500, max_seconds=3):
             print_log(f'dry evaluation: {note}')

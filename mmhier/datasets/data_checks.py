@@ -43,7 +43,8 @@ from mmhier.errors import MMHierError
 def check_data(cfg: Config,
                phases: Sequence[str],
                max_masks: int | None = 200,
-               warn: Callable[[str], None] | None = None) -> None:
+               warn: Callable[[str], None] | None = None,
+               keep: bool = False) -> None:
     """Check that the data of a config can be used.
 
     Folders and annotation files must exist, and the model must have as many
@@ -62,6 +63,9 @@ def check_data(cfg: Config,
             evenly spread over it; None for all. Defaults to 200.
         warn (Callable, optional): Called with each warning. Defaults to
             None: they go to the log.
+        keep (bool): Keep the last annotation file in memory, for
+            :func:`mmhier.evaluation.dry_run.dry_evaluate`, which lets go of
+            it. Defaults to False.
 
     Raises:
         MMHierError: Names the key, the file and what is wrong with it.
@@ -73,7 +77,8 @@ def check_data(cfg: Config,
             for phase in phases:
                 checks.check_phase(phase)
     finally:
-        read_coco.cache_clear()
+        if not keep:
+            read_coco.cache_clear()
 
 
 class _Checks:

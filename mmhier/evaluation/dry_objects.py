@@ -158,9 +158,10 @@ class _Truth:
             else:
                 x, y, w, h = annotation['bbox']
                 scored.append((label, x, y, x + w, y + h))
-        found = [(o['bbox_label'], *o['bbox']) for o in loaded]
-        if not (len(scored) == len(found)
-                and np.allclose(sorted(scored), sorted(found))):
+        scored.sort()
+        found = sorted((o['bbox_label'], *o['bbox']) for o in loaded)
+        if scored != found and not (len(scored) == len(found)
+                                    and np.allclose(scored, found)):
             raise MMHierError(
                 f'{self.key}.ann_file={self.path} has {len(scored)} objects '
                 f'in image {info["img_id"]}, and the dataset {len(found)} or '

@@ -9,7 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, METRICS
+from mmengine.registry import DATASETS, METRICS, init_default_scope
+from mmhier.datasets.coco_checks import read_coco
 from mmhier.datasets.mask_checks import spread_evenly
 from mmhier.engine.config import iter_datasets, iter_metrics, type_name
 from mmhier.engine.config_errors import naming_config_errors
@@ -19,11 +20,14 @@ from .dry_labels import evaluate_labels, evaluate_masks
 from .dry_objects import evaluate_objects
 from .trial import Trial
 
+_MIN_IMAGES = 10  # tried however long the data takes to be read
+
 
 def dry_evaluate(cfg: Config,
                  phase: str,
                  max_images: int | None = None,
-                 max_seconds: float = math.inf) -> list[str]:
+                 max_seconds: float = math.inf,
+                 dataset: Any = None) -> list[str]:
     """Evaluate the ground truth of a data set as predictions.
 
     Perfect predictions score AP = 1, mIoU = 100 and top-1 = 100, unless the
@@ -36,8 +40,10 @@ def dry_evaluate(cfg: Config,
         phase (str): 'val' or 'test'.
         max_images (int, optional): Evenly spread over the set.
             Defaults to None: all.
-        max_seconds (float): No further image is read after this time.
-            Defaults to infinity.
+        max_seconds (float): No further image is read after this time, for
+            each metric. Defaults to infinity.
+        dataset (Dataset, optional): Of the dataloader, if it is built
+            already. Defaults to None.
 
     Returns:
         list[str]: The result of each metric: the score, what lowers it
@@ -47,6 +53,7 @@ def dry_evaluate(cfg: Config,
         MMHierError: If the predictions do not score as they should, or a
             monitored metric does not exist.
     """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     loader, evaluator = f'{phase}_dataloader', f'{phase}_evaluator'
     settings = list(iter_metrics(cfg.get(evaluator), evaluator))
     if cfg.get(loader) is None or not settings:
@@ -55,8 +62,10 @@ def dry_evaluate(cfg: Config,
     notes: list[str] = []
     names: list[str] = []
     complete = True
-    with naming_config_errors(cfg), _quiet():
-        dataset = DATASETS.build(cfg[loader]['dataset'])
+    start = time.monotonic()
+    with naming_config_errors(cfg), _quiet(), _forgetting_annotations():
+        if dataset is None:
+            dataset = DATASETS.build(cfg[loader]['dataset'])
         for key, item in settings:
             metric = build_named(key, item, METRICS)
             metric.dataset_meta = getattr(dataset, 'metainfo', None)
@@ -65,15 +74,15 @@ def dry_evaluate(cfg: Config,
                 complete = False
                 notes.append(f'{key}: {type_name(item["type"])} was not tried')
                 continue
-            deadline = time.monotonic() + max_seconds
             number = len(dataset) if max_images is None else max_images
-            indices = _until(deadline,
+            indices = _until(start + max_seconds,
                              spread_evenly(range(len(dataset)), number))
             values, note = evaluate(
                 Trial(key, item, metric, dataset, datasets, indices, cfg.model))
             prefix = metric.prefix or metric.default_prefix
             names += [f'{prefix}/{k}' if prefix else k for k in values]
             notes.append(f'{key}: {note}')
+            start = time.monotonic()
     if phase == 'val' and complete:
         _check_monitored(cfg, names)
     return notes
@@ -98,14 +107,23 @@ def _evaluation_of(metric: Any) -> Callable | None:
 
 
 def _until(deadline: float, items: Sequence[int]) -> Iterator[int]:
-    """Items, at least one, until a time."""
+    """Items, at least some, until a time."""
     # In an order that covers the set wherever it ends.
     step = max(1, math.isqrt(len(items)))
     for number, i in enumerate(
             i for start in range(step) for i in items[start::step]):
-        if number and time.monotonic() > deadline:
+        if number >= _MIN_IMAGES and time.monotonic() > deadline:
             return
         yield i
+
+
+@contextmanager
+def _forgetting_annotations() -> Iterator[None]:
+    """Let go of the annotation file that the checks have read."""
+    try:
+        yield
+    finally:
+        read_coco.cache_clear()
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def test_zoo(name, roots, tmp_path):
 @pytest.mark.parametrize('name', [n for n in CONFIGS if 'demo' in n])
 def test_demo(name, tmp_path):
     root = tmp_path / 'shapes'
-    generate_shapes(str(root), 8, 4)
+    generate_shapes(str(root), 16, 16)
     findings = check_config(
         str(ROOT / name), data_root=str(root), from_scratch=True)
     assert not [f for f in findings if f.level == 'error']
