@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.packages import (
-    PackageError,
     PackageSummary,
     Problems,
     list_entries,
@@ -47,26 +47,26 @@ def read_image_sizes(folder: str | Path) -> dict[str, tuple[int, int]]:
         dict[str, tuple[int, int]]: Height and width by name without suffix.
 
     Raises:
-        PackageError: If there are no images, or one cannot be read.
+        MMHierError: If there are no images, or one cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise PackageError(f'image folder {folder} does not exist')
+        raise MMHierError(f'image folder {folder} does not exist')
     sizes = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _IMAGE_SUFFIXES:
             continue
         if path.stem in sizes:
-            raise PackageError(f'{folder} holds two images {path.stem}, whose '
-                               'label maps would have the same name')
+            raise MMHierError(f'{folder} holds two images {path.stem}, whose '
+                              'label maps would have the same name')
         try:
             with Image.open(path) as image:
                 sizes[path.stem] = image.size[::-1]
         except (OSError, UnidentifiedImageError, SyntaxError,
                 ValueError) as error:
-            raise PackageError(f'cannot read image {path}: {error}') from error
+            raise MMHierError(f'cannot read image {path}: {error}') from error
     if not sizes:
-        raise PackageError(f'{folder} holds no .jpg or .png images')
+        raise MMHierError(f'{folder} holds no .jpg or .png images')
     return sizes
 
 
@@ -88,7 +88,7 @@ def write_ade20k_package(label_folder: str | Path,
         PackageSummary: Of the package.
 
     Raises:
-        PackageError: If the package is there, cannot be written, or is not
+        MMHierError: If the package is there, cannot be written, or is not
             valid; then nothing is written.
     """
     with new_package(path, overwrite) as staged:
@@ -119,7 +119,7 @@ def check_ade20k_package(path: str | Path,
         PackageSummary: Of a valid package.
 
     Raises:
-        PackageError: Lists all problems.
+        MMHierError: Lists all problems.
     """
     problems = Problems(name or path)
     # Label values of all files, to distinguish a shift from an error.
@@ -228,8 +228,8 @@ def ade20k_package_name(testset: str, algorithm: str) -> str:
         algorithm (str): Name of the method.
 
     Raises:
-        PackageError: If it would not be a file name.
+        MMHierError: If it would not be a file name.
     """
     if not algorithm or set(algorithm) & set('/\\\0'):
-        raise PackageError(f'{algorithm!r} cannot be part of a file name')
+        raise MMHierError(f'{algorithm!r} cannot be part of a file name')
     return f'ade20k_{testset}_{algorithm}.zip'
