@@ -15,6 +15,7 @@ from mmhier.engine.checkpoints import find_newest_checkpoint
 from mmhier.engine.config import load_config
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.engine.tracking import use_tracker
 from mmhier.errors import MMHierError, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.zoo import config_path
@@ -24,6 +25,7 @@ def train(config: str,
           *,
           work_dir: str | None = None,
           data_root: str | None = None,
+          data_format: str | None = None,
           classes: str | Sequence[str] | None = None,
           resume: str | None = None,
           overwrite: bool = False,
@@ -31,6 +33,7 @@ def train(config: str,
           amp: bool = False,
           amp_dtype: str | None = None,
           tf32: bool = False,
+          track: str | None = None,
           auto_scale_lr: bool = False,
           no_validate: bool = False,
           seed: int | None = None,
@@ -46,6 +49,7 @@ def train(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
+        data_format (str, optional): See :func:`mmhier.apis.load_config`.
         classes (str | Sequence[str], optional): See
             :func:`mmhier.apis.load_config`.
         resume (str, optional): Checkpoint to go on from, or 'auto' for the
@@ -59,6 +63,9 @@ def train(config: str,
             Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         tf32 (bool): Multiply float32 matrices in TF32 on GPUs that can.
             Defaults to False: torch's choice.
+        track (str, optional): 'tensorboard', 'mlflow', 'wandb' or 'aim', which
+            logs the run too; see :func:`mmhier.engine.tracking.use_tracker`.
+            Defaults to None.
         auto_scale_lr (bool): Scale the learning rate by the total batch size
             over ``auto_scale_lr.base_batch_size``. Defaults to False.
         no_validate (bool): Leave validation out. Defaults to False.
@@ -82,6 +89,7 @@ def train(config: str,
         config,
         work_dir=work_dir,
         data_root=data_root,
+        data_format=data_format,
         classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
@@ -92,6 +100,8 @@ def train(config: str,
         use_amp(cfg, amp_dtype)
     if tf32:
         cfg.env_cfg = dict(cfg.get('env_cfg') or {}, tf32=True)
+    if track is not None:
+        use_tracker(cfg, track)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MMHierError('--auto-scale-lr needs auto_scale_lr='
