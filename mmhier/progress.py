@@ -1,19 +1,47 @@
 """Progress bars of long commands."""
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 T = TypeVar('T')
+
+
+def progress_bar(*columns: 'ProgressColumn') -> 'Progress':
+    """Progress on stderr with elapsed and remaining time.
+
+    Nothing is printed where stderr is no terminal. The bar goes when its
+    ``with`` block ends.
+
+    Args:
+        *columns (ProgressColumn): Columns of rich behind the bar.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TextColumn('eta'),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty())
 
 
 def track(items: Iterable[T],
           description: str,
           total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar on stderr.
-
-    It shows the count, the elapsed and the remaining time, and goes when the
-    loop ends. Nothing is printed where stderr is no terminal, nor by processes
-    other than the first.
+    """Iterate with a progress bar; see :func:`progress_bar`.
 
     Args:
         items (Iterable): What to iterate over.
@@ -28,24 +56,6 @@ def track(items: Iterable[T],
     if not sys.stderr.isatty():
         yield from items
         return
-    from mmengine.dist import is_main_process
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    with Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn('eta'),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not is_main_process()) as progress:
+    from rich.progress import MofNCompleteColumn
+    with progress_bar(MofNCompleteColumn()) as progress:
         yield from progress.track(items, total=total, description=description)

@@ -29,17 +29,14 @@ from mmhier.datasets.data_checks import check_data
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
-from mmhier.engine.config import (
-    iter_datasets,
-    load_config,
-    type_name,
-)
+from mmhier.engine.config import iter_datasets, load_config, type_name
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.memory import collect_saved_bytes
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
 from mmhier.evaluation.dry_run import dry_evaluate
+from mmhier.progress import track
 from .trial_batches import (
     build_wrapper,
     compute_losses,
@@ -236,7 +233,7 @@ class _DryRun:
             str(getattr(transform, 'color_type', '')).endswith(
                 'ignore_orientation')
             for transform in getattr(pipeline, 'transforms', ()))
-        for i in range(len(dataset)):
+        for i in track(range(len(dataset)), f'Reading {subject}'):
             info = dataset.get_data_info(i)
             if 'instances' in info:
                 num_empty += all(

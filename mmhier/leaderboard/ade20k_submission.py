@@ -21,6 +21,7 @@ from mmhier.leaderboard.packages import (
     open_package,
     read_entry,
 )
+from mmhier.progress import track
 
 NUM_CLASSES = 150
 
@@ -93,7 +94,9 @@ def write_ade20k_package(label_folder: str | Path,
     """
     with new_package(path, overwrite) as staged:
         with zipfile.ZipFile(staged, 'w') as archive:
-            for png in sorted(Path(label_folder).glob('*.png')):
+            for png in track(
+                    sorted(Path(label_folder).glob('*.png')),
+                    'Packing label maps'):
                 # PNGs are compressed already.
                 archive.writestr(zipfile.ZipInfo(png.name), png.read_bytes())
         return check_ade20k_package(staged, sizes, path)
@@ -127,7 +130,7 @@ def check_ade20k_package(path: str | Path,
     stems = set()
     with open_package(path) as archive:
         entries = list_entries(archive, '.png', problems, max_bytes)
-        for info in entries:
+        for info in track(entries, 'Checking the package'):
             stem = PurePosixPath(info.filename.replace('\\', '/')).stem
             stems.add(stem)
             content = read_entry(archive, info, problems)

@@ -24,6 +24,7 @@ from mmhier.leaderboard.packages import (
     read_entry,
 )
 from mmhier.leaderboard.run_lengths import decode_run_lengths
+from mmhier.progress import track
 
 # 1 to 90 without the ten categories that were never annotated.
 COCO_CATEGORY_IDS = frozenset(range(
@@ -246,7 +247,7 @@ def check_coco_package(path: str | Path,
     if any('segmentation' in d for d in detections if isinstance(d, dict)):
         task = 'segm'
     checked = _Detections(task, images, problems)
-    for i, detection in enumerate(detections):
+    for i, detection in enumerate(track(detections, 'Checking the package')):
         checked.add(i, detection)
     checked.finish(allow_empty_images)
     problems.raise_if_any()
