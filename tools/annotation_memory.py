@@ -268,10 +268,12 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def measure_all(num_images: int, num_workers: int) -> dict[str, Memory]:
+def measure_all(packages: Sequence[str], num_images: int,
+                num_workers: int) -> dict[str, Memory]:
     """Memory of the annotations by package, the rest of a training left out.
 
     Args:
+        packages (Sequence[str]): Some of 'mmhier' and 'mmdet'.
         num_images (int): Of the training set.
         num_workers (int): Of the training dataloader.
     """
@@ -280,12 +282,13 @@ def measure_all(num_images: int, num_workers: int) -> dict[str, Memory]:
         large, small = Path(folder, 'large'), Path(folder, 'small')
         generate(large, num_images)
         generate(small, NUM_SMALL)
-        for package in 'mmhier', 'mmdet':
+        for package in packages:
             rest = measure(package, small, num_workers)
             whole = measure(package, large, num_workers)
             found[package] = Memory(whole.loading - rest.loading,
                                     whole.training - rest.training,
                                     whole.serialized)
+            print(package, found[package], flush=True)
     return found
 
 
@@ -318,6 +321,12 @@ def main() -> None:
     parser.add_argument(
         '--num-workers', type=int, default=4, help='defaults to 4')
     parser.add_argument(
+        '--packages',
+        nargs='+',
+        choices=['mmhier', 'mmdet'],
+        default=['mmhier', 'mmdet'],
+        help='runners to measure; defaults to both')
+    parser.add_argument(
         '--page',
         default=str(PAGE),
         help="page that gets the table; '' for none. Defaults to "
@@ -327,7 +336,8 @@ def main() -> None:
     if arguments.train:
         train(*arguments.train)
         return
-    found = measure_all(arguments.num_images, arguments.num_workers)
+    found = measure_all(arguments.packages, arguments.num_images,
+                        arguments.num_workers)
     text = table(found, arguments.num_images, arguments.num_workers)
     print(text)
     if arguments.page:
