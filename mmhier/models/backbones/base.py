@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.checkpoints.loading import load_backbone_weights
 from mmhier.errors import MMHierError
-from ..layers import any_size, call_compiled, recompute_block
+from ..layers import (
+    any_size,
+    call_compiled,
+    recompute_block,
+    tie_gradients,
+)
 
 MIN_INPUT_SIZE = 32
 
@@ -259,10 +264,12 @@ class HierarchicalBackbone(BaseModule):
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
         if self.compile_cfg is not False:
-            return call_compiled(
+            maps = call_compiled(
                 type(self).forward_maps, self, x, **self.compile_cfg)
-        with any_size():
-            return self.forward_maps(x)
+        else:
+            with any_size():
+                maps = self.forward_maps(x)
+        return tie_gradients(maps) if self.training else maps
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Call `block`, recomputing it in the backward pass if with_cp.
