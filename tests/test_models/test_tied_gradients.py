@@ -29,7 +29,7 @@ def test_maps_may_be_changed_in_place():
 
 def test_maps_keep_their_memory():
     maps = torch.ones(1, requires_grad=True) + 0, torch.ones(1)
-    assert [m.data_ptr() for m in tie_gradients(maps)
-            ] == [m.data_ptr() for m in maps]
+    assert [m.data_ptr()
+            for m in tie_gradients(maps)] == [m.data_ptr() for m in maps]
     with torch.no_grad():
         assert tie_gradients(maps) is maps

@@ -15,8 +15,8 @@ class _TiedGradients(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.mark_non_differentiable(
-            *(y for x, y in zip(inputs, output) if not x.requires_grad))
+        ctx.mark_non_differentiable(*(y for x, y in zip(inputs, output)
+                                      if not x.requires_grad))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
