@@ -336,9 +336,9 @@ class ACCViT(HierarchicalBackbone):
             is x + MLP(LN(a(x))). Defaults to 'gated_residual'.
         norm_cfg (dict): Of the BatchNorm layers; eps and momentum default to
             MaxViT's 1e-3 and 0.01. Defaults to ``dict(type='BN')``.
-        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``, ``norm_eval``,
-            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager') and
-            ``init_cfg`` of :class:`HierarchicalBackbone`.
+        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
+            ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
+            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in

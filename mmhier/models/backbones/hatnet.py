@@ -89,7 +89,7 @@ class HierarchicalAttention(nn.Module):
         layout = *u.shape[1:3], self.grid_size, self.dilation
         windows = self.attend_self(
             partition_windows(u, self.grid_size, self.dilation),
-            window_key_mask(*layout, device=u.device))
+            window_key_mask(*layout, u.device))
         return merge_windows(windows, *layout)
 
     def attend_self(self,
@@ -204,9 +204,9 @@ class HATNet(HierarchicalBackbone):
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. The paper's group uses 0.1 for tiny
             and small, 0.3 for medium and large. Defaults to 0.
-        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``, ``norm_eval``,
-            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager') and
-            ``init_cfg`` of :class:`HierarchicalBackbone`.
+        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
+            ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
+            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in

@@ -311,8 +311,8 @@ class HVT(HierarchicalBackbone):
             mean of the final, normed tokens. Defaults to 'featmap'.
         out_indices (Sequence[int], optional): Defaults to None: all maps,
             or (3, ) for 'avg_featmap'.
-        **kwargs: ``output_stride``, ``frozen_stages``, ``norm_eval``, ``with_cp``,
-            ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
+        **kwargs: ``output_stride``, ``frozen_stages``, ``norm_eval``,
+            ``with_cp``, ``attn_impl`` ('auto', ...) and ``init_cfg`` of
             :class:`HierarchicalBackbone`.
 
     Raises:
