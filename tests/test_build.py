@@ -62,7 +62,7 @@ def changed(name: str, **options) -> Config:
      'out_indices=(3,)) returns [512]: set model.head.in_channels=512'),
     (CLASSIFIER, dict(model__neck=None),
      "model.neck is missing: mmhier.HATNet(arch='tiny', out_indices=(3,)) "
-     'returns maps, LinearClsHead expects vectors: set model.neck=dict('
+     'returns maps, DropoutClsHead expects vectors: set model.neck=dict('
      "_delete_=True, type='GlobalAveragePooling')"),
 ])
 def test_other_channels_than_the_backbone_returns(name, options, message):

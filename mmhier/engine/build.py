@@ -1,7 +1,7 @@
 """Building the model of a config."""
 from collections.abc import Iterator
 from copy import deepcopy
-from inspect import isclass
+from inspect import getmro, isclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +14,11 @@ from mmhier.engine.geometry import keep_geometry_in_float32
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
 
-# Classification heads that read vectors, by the ends of their names.
-_VECTOR_HEADS = ('LinearClsHead', 'ArcFaceClsHead', 'VisionTransformerClsHead')
+# Classification heads of mmpretrain that read vectors.
+_VECTOR_HEADS = {
+    'ArcFaceClsHead', 'LinearClsHead', 'MultiLabelLinearClsHead',
+    'StackedLinearClsHead', 'VisionTransformerClsHead'
+}
 
 
 class _Channels(NamedTuple):
@@ -109,15 +112,17 @@ def _build_backbone(cfg: dict | None) -> HierarchicalBackbone | None:
 def _check_pooling(model: dict, backbone: HierarchicalBackbone,
                    name: str) -> None:
     """Refuse a linear classifier of maps that no neck has averaged."""
-    heads = _parts(model, 'head')
-    if (heads and not _parts(model, 'neck')
-            and type_name(heads[0][1]['type']).endswith(_VECTOR_HEADS)
-            and getattr(backbone, 'out_type', 'featmap') == 'featmap'):
+    if (not model.get('head') or _parts(model, 'neck')
+            or getattr(backbone, 'out_type', 'featmap') != 'featmap'):
+        return
+    head = resolve_type(model['head'].get('type'), MODELS)
+    if isclass(head) and any(
+            cls.__name__ in _VECTOR_HEADS for cls in getmro(head)):
         # A None of a base config is replaced, not merged with.
         delete = '_delete_=True, ' if 'neck' in model else ''
         raise MMHierError(
             f'{name}.neck is missing: {_describe(model["backbone"])} returns '
-            f'maps, {type_name(heads[0][1]["type"])} expects vectors: set '
+            f'maps, {head.__name__} expects vectors: set '
             f"{name}.neck=dict({delete}type='GlobalAveragePooling')")
 
 

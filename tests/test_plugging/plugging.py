@@ -103,7 +103,7 @@ def _make_quick(value: Any) -> None:
     elif isinstance(value, dict):
         value.pop('pretrained', None)
         init_cfg = value.get('init_cfg')
-        if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
+        if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
             del value['init_cfg']
         if value.get('type') in ('SyncBN', 'MMSyncBN'):
             value['type'] = 'BN'

@@ -86,7 +86,8 @@ class HierarchicalAttention(nn.Module):
 
     def attend_windows(self, u: Tensor) -> Tensor:
         """Self-attention within each window of (B, H, W, C)."""
-        layout = *u.shape[1:3], self.grid_size, self.dilation
+        height, width = u.shape[1:3]
+        layout = height, width, self.grid_size, self.dilation
         windows = self.attend_self(
             partition_windows(u, self.grid_size, self.dilation),
             window_key_mask(*layout, u.device))

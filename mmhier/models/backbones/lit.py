@@ -226,9 +226,9 @@ class LIT(HierarchicalBackbone):
             results. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
-        **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
-            before it), ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto',
-            'sdpa', 'eager') and ``init_cfg`` of
+        **kwargs: ``output_stride``, ``frozen_stages`` (the downsampling
+            belongs to the stage before it), ``norm_eval``, ``with_cp``,
+            ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
             :class:`HierarchicalBackbone`.
 
     Raises:

@@ -239,10 +239,10 @@ class LITv2(HierarchicalBackbone):
             multiples of 32 give the same either way. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
-        **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
-            before it), ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto',
-            'sdpa', 'eager'), ``compile`` and ``init_cfg`` of
-            :class:`HierarchicalBackbone`.
+        **kwargs: ``output_stride``, ``frozen_stages`` (the downsampling
+            belongs to the stage before it), ``norm_eval``, ``with_cp``,
+            ``attn_impl`` ('auto', 'sdpa', 'eager'), ``compile`` and
+            ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in
