@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all test-zoo test-original test-floor test-exports lint \
+.PHONY: demo test test-all test-zoo test-original test-floor test-exports speed lint \
 	docs install install-tests clean
 
 demo: install
@@ -46,6 +46,10 @@ docs: $(VENV)/.installed
 # Exports every backbone at full depth, in about an hour; writes docs/export.md.
 test-exports: install-tests
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/export_table.py
+
+# The first table of docs/speed.md, in about 15 minutes on a quiet machine.
+speed: install
+	$(PY) -W ignore tools/benchmark.py --page docs/speed.md --only rates backbones
 
 install: $(VENV)/.installed
 

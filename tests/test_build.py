@@ -60,6 +60,10 @@ def changed(name: str, **options) -> Config:
     (CLASSIFIER, dict(model__backbone__arch='small'),
      "model.head.in_channels=384 but mmhier.HATNet(arch='small', "
      'out_indices=(3,)) returns [512]: set model.head.in_channels=512'),
+    (CLASSIFIER, dict(model__neck=None),
+     "model.neck is missing: mmhier.HATNet(arch='tiny', out_indices=(3,)) "
+     'returns maps, DropoutClsHead expects vectors: set model.neck=dict('
+     "_delete_=True, type='GlobalAveragePooling')"),
 ])
 def test_other_channels_than_the_backbone_returns(name, options, message):
     with pytest.raises(MMHierError, match=re.escape(message)):
@@ -110,6 +114,67 @@ def test_a_neck_that_starts_from_the_last_map():
                     in_channels=[64, 32, 16],
                     out_channels=[64, 32, 16]))))
     assert build(cfg, 'meta').neck.in_channels == [384, 240, 96]
+
+
+def maps_of_tiny(*out_indices: int) -> dict:
+    return dict(type='mmhier.HATNet', arch='tiny', out_indices=out_indices)
+
+
+@pytest.mark.parametrize('scope, model, message', [
+    ('mmseg',
+     dict(
+         type='EncoderDecoder',
+         backbone=maps_of_tiny(0, 3),
+         decode_head=dict(
+             type='DepthwiseSeparableASPPHead',
+             in_channels=2048,
+             in_index=1,
+             channels=8,
+             num_classes=2,
+             c1_in_channels=256,
+             c1_channels=8)), 'model.decode_head.in_channels=2048 and '
+     'model.decode_head.c1_in_channels=256 but .* set '
+     'model.decode_head.in_channels=384 and '
+     'model.decode_head.c1_in_channels=48'),
+    ('mmdet',
+     dict(
+         type='SSD',
+         backbone=maps_of_tiny(1, 2),
+         neck=dict(
+             type='SSDNeck',
+             in_channels=(512, 1024),
+             out_channels=(512, 1024, 512))),
+     r'model.neck.in_channels=\(512, 1024\) and .* but .* set '
+     r'model.neck.in_channels=\(96, 240\) and '
+     r'model.neck.out_channels=\(96, 240, 512\)'),
+    ('mmdet',
+     dict(
+         type='YOLOV3',
+         backbone=maps_of_tiny(1, 2, 3),
+         neck=dict(type='YOLOV3Neck', in_channels=[1024, 512, 256])),
+     r'set model.neck.in_channels=\[384, 240, 96\]'),
+    ('mmdet',
+     dict(
+         type='FasterRCNN',
+         backbone=maps_of_tiny(3),
+         rpn_head=dict(type='RPNHead', in_channels=2048),
+         roi_head=dict(
+             bbox_roi_extractor=dict(out_channels=2048),
+             bbox_head=dict(in_channels=2048))),
+     'set model.rpn_head.in_channels=384 and model.roi_head.bbox_head.'
+     'in_channels=384 and model.roi_head.bbox_roi_extractor.out_channels=384'),
+    ('mmdet',
+     dict(
+         type='QDTrack',
+         detector=dict(
+             backbone=maps_of_tiny(3),
+             neck=dict(type='FPN', in_channels=[2048]))),
+     r'model.detector.neck.in_channels=\[2048\] but .* returns \[384\]: set '),
+])
+def test_channels_in_other_places(scope, model, message):
+    """Before mmdet asserts them without a message."""
+    with pytest.raises(MMHierError, match=message):
+        build_model(Config(dict(default_scope=scope, model=model)))
 
 
 def test_a_backbone_alone():

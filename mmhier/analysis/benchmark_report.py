@@ -1,15 +1,8 @@
 """Tables of a benchmark: what `mmhier benchmark` prints and writes."""
 import argparse
-import csv
 import ctypes
-import io
 import logging
 import os
-import re
-import shlex
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 from mmhier.analysis import Complexity, InferencePass, count_complexity
+from mmhier.analysis.benchmark_page import Row, update_page, write_rows
 from mmhier.analysis.benchmarking import (
     Case,
     Measurement,
@@ -42,7 +36,6 @@ from mmhier.files import write_text
 from mmhier.leaderboard.run_facts import describe_environment
 
 MIB = 2**20
-BLOCK = re.compile(r'(<!-- benchmark: (.*?) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
@@ -68,7 +61,8 @@ def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
                               case.device)
                 for form in arguments.forms
             }
-        found = measure(forms, case, arguments.rounds)
+        own = [form for form in arguments.forms if form not in PEERS]
+        found = measure(forms, case, arguments.rounds, (own or [None])[0])
         for result in found:
             model = forms[result.variant]
             if result.variant in PEERS:
@@ -236,45 +230,20 @@ def machine(device: str) -> str:
             f'{facts.python}, {versions}, commit {str(facts.commit)[:12]}')
 
 
-def write_csv(results: Sequence[Measurement], path: str) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*ROW, 'machine'])
-    for row in table_rows(results):
-        writer.writerow([*row, machine(results[0].case.device)])
-    write_text(path, text.getvalue())
-
-
-def report_of_process(arguments: Sequence[str]) -> str:
-    """What a process of its own writes as Markdown.
-
-    How fast a pass is depends on the memory that earlier ones left to the
-    process.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'table.md')
-        done = subprocess.run([
-            sys.executable, '-m', 'mmhier', 'benchmark', *arguments,
-            '--markdown', path
-        ])
-        if done.returncode:
-            raise MMHierError(f'{shlex.join(arguments)} failed')
-        return Path(path).read_text()
-
-
-def update_page(path: str) -> None:
-    """Run the commands of a page and replace its tables."""
-    if not os.path.isfile(path):
-        raise MMHierError(f'--page {path}: no such file')
-    page = Path(path).read_text()
-    if not BLOCK.search(page):
-        raise MMHierError(f'--page {path}: no "<!-- benchmark: ARGUMENTS -->" '
-                          'followed by "<!-- end -->" in it')
-    for block in BLOCK.finditer(page):
-        text = (f'{block[1]}\n`python tools/benchmark.py {block[2]}`\n\n'
-                f'{report_of_process(shlex.split(block[2]))}\n{block[3]}')
-        page = page.replace(block[0], text)
-        write_text(path, page)
+def csv_rows(arguments: argparse.Namespace,
+             results: Sequence[Measurement]) -> list[Row]:
+    """Rows of all that was measured, each with the machine."""
+    conditions = machine(arguments.device)
+    if arguments.rates:
+        return [
+            dict(rate=name, value=f'{rate:.1f}', machine=conditions)
+            for name, rate in machine_rates(arguments.device).items()
+        ]
+    model = Path(arguments.model).name.removesuffix('.py')
+    return [
+        dict(model=model, **dict(zip(ROW, row)), machine=conditions)
+        for row in table_rows(results)
+    ]
 
 
 def keep_freed_memory() -> None:
@@ -299,7 +268,7 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     logging.disable(logging.INFO)
     if arguments.page:
-        update_page(arguments.page)
+        update_page(arguments.page, arguments.only, not arguments.tables)
         return
     if arguments.model is None and not arguments.rates:
         raise MMHierError('expected a backbone such as hatnet-tiny, a config '
@@ -327,5 +296,5 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
     print(f'\n{table}\n{conditions}')
     if arguments.markdown:
         write_text(arguments.markdown, f'{table}\nMeasured on: {conditions}.\n')
-    if arguments.csv and results:
-        write_csv(results, arguments.csv)
+    if arguments.csv:
+        write_rows(Path(arguments.csv), csv_rows(arguments, results))

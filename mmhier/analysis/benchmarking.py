@@ -115,15 +115,18 @@ def _wait(device: str) -> None:
 
 def measure(variants: dict[str, Callable[[Tensor], Any]],
             case: Case,
-            rounds: int = 7) -> list[Measurement]:
+            rounds: int = 7,
+            reference: str | None = None) -> list[Measurement]:
     """Time variants in turn.
 
     Args:
-        variants (dict[str, Callable]): Forms by name, the first of which the
-            others are compared with; in train or eval mode as the case asks.
+        variants (dict[str, Callable]): Forms by name, in train or eval mode as
+            the case asks. Speed-ups are over the first.
         case (Case): What to run.
         rounds (int): How often each form is timed, after one pass that is
             not; 0 for not at all. Defaults to 7.
+        reference (str, optional): Form whose outputs the others' are compared
+            with. Defaults to None, the first.
 
     Returns:
         list[Measurement]: One a form, in order.
@@ -131,11 +134,12 @@ def measure(variants: dict[str, Callable[[Tensor], Any]],
     if rounds == 0:
         return [Measurement(name, case) for name in variants]
     images = case.images()
-    firsts: list[list[Tensor]] = []
-    for model in variants.values():
+    firsts: dict[str, list[Tensor]] = {}
+    for name, model in variants.items():
         outs = _tensors(run_pass(model, case, images))
-        firsts.append([out.detach() for out in outs])
-    differences = [_difference(firsts[0], outs) for outs in firsts]
+        firsts[name] = [out.detach() for out in outs]
+    expected = firsts[reference or next(iter(variants))]
+    differences = [_difference(expected, outs) for outs in firsts.values()]
     del firsts
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):

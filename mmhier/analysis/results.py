@@ -35,7 +35,7 @@ from mmhier.analysis.error_types import (
 )
 from mmhier.errors import MMHierError
 from mmhier.evaluation.per_class import by_class
-from mmhier.evaluation.predictions import PredictionsError, read_predictions
+from mmhier.evaluation.predictions import read_predictions
 from mmhier.files import write_text
 
 RESULT_NAME = 'analysis.json'
@@ -123,7 +123,7 @@ def _check_samples(samples: list[dict], infos: list[dict], key: str,
     wanted = [info[key] for info in infos]
     missing = [image for image in wanted if image not in by_image]
     if missing or len(samples) != len(infos):
-        raise PredictionsError(
+        raise MMHierError(
             f'there are predictions of {len(samples)} images for the '
             f'{len(infos)} of the test set, and none of {len(missing)} of '
             f'them{f", such as {missing[0]}" if missing else ""}: they were '
@@ -131,8 +131,8 @@ def _check_samples(samples: list[dict], infos: list[dict], key: str,
     samples[:] = [by_image[image] for image in wanted]
     lacking = [sample[key] for sample in samples if field not in sample]
     if lacking:
-        raise PredictionsError(f'the predictions of {lacking[0]} have no '
-                               f'{field}: they were written by another model')
+        raise MMHierError(f'the predictions of {lacking[0]} have no '
+                          f'{field}: they were written by another model')
 
 
 def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
@@ -142,8 +142,8 @@ def _analyze_detections(cfg: Config, metainfo: dict, infos: list[dict],
     classes = list(metainfo['classes'])
     if iou_type == 'segm' and any('masks' not in sample['pred_instances']
                                   for sample in samples):
-        raise PredictionsError('there are no masks in the predictions: '
-                               "analyze the boxes with iou_type='bbox'")
+        raise MMHierError('there are no masks in the predictions: '
+                          "analyze the boxes with iou_type='bbox'")
     images = [
         _image_detections(info, sample, iou_type, len(classes))
         for info, sample in zip(infos, samples)
@@ -232,7 +232,7 @@ def _image_detections(info: dict, sample: dict, iou_type: str,
     found = sample['pred_instances']
     labels = np.asarray(found['labels']).astype(int)
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise PredictionsError(
+        raise MMHierError(
             f'the predictions of {info["img_path"]} are of class '
             f'{labels.max()}, and the test set has {num_classes} classes')
     instances = info['instances']
@@ -251,7 +251,7 @@ def _image_detections(info: dict, sample: dict, iou_type: str,
         if regions:
             areas = mask_api.area(regions).astype(float)
         if len(truth) != len(instances):
-            raise PredictionsError(
+            raise MMHierError(
                 f'{info["img_path"]} has objects without masks in the test '
                 "set: analyze the boxes with iou_type='bbox'")
     ious = np.zeros((len(labels), len(instances)))
@@ -357,7 +357,7 @@ def _analyze_segmentation(metainfo: dict, infos: list[dict],
         truth = load_truth(dict(info))['gt_seg_map']
         found = np.asarray(sample['pred_sem_seg']['data']).squeeze()
         if found.shape != truth.shape or found.max() >= len(classes):
-            raise PredictionsError(
+            raise MMHierError(
                 f'the prediction of {info["img_path"]} has {found.shape} '
                 f'pixels of classes up to {found.max()}, its annotation '
                 f'{truth.shape}, and there are {len(classes)} classes')

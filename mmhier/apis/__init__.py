@@ -5,10 +5,12 @@ from mmhier.errors import MMHierError, run_tool
 from mmhier.zoo import config_path
 from .checking import check_config
 from .inference import infer
+from .predictor import Prediction, Predictor
 from .testing import test
 from .training import train
 
 __all__ = [
-    'MMHierError', 'check_config', 'check_data', 'config_path', 'infer',
-    'load_config', 'run_tool', 'set_data_root', 'test', 'train'
+    'MMHierError', 'Prediction', 'Predictor', 'check_config', 'check_data',
+    'config_path', 'infer', 'load_config', 'run_tool', 'set_data_root', 'test',
+    'train'
 ]

@@ -25,11 +25,7 @@ from mmhier.checkpoints.initializer import init_weights
 from mmhier.datasets.data_checks import check_data
 from mmhier.engine.build import build_model
 from mmhier.engine.checkpoints import CheckpointFitHook
-from mmhier.engine.config import (
-    iter_datasets,
-    load_config,
-    type_name,
-)
+from mmhier.engine.config import iter_datasets, load_config, type_name
 from mmhier.engine.config_errors import (
     check_log_packages,
     naming_config_errors,
@@ -77,6 +73,7 @@ class Finding:
 def check_config(config: str,
                  *,
                  data_root: str | None = None,
+                 data_format: str | None = None,
                  classes: list[str] | None = None,
                  checkpoint: str | None = None,
                  every_file: bool = False,
@@ -92,6 +89,7 @@ def check_config(config: str,
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
         data_root (str, optional): See :func:`mmhier.apis.load_config`.
+        data_format (str, optional): See :func:`mmhier.apis.load_config`.
         classes (list[str], optional): See :func:`mmhier.apis.load_config`.
         checkpoint (str, optional): Compared with the model as
             ``tools/test.py`` would. Defaults to None.
@@ -116,6 +114,7 @@ def check_config(config: str,
                 config,
                 work_dir=work_dir,
                 data_root=data_root,
+                data_format=data_format,
                 classes=classes,
                 cfg_options=cfg_options)
             run.cfg = cfg

@@ -6,6 +6,7 @@ from PIL import Image
 from mmhier.datasets.coco_checks import describe_other_size
 from mmhier.datasets.mask_checks import spread_evenly, upright_size
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 
 _MAX_DECODED = 100
 
@@ -37,7 +38,7 @@ def count_images(name: str, dataset: Any,
     as_stored = any(
         str(getattr(transform, 'color_type', '')).endswith('ignore_orientation')
         for transform in getattr(pipeline, 'transforms', ()))
-    for i in range(len(dataset)):
+    for i in track(range(len(dataset)), f'Reading {name}'):
         info = dataset.get_data_info(i)
         if 'instances' in info:
             num_empty += all(

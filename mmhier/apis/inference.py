@@ -13,10 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from rich.progress import track
 from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.errors import MMHierError
 from mmhier.files import distinct_names, make_writable, replacing
+from mmhier.progress import track
+from .coco_results import CocoResults
 from .predictor import Prediction, Predictor
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
@@ -24,7 +25,8 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp',
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg',
                   '.mpeg', '.wmv', '.gif')
 PICTURE_SUFFIXES = ('.png', '.jpg')
-RESULT_NAMES = ('predictions.json', 'pictures', 'labels', 'video.mp4')
+RESULT_NAMES = ('predictions.json', 'pictures', 'labels', 'video.mp4',
+                'coco_results.json')
 
 
 class UnreadableImage(ValueError):
@@ -43,6 +45,7 @@ def infer(config: str,
           device: str | None = None,
           batch_size: int = 1,
           overwrite: bool = False,
+          coco: str | None = None,
           classes: str | Sequence[str] | None = None,
           cfg_options: dict[str, Any] | None = None,
           amp: bool = False,
@@ -60,7 +63,9 @@ def infer(config: str,
       data says;
     - pictures/: each image with its predictions drawn; for a video,
       video.mp4 instead;
-    - labels/: for segmentation, PNG files whose values are the labels.
+    - labels/: for segmentation, PNG files whose values are the labels;
+    - coco_results.json: with ``coco``, the instances in COCO's results
+      format.
 
     Args:
         config (str): See :class:`Predictor`.
@@ -82,6 +87,9 @@ def infer(config: str,
             a GPU if there is one.
         batch_size (int): Images in a batch. Defaults to 1.
         overwrite (bool): Replace results in ``out_dir``. Defaults to False.
+        coco (str, optional): COCO json that gives images and categories their
+            ids in coco_results.json; '' numbers them from 1. Defaults to
+            None: the file is not written.
         classes (str | Sequence[str], optional): See :class:`Predictor`.
         cfg_options (dict, optional): Values of the config by dotted key.
         amp (bool): See :class:`Predictor`. Defaults to False.
@@ -111,6 +119,9 @@ def infer(config: str,
         video = Video.open(inputs, max_frames)
     elif inputs is not None:
         files = list_images(inputs)
+    if coco is not None and video is not None:
+        raise MMHierError('--coco needs images, not a video or a camera')
+    results = None if coco is None else CocoResults(files, coco or None)
     _check_out_dir(out_dir, overwrite)
     predictor = Predictor(
         config,
@@ -128,13 +139,19 @@ def infer(config: str,
         task=predictor.task,
         precision=predictor.precision,
         classes=predictor.classes)
+    if results is not None:
+        if predictor.task != 'detection':
+            raise MMHierError(f'--coco needs a detector, and {config} is of '
+                              f'{predictor.task}')
+        results.check_classes(predictor.classes)
     if predictor.task == 'detection':
         summary['bbox_format'] = '[x, y, width, height] in pixels'
     try:
         if video is not None:
             _infer_video(predictor, video, batch_size, out_dir, summary)
         else:
-            _infer_images(predictor, files, batch_size, out_dir, summary)
+            _infer_images(predictor, files, batch_size, out_dir, results,
+                          summary)
     except BaseException as error:
         summary['ended_by'] = f'{type(error).__name__}: {error}'
         raise
@@ -290,13 +307,14 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
 
 
 def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
-                  out_dir: str, summary: dict[str, Any]) -> None:
+                  out_dir: str, results: CocoResults | None,
+                  summary: dict[str, Any]) -> None:
     """Write pictures and label maps; add the images to the summary."""
     names = distinct_names(files)
     entries = summary['images'] = []
     skipped = summary['skipped'] = []
-    for start in track(
-            range(0, len(files), batch_size), description='Inference'):
+    rows: list[dict] = []
+    for start in track(range(0, len(files), batch_size), 'Inference'):
         batch = []
         for path in files[start:start + batch_size]:
             try:
@@ -317,7 +335,14 @@ def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
                 height=image.shape[0],
                 picture=shown(picture))
             _add_labels(entry, prediction, out_dir, names[path])
+            if results is not None:
+                entry['image_id'] = results.image_ids[path]
+                rows += results.rows(path, prediction.record['instances'])
             entries.append(dict(entry, **prediction.record))
+    if results is not None:
+        _write(
+            osp.join(out_dir, 'coco_results.json'),
+            json.dumps(rows).encode())
 
 
 def _infer_video(predictor: Predictor, video: Video, batch_size: int,
@@ -333,7 +358,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
     batches = iter(lambda: list(islice(frames, batch_size)), [])
     number, failure = 0, ''
     with replacing(target) as partial:
-        for batch in track(batches, description='Inference', total=total):
+        for batch in track(batches, 'Inference', total):
             for frame, prediction in zip(batch, predictor.predict(batch)):
                 height, width = frame.shape[:2]
                 if writer is None:

@@ -43,6 +43,46 @@ class Prediction:
     picture: np.ndarray
     labels: np.ndarray | None = None
 
+    def to_supervision(self) -> Any:
+        """Convert to supervision's form.
+
+        Returns:
+            supervision.Detections: Boxes, and masks where the model predicts
+            them, with ``confidence``, ``class_id`` and
+            ``data['class_name']``; of a segmentor, a mask for each class,
+            without confidence.
+
+        Raises:
+            MMHierError: If supervision is not installed, or the model is a
+                classifier.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MMHierError('supervision is not installed: run pip install '
+                              '"mmhier[supervision]"') from error
+        if 'top' in self.record:
+            raise MMHierError('classes of whole images have no boxes: '
+                              'to_supervision needs a detector or a segmentor')
+        records = self.record.get('instances', self.record.get('segments'))
+        if not records:
+            return supervision.Detections.empty()
+        fields: dict[str, Any] = dict(
+            class_id=np.array([r['label'] for r in records]),
+            data=dict(class_name=np.array([r['class'] for r in records])))
+        if self.labels is not None:
+            fields['mask'] = np.stack(
+                [self.labels == r['label'] for r in records])
+            boxes = supervision.mask_to_xyxy(fields['mask']).astype(float)
+        else:
+            boxes = np.array([r['bbox'] for r in records])
+            boxes[:, 2:] += boxes[:, :2]
+            fields['confidence'] = np.array([r['score'] for r in records])
+            if 'mask' in records[0]:
+                masks = mask_api.decode([r['mask'] for r in records])
+                fields['mask'] = masks.transpose(2, 0, 1).astype(bool)
+        return supervision.Detections(xyxy=boxes, **fields)
+
 
 def load_model_config(config: str,
                       classes: str | Sequence[str] | None = None,
@@ -200,6 +240,30 @@ class Predictor:
         if label < len(self.classes):
             return self.classes[label]
         return f'class {label}'
+
+    def __call__(self, image: str | np.ndarray) -> Prediction:
+        """Prediction for an image.
+
+        Args:
+            image (str | np.ndarray): File; or (H, W, 3) uint8, BGR as OpenCV
+                reads it.
+
+        Raises:
+            MMHierError: If the file cannot be read or the model cannot take
+                the image.
+        """
+        name = 'the image'
+        if isinstance(image, str):
+            from .inference import UnreadableImage, read_image
+            name = image
+            try:
+                image = read_image(image)
+            except UnreadableImage as error:
+                raise MMHierError(f'{name} {error}') from error
+        found, = self.predict([image])
+        if isinstance(found, str):
+            raise MMHierError(f'{name} {found}')
+        return found
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction | str]:
         """Predictions for a batch of images.

@@ -16,6 +16,7 @@ from mmhier.engine.amp import use_test_amp
 from mmhier.engine.config import iter_datasets, load_config
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
+from mmhier.engine.tracking import use_tracker
 from mmhier.errors import MMHierError, naming_full_disk, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
@@ -29,6 +30,7 @@ def test(config: str,
          *,
          work_dir: str | None = None,
          data_root: str | None = None,
+         data_format: str | None = None,
          classes: str | Sequence[str] | None = None,
          out: str | None = None,
          overwrite: bool = False,
@@ -39,6 +41,7 @@ def test(config: str,
          amp: bool = False,
          amp_dtype: str | None = None,
          tf32: bool = False,
+         track: str | None = None,
          cfg_options: dict[str, Any] | None = None,
          launcher: str = 'none') -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
@@ -52,6 +55,7 @@ def test(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
+        data_format (str, optional): See :func:`mmhier.apis.load_config`.
         classes (str | Sequence[str], optional): See
             :func:`mmhier.apis.load_config`.
         out (str, optional): Pickle file for the predictions, masks of
@@ -68,6 +72,7 @@ def test(config: str,
         amp_dtype (str, optional): 'float16' or 'bfloat16', implies ``amp``.
             Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         tf32 (bool): See :func:`mmhier.apis.train`. Defaults to False.
+        track (str, optional): See :func:`mmhier.apis.train`. Defaults to None.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
             Defaults to 'none'.
@@ -85,6 +90,7 @@ def test(config: str,
         config,
         work_dir=work_dir,
         data_root=data_root,
+        data_format=data_format,
         classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
@@ -92,6 +98,8 @@ def test(config: str,
         use_test_amp(cfg, amp_dtype)
     if tf32:
         cfg.env_cfg = dict(cfg.get('env_cfg') or {}, tf32=True)
+    if track is not None:
+        use_tracker(cfg, track)
     if out is not None:
         _check_out(out, overwrite)
     if show or show_dir is not None:

@@ -16,6 +16,7 @@ from mmhier.engine.config import load_config
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.engine.runtime_checks import check_runtime
+from mmhier.engine.tracking import use_tracker
 from mmhier.errors import MMHierError, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.zoo import config_path
@@ -25,6 +26,7 @@ def train(config: str,
           *,
           work_dir: str | None = None,
           data_root: str | None = None,
+          data_format: str | None = None,
           classes: str | Sequence[str] | None = None,
           resume: str | None = None,
           overwrite: bool = False,
@@ -32,6 +34,7 @@ def train(config: str,
           amp: bool = False,
           amp_dtype: str | None = None,
           tf32: bool = False,
+          track: str | None = None,
           auto_scale_lr: bool = False,
           no_validate: bool = False,
           seed: int | None = None,
@@ -47,6 +50,7 @@ def train(config: str,
         work_dir (str, optional): See :func:`mmhier.apis.load_config`.
         data_root (str, optional): Folder for every dataset and evaluator.
             Defaults to None, the config's own.
+        data_format (str, optional): See :func:`mmhier.apis.load_config`.
         classes (str | Sequence[str], optional): See
             :func:`mmhier.apis.load_config`.
         resume (str, optional): Checkpoint to go on from, or 'auto' for the
@@ -60,6 +64,9 @@ def train(config: str,
             Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         tf32 (bool): Multiply float32 matrices in TF32 on GPUs that can.
             Defaults to False: torch's choice.
+        track (str, optional): 'tensorboard', 'mlflow', 'wandb' or 'aim', which
+            logs the run too; see :func:`mmhier.engine.tracking.use_tracker`.
+            Defaults to None.
         auto_scale_lr (bool): Scale the learning rate by the total batch size
             over ``auto_scale_lr.base_batch_size``. Defaults to False.
         no_validate (bool): Leave validation out. Defaults to False.
@@ -83,6 +90,7 @@ def train(config: str,
         config,
         work_dir=work_dir,
         data_root=data_root,
+        data_format=data_format,
         classes=classes,
         cfg_options=cfg_options,
         launcher=launcher)
@@ -93,6 +101,8 @@ def train(config: str,
         use_amp(cfg, amp_dtype)
     if tf32:
         cfg.env_cfg = dict(cfg.get('env_cfg') or {}, tf32=True)
+    if track is not None:
+        use_tracker(cfg, track)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise MMHierError('--auto-scale-lr needs auto_scale_lr='

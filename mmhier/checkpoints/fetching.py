@@ -6,14 +6,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TransferSpeedColumn
+from mmhier.progress import progress_bar
 from mmhier.version import __version__
 from .naming import CheckpointError
 
@@ -115,12 +109,7 @@ def _copy(response: Any, file: BinaryIO, start: int, length: int | None) -> int:
     """Copy a body under a progress bar; return the number of its bytes."""
     received = 0
     name = Path(file.name).name.removesuffix('.part')
-    with Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=Console(stderr=True)) as progress:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(
             name,
             total=None if length is None else start + length,

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'test': ('Train and test', 'evaluate a checkpoint'),
     'analyze': ('Train and test', 'break down the errors of a test'),
     'demo': ('Train and test', 'train and evaluate on generated images'),
+    'convert-data': ('Train and test', 'convert YOLO or Pascal VOC to COCO'),
     'generate-shapes': ('Train and test', 'generate the images of the demo'),
     'configs': ('Models', 'list configs'),
     'weights': ('Models', "list and fetch the authors' weights"),

@@ -132,6 +132,15 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
         'for every dataset and evaluator')
 
 
+def add_data_format(parser: argparse.ArgumentParser) -> None:
+    """Add --data-format."""
+    parser.add_argument(
+        '--data-format',
+        choices=['yolo', 'voc'],
+        help='format of --data-root, a set of boxes or outlines, if not that '
+        'of the config; implies --classes auto')
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument(
@@ -214,7 +223,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='multiply float32 matrices in TF32 on GPUs that can; defaults '
         "to torch's choice")
+    parser.add_argument(
+        '--track',
+        choices=['tensorboard', 'mlflow', 'wandb', 'aim'],
+        metavar='NAME',
+        help='also log the run by tensorboard, mlflow, wandb or aim')
     add_data_root(parser)
+    add_data_format(parser)
     add_classes(parser)
     add_cfg_options(parser)
     add_launcher(parser)

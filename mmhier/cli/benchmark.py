@@ -14,7 +14,7 @@ Examples:
     mmhier benchmark hatnet-tiny --forms HAT_Net.py:HAT_Net_tiny auto
     mmhier benchmark --forms swin-t auto --sizes 800x1344 --macs \\
         configs/hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py
-    mmhier benchmark --page docs/speed.md  # measure again
+    mmhier benchmark --page docs/speed.md --only backbones  # measure again
 """
 import argparse
 import re
@@ -95,8 +95,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--page',
         metavar='FILE',
-        help='run every "<!-- benchmark: ARGUMENTS -->" of a page and put the '
-        'tables between it and "<!-- end -->"')
+        help='run the commands of speed/commands.txt beside a page, write the '
+        'rows to speed/NAME.csv and the tables between '
+        '"<!-- benchmark: NAME -->" and "<!-- end -->"')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        metavar='NAME',
+        help='names in speed/commands.txt to measure; defaults to all')
+    parser.add_argument(
+        '--tables',
+        action='store_true',
+        help='write the tables of --page from its CSV files, without '
+        'measuring')
     parser.add_argument(
         '--only-peak', action='store_true', help=argparse.SUPPRESS)
     return parser

@@ -21,6 +21,7 @@ from .arguments import (
     add_cfg_options,
     add_classes,
     add_config,
+    add_data_format,
     add_data_root,
     add_from_scratch,
     command_parser,
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser('check', __doc__)
     add_config(parser)
     add_data_root(parser)
+    add_data_format(parser)
     add_classes(parser)
     add_cfg_options(parser)
     add_from_scratch(parser)

@@ -7,7 +7,6 @@ Examples:
     mmhier doctor --fix    # run these commands, then check again
 """
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -16,8 +15,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -25,40 +24,33 @@ from pathlib import Path
 from .arguments import command_parser
 
 ROOT = Path(__file__).parents[2]
-# Distribution of each module in the maintained line and in the original one.
-OPENMMLAB = {
-    'mmengine': ('onedl-mmengine', 'mmengine'),
-    'mmcv': ('onedl-mmcv', 'mmcv-lite'),
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-}
-# Modules of the rest of the stack, with what is installed again together.
+# Distributions of the maintained line of OpenMMLab and of the original one.
+LINES = (('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection',
+          'onedl-mmsegmentation', 'onedl-mmpretrain'),
+         ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain'))
+# Distributions that are installed again together, and modules of theirs.
 TORCH = ('torch', 'torchvision', 'numpy')
 ARRAYS = ('numpy', 'pycocotools', 'opencv-python-headless')
 STACK = dict(
     torch=TORCH,
     torchvision=TORCH,
     numpy=ARRAYS,
-    pycocotools=ARRAYS,
-    cv2=ARRAYS)
-RENAMED = dict(PIL='pillow', yaml='pyyaml', skimage='scikit-image')
+    cv2=ARRAYS,
+    pycocotools=ARRAYS)
+OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 # mmsegmentation imports these without requiring them.
 UNDECLARED = ('ftfy', 'regex')
-MODULES = ('numpy', 'torch', 'torchvision', 'cv2', 'pycocotools.mask',
+RENAMED = dict(
+    PIL='pillow',
+    yaml='pyyaml',
+    skimage='scikit-image',
+    pkg_resources='setuptools<81')
+IMPORTS = ('numpy', 'torch', 'torchvision', 'cv2', 'pycocotools.mask',
            *OPENMMLAB, 'mmhier.models')
-# Runs of doctor_runs, and the module to install again if they go wrong.
-RUNS = {
-    'operators': 'torch',
-    'gpu': 'torch',
-    'training step': 'torch',
-    'save and resume': 'mmengine',
-    'two processes': 'torch',
-}
+# Functions of doctor_runs.
+RUNS = ('operators', 'gpu', 'training step', 'save and resume', 'two processes')
 PYTHON = shlex.quote(sys.executable)
 CHILD_SECONDS = 600
-# Starts a line of the child process that holds a finding.
-MARK = '@doctor '
 
 
 @dataclass
@@ -66,7 +58,7 @@ class Finding:
     """Outcome of one check.
 
     Attributes:
-        name (str): What was checked.
+        name (str): The check.
         state (str): 'ok', 'note' (works, could be better) or 'FAIL'.
         detail (str): Version, figure or error in one line.
         fix (str): Command that mends it, '' if none is known.
@@ -113,15 +105,15 @@ def examine() -> list[Finding]:
             'python', 'ok', f'{platform.python_version()} '
             f'({sys.executable}), {platform.platform()}'),
         check_line(),
-        check_torch(), *run_checks([f'import {module}' for module in MODULES])
+        check_torch()
     ]
-    if any(f.state == 'FAIL' for f in findings):
-        findings += [
-            Finding(name, 'note', 'skipped: mend the above first')
-            for name in RUNS
-        ]
-    else:
-        findings += run_checks(list(RUNS))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        findings += pool.map(check_import, IMPORTS)
+    broken = any(f.state == 'FAIL' for f in findings)
+    findings += [
+        Finding(name, 'note', 'skipped: mend the above first')
+        if broken else check_run(name) for name in RUNS
+    ]
     width = max(len(f.name) for f in findings)
     for f in findings:
         print(f'{f.name:{width}}  {f.state:4}  {f.detail}')
@@ -151,16 +143,15 @@ def requirements_of(distribution: str) -> list[str]:
         return []
 
 
-def is_original() -> bool:
-    """Whether the original OpenMMLab line is installed, and it alone."""
-    found = [
-        any(installed(names[column]) for names in OPENMMLAB.values())
-        for column in (0, 1)
-    ]
-    return found == [False, True]
+def used_line() -> tuple[str, ...]:
+    """The original line if it is installed, and it alone."""
+    return LINES[any(map(installed, LINES[1]))
+                 and not any(map(installed, LINES[0]))]
 
 
-def install_command(names: Sequence[str], build: str = '') -> str:
+def install_command(names: Sequence[str],
+                    build: str = '',
+                    with_needs: bool = False) -> str:
     """Command that installs the tested versions.
 
     They are pinned in a checkout; else the installed mmhier states them.
@@ -170,18 +161,21 @@ def install_command(names: Sequence[str], build: str = '') -> str:
             since a build of another kind needs others.
         build (str): Build of torch such as 'cu128'. Defaults to '', the
             installed one.
+        with_needs (bool): Also install dependencies. Defaults to False.
     """
-    file = ROOT / 'requirements' / ('original.txt'
-                                    if is_original() else 'pinned.txt')
-    texts = file.read_text().splitlines() if file.is_file() else (
-        requirements_of('mmhier'))
+    file = ROOT / 'requirements' / ('pinned.txt' if used_line() is LINES[0] else
+                                    'original.txt')
+    if file.is_file():
+        texts = file.read_text().splitlines()
+    else:
+        texts = requirements_of('mmhier')
     matches = (re.match(r'([\w-]+)([^;\[]*)', text) for text in texts)
     tested = {m[1]: (m[1] + m[2]).strip() for m in matches if m}
     words = [tested.get(name, name) for name in names]
     options = ['--force-reinstall', '--no-cache-dir']
     if 'torch' in names:
         build = build or installed('torch').partition('+')[2]
-    else:
+    elif not with_needs:
         options.append('--no-deps')
     if build:
         options += [
@@ -198,28 +192,24 @@ def install_command(names: Sequence[str], build: str = '') -> str:
 
 def check_line() -> Finding:
     """The two OpenMMLab lines overwrite each other's files."""
-    columns = [[names[column] for names in OPENMMLAB.values()]
-               for column in (0, 1)]
-    columns[1].append('mmcv')
-    found = [[name for name in names if installed(name)] for names in columns]
+    found = [[name for name in names if installed(name)]
+             for names in (LINES[0], (*LINES[1], 'mmcv'))]
     if all(found):
         both = ' '.join(found[0] + found[1])
         return Finding(
             'OpenMMLab', 'FAIL', f'two lines over each other: {both}; install '
             'one again afterwards', f'{PYTHON} -m pip uninstall -y {both}')
-    wanted = columns[is_original()]
     missing = [
-        name for name in wanted if name != 'mmcv' and not installed(name)
+        name for name in used_line() if not installed(name)
         and not (name == 'mmcv-lite' and installed('mmcv'))
     ]
     if missing:
-        # With what they need.
-        command = install_command(missing).replace(' --no-deps', '')
         return Finding('OpenMMLab', 'FAIL',
-                       f'not installed: {", ".join(missing)}', command)
+                       f'not installed: {", ".join(missing)}',
+                       install_command(missing, with_needs=True))
     return Finding(
-        'OpenMMLab', 'ok', ', '.join(f'{name} {installed(name)}'
-                                     for name in wanted if installed(name)))
+        'OpenMMLab', 'ok',
+        ', '.join(f'{name} {installed(name)}' for name in found[0] + found[1]))
 
 
 def check_torch() -> Finding:
@@ -243,105 +233,79 @@ def check_torch() -> Finding:
 
 def reinstall(module: str) -> str:
     """Command that installs a module of the stack again, '' for others."""
+    module = module.split('.')[0]
     if module in OPENMMLAB:
-        return install_command([OPENMMLAB[module][is_original()]])
+        return install_command(used_line())
     return install_command(STACK[module]) if module in STACK else ''
 
 
-def find_fix(module: str, error: str) -> str:
-    """Command that mends an error, '' if none is known.
-
-    Args:
-        module (str): Module that was imported or is to blame by default.
-        error (str): The traceback.
-    """
-    if re.search('libGL|libgthread', error):
-        return install_command(ARRAYS[-1:])
-    if re.search('numpy.dtype size changed|numpy.core|Numpy is not', error):
-        return reinstall('numpy')
-    if "No module named 'pkg_resources'" in error:
-        return f'{PYTHON} -m pip install "setuptools<81"'
-    if 'torchvision::' in error:
-        return reinstall('torch')
-    if re.search(r'mmcv/_ext\.\S+\.(so|pyd)', error):
-        return reinstall('mmcv')
-    missing = re.search(r"No module named '(\w+)", error)
-    if missing:
-        name = RENAMED.get(missing[1], missing[1]).replace('_', '-')
+def check_import(module: str) -> Finding:
+    """Import a module in a process of its own."""
+    state, detail = run_child(
+        f'import {module} as m; print(getattr(m, "__version__", "imported"))')
+    finding = Finding(f'import {module}', state, detail)
+    if state != 'FAIL':
+        return finding
+    finding.fix = reinstall(module)
+    missing = re.search(r"No module named '(\w+)", detail)
+    if missing and missing[1] != module.split('.')[0]:
+        name = RENAMED.get(missing[1], missing[1])
+        needed = [
+            re.split(r'[^\w-]', text)[0].lower().replace('_', '-')
+            for line in used_line() for text in requirements_of(line)
+        ]
         # Anybody may have published a distribution of another name.
-        needed = ' '.join(text for names in OPENMMLAB.values()
-                          for text in requirements_of(names[is_original()]))
-        if module in TORCH:
-            return reinstall(module)
-        if name in UNDECLARED or re.search(rf'\b{name}\b', needed, re.I):
-            return reinstall(name) or f'{PYTHON} -m pip install {name}'
-        return reinstall(missing[1])
-    culprit = re.search(
-        r"(MMCV|MMEngine)==\S+ is used but incompatible|"
-        r"cannot import name '\w+' from .*?'(\w+)", error)
-    if culprit:
-        return reinstall((culprit[1] or culprit[2]).lower())
-    frames = re.findall(r'File ".*-packages/(\w+)', error)
-    return reinstall(frames[-1] if frames else module)
+        finding.fix = reinstall(missing[1])
+        if name in (*needed, *UNDECLARED, RENAMED['pkg_resources']):
+            finding.fix = finding.fix or (
+                f'{PYTHON} -m pip install {shlex.quote(name)}')
+    return finding
 
 
-def run_checks(names: Sequence[str]) -> list[Finding]:
-    """Run checks in a child process; after a crash, the rest in another."""
-    findings: list[Finding] = []
+def check_run(name: str) -> Finding:
+    """Call a function of doctor_runs in a process of its own."""
+    state, detail = run_child(
+        'import json; from mmhier.cli import doctor_runs as runs; '
+        f'print(json.dumps(vars(runs.{name.replace(" ", "_")}())))')
+    if state == 'ok':
+        return Finding(**json.loads(detail))
+    fix = ''
+    if 'Numpy is not available' in detail:
+        fix = reinstall('numpy')
+    elif 'mmcv/_ext' in detail:
+        fix = reinstall('mmcv')
+    elif detail.startswith('AssertionError') or 'torchvision::' in detail:
+        fix = reinstall('mmengine' if name == 'save and resume' else 'torch')
+    return Finding(name, state, detail, fix)
+
+
+def run_child(code: str) -> tuple[str, str]:
+    """Run Python code in an empty folder.
+
+    Returns:
+        tuple[str, str]: 'ok' and the last line that it printed, or 'FAIL' and
+        how it ended.
+    """
     path = os.pathsep.join(
         filter(None, [os.environ.get('PYTHONPATH'),
                       str(ROOT)]))
-    while len(findings) < len(names):
-        rest = list(names[len(findings):])
-        code = f'from mmhier.cli import doctor; doctor.report_checks({rest})'
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run([sys.executable, '-c', code],
-                                      stdout=subprocess.PIPE,
-                                      stderr=subprocess.DEVNULL,
-                                      cwd=folder,
-                                      env=dict(os.environ, PYTHONPATH=path),
-                                      timeout=CHILD_SECONDS)
-                output, status = done.stdout, done.returncode
-            except subprocess.TimeoutExpired as error:
-                output, status = error.stdout or b'', None
-        reported = [
-            Finding(**json.loads(line.removeprefix(MARK)))
-            for line in output.decode().splitlines() if line.startswith(MARK)
-        ]
-        findings += reported
-        if len(reported) < len(rest):
-            name = rest[len(reported)]
-            ends = {
-                None: f'no answer in {CHILD_SECONDS} s',
-                -9: 'killed, probably for lack of memory'
-            }
-            fix = '' if status in ends else reinstall(
-                RUNS.get(name,
-                         name.split()[-1].split('.')[0]))
-            detail = ends.get(status, f'crashed, code {status}')
-            findings.append(Finding(name, 'FAIL', detail, fix))
-    return findings
-
-
-def report_checks(names: Sequence[str]) -> None:
-    """Run checks one after another and print a line of json for each."""
-    for name in names:
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            if name in RUNS:
-                runs = importlib.import_module('mmhier.cli.doctor_runs')
-                finding = getattr(runs, name.replace(' ', '_'))()
-            else:
-                module = importlib.import_module(name.split()[-1])
-                finding = Finding(name, 'ok',
-                                  getattr(module, '__version__', 'imported'))
-        except Exception as error:  # anything can be broken here
-            text, fix = traceback.format_exc(), ''
-            if isinstance(error, AssertionError) and name in RUNS:
-                fix = reinstall(RUNS[name])
-            elif (name not in RUNS or isinstance(error, ImportError)
-                  or re.search('torchvision::|Numpy is not', text)):
-                fix = find_fix(name.split()[-1].split('.')[0], text)
-            detail = f'{type(error).__name__}: {error}'.splitlines()[0]
-            finding = Finding(name, 'FAIL', detail, fix)
-        print(MARK + json.dumps(vars(finding)), flush=True)
+            done = subprocess.run([sys.executable, '-c', code],
+                                  capture_output=True,
+                                  text=True,
+                                  cwd=folder,
+                                  env=dict(os.environ, PYTHONPATH=path),
+                                  timeout=CHILD_SECONDS)
+        except subprocess.TimeoutExpired:
+            return 'FAIL', f'no answer in {CHILD_SECONDS} s'
+    if done.returncode == -9:
+        return 'FAIL', 'killed, probably for lack of memory'
+    if done.returncode == 0 and done.stdout:
+        return 'ok', done.stdout.splitlines()[-1]
+    # The first line of the error, which follows the indented frames.
+    _, traced, error = done.stderr.rpartition('Traceback (most recent call')
+    if traced and done.returncode == 1:
+        return 'FAIL', next(line for line in error.splitlines()[1:]
+                            if line[:1].strip())
+    return 'FAIL', f'crashed, code {done.returncode}'

@@ -11,6 +11,8 @@ Examples:
     mmhier infer CONFIG CHECKPOINT photos --out-dir results \\
         --batch-size 8 --score-thr 0.5
     mmhier infer CONFIG CHECKPOINT 'photos/**/*.jpg' --out-dir results
+    mmhier infer CONFIG CHECKPOINT photos --out-dir results \\
+        --score-thr 0.001 --coco annotations/instances_val2017.json
     mmhier infer CONFIG CHECKPOINT film.mp4 --out-dir results
     mmhier infer CONFIG CHECKPOINT --camera 0 --out-dir results
 """
@@ -59,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         help='frames of a video or camera to read; defaults to all')
     parser.add_argument(
         '--batch-size', type=int, default=1, help='defaults to 1')
+    parser.add_argument(
+        '--coco',
+        nargs='?',
+        const='',
+        metavar='ANN_FILE',
+        help="also write coco_results.json, in COCO's results format, with the "
+        'ids of images and categories in ANN_FILE, by default counted from 1')
     add_device(parser)
     add_amp(parser)
     add_overwrite(parser, 'replace results that --out-dir holds')

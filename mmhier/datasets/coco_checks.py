@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
@@ -155,7 +156,7 @@ def check_annotations(path: str,
     }
     left_out: dict[str, list] = defaultdict(list)
     flaws: dict[str, list] = defaultdict(list)
-    for annotation in coco['annotations']:
+    for annotation in track(coco['annotations'], 'Checking annotations'):
         _check_values(path, annotation, names)
         size = sizes.get(annotation['image_id'])
         reason = _reason_left_out(annotation, size, used)

@@ -135,7 +135,7 @@ class _Checks:
                 'a list of names nor a file of them: a single class is '
                 f'written ({classes!r},), with a comma')
         built = build_folder_dataset(dataset_class, dataset)
-        if ann_file and _reads_coco(dataset_class):
+        if ann_file and reads_coco(dataset_class):
             self.warn(check_categories(ann_file, classes or (), name))
             self.warn(
                 check_annotations(
@@ -350,7 +350,7 @@ def _loads(dataset: dict, key: str) -> bool:
     return any(t.get(key) for t in _annotation_loaders(dataset))
 
 
-def _reads_coco(dataset_class: type[Any]) -> bool:
+def reads_coco(dataset_class: type[Any]) -> bool:
     """Whether a class reads json as mmdet's CocoDataset does."""
     try:
         from mmdet.datasets import CocoDataset

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 
 IGNORED = 255
 _EXIF_ORIENTATION = 0x0112
@@ -74,7 +75,7 @@ def check_masks(pairs: Iterable[tuple[str, str]],
         ignored.add(0)
     number, empty, has_zero = 0, [], False
     seen: set[int] = set()
-    for number, (image, mask) in enumerate(pairs, 1):
+    for number, (image, mask) in enumerate(track(pairs, 'Checking masks'), 1):
         values = _read_mask(mask)
         size = _image_size(image)
         if values.shape != size:

@@ -1,20 +1,24 @@
 """Building the model of a config."""
 from collections.abc import Iterator
 from copy import deepcopy
+from inspect import getmro, isclass
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from mmhier.checkpoints.initializer import use_safe_initializers
-from mmhier.engine.config import (
-    refuse_wired_types,
-    resolve_type,
-    type_name,
-)
+from mmhier.engine.config import refuse_wired_types, resolve_type, type_name
 from mmhier.engine.geometry import keep_geometry_in_float32
 from mmhier.errors import MMHierError
 from mmhier.models.backbones.base import HierarchicalBackbone
+
+# Classification heads of mmpretrain that read vectors.
+_VECTOR_HEADS = {
+    'ArcFaceClsHead', 'LinearClsHead', 'MultiLabelLinearClsHead',
+    'StackedLinearClsHead', 'VisionTransformerClsHead'
+}
 
 
 class _Channels(NamedTuple):
@@ -52,8 +56,8 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor',
                              deepcopy(cfg.data_preprocessor))
+    _check_channels(model_cfg, 'model')
     model = MODELS.build(use_safe_initializers(model_cfg))
-    _check_channels(cfg.model, model, 'model')
     keep_geometry_in_float32(model)
     return model
 
@@ -78,25 +82,27 @@ def _refuse_pretrained(cfg: dict) -> None:
             'name weights in model.backbone.init_cfg')
 
 
-def _check_channels(cfg: dict, model: nn.Module, name: str) -> None:
-    """Compare stated channels with those of the built backbone.
+def _check_channels(model: dict, name: str) -> None:
+    """Compare stated channels with those of the backbone.
 
-    Only backbones of mmhier are compared: others need not declare the
-    channels of their maps.
+    Before the model is built, since mmdet asserts some of them without a
+    message. Only backbones of mmhier are compared: others need not declare
+    the channels of their maps.
 
     Args:
-        cfg (dict): Config that the model was built from.
-        model (nn.Module): Detector, segmentor or classifier, or its wrapper.
-        name (str): Key of the config, for the message.
+        model (dict): Config of a detector, segmentor or classifier, or of a
+            wrapper of one, such as a TTA model or a tracker.
+        name (str): Its key, for the message.
     """
-    if 'module' in cfg and hasattr(model, 'module'):
-        _check_channels(cfg['module'], model.module, f'{name}.module')
+    for key, part in model.items():
+        if isinstance(part, dict) and 'backbone' in part:
+            _check_channels(part, f'{name}.{key}')
+    backbone = _build_backbone(model.get('backbone'))
+    if backbone is None:
         return
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
-        return
+    _check_pooling(model, backbone, name)
     wrong = [
-        item for item in _stated_channels(cfg, backbone.out_channels)
+        item for item in _stated_channels(model, backbone.out_channels)
         if item.stated is not None
         and _as_list(item.stated) != _as_list(item.received)
     ]
@@ -105,13 +111,40 @@ def _check_channels(cfg: dict, model: nn.Module, name: str) -> None:
     source = wrong[0].source
     wrong = [item for item in wrong if item.source == source]
     if source == 'backbone':
-        returned = (f'{_describe(cfg["backbone"])} returns '
+        returned = (f'{_describe(model["backbone"])} returns '
                     f'{list(backbone.out_channels)}')
     else:
         returned = f'{name}.{source}'
     stated = ' and '.join(f'{name}.{i.key}={i.stated}' for i in wrong)
-    wanted = ' and '.join(f'{name}.{i.key}={i.received}' for i in wrong)
+    wanted = ' and '.join(f'{name}.{i.key}={_as_stated(i.received, i.stated)}'
+                          for i in wrong)
     raise MMHierError(f'{stated} but {returned}: set {wanted}')
+
+
+def _build_backbone(cfg: dict | None) -> HierarchicalBackbone | None:
+    """A backbone of mmhier without data; None for any other."""
+    kind = resolve_type((cfg or {}).get('type'), MODELS) if cfg else None
+    if not (isclass(kind) and issubclass(kind, HierarchicalBackbone)):
+        return None
+    with torch.device('meta'):
+        return MODELS.build(deepcopy(cfg))
+
+
+def _check_pooling(model: dict, backbone: HierarchicalBackbone,
+                   name: str) -> None:
+    """Refuse a linear classifier of maps that no neck has averaged."""
+    if (not model.get('head') or _parts(model, 'neck')
+            or getattr(backbone, 'out_type', 'featmap') != 'featmap'):
+        return
+    head = resolve_type(model['head'].get('type'), MODELS)
+    if isclass(head) and any(
+            cls.__name__ in _VECTOR_HEADS for cls in getmro(head)):
+        # A None of a base config is replaced, not merged with.
+        delete = '_delete_=True, ' if 'neck' in model else ''
+        raise MMHierError(
+            f'{name}.neck is missing: {_describe(model["backbone"])} returns '
+            f'maps, {head.__name__} expects vectors: set '
+            f"{name}.neck=dict({delete}type='GlobalAveragePooling')")
 
 
 def _stated_channels(model: dict,
@@ -120,40 +153,89 @@ def _stated_channels(model: dict,
     maps: list[int] = list(out_channels)
     necks = _parts(model, 'neck')
     if necks:
-        stated = necks[0][1].get('in_channels')
-        received: Any = maps
-        if isinstance(stated, int):
-            received = maps[-1]
-        elif stated == maps[::-1]:  # YOLOv3's neck starts from the last map
-            received = stated
-        yield _Channels(f'{necks[0][0]}.in_channels', stated, received,
-                        'backbone')
-    width = necks[-1][1].get('out_channels') if necks else None
-    if isinstance(width, int):
-        source = f'{necks[-1][0]}.out_channels={width}'
-        for key, head in _map_heads(model):
-            stated = head.get('in_channels')
-            received = width
-            if isinstance(stated, (list, tuple)):
-                received = [width] * len(stated)
-            yield _Channels(f'{key}.in_channels', stated, received, source)
-        for key, extractor in _roi_extractors(model):
-            yield _Channels(f'{key}.out_channels',
-                            extractor.get('out_channels'), width, source)
-    elif not necks:
-        for name in ('decode_head', 'auxiliary_head', 'panoptic_head'):
-            for key, head in _parts(model, name):
-                yield _Channels(f'{key}.in_channels', head.get('in_channels'),
-                                _select(maps, head, key), 'backbone')
+        yield from _channels_of_neck(*necks[0], maps)
+        yield from _channels_behind_neck(model, *necks[-1])
+    else:
+        yield from _channels_without_neck(model, maps)
     if all(type_name(neck['type']).endswith('Pooling') for _, neck in necks):
         for key, head in _parts(model, 'head'):
             yield _Channels(f'{key}.in_channels', head.get('in_channels'),
                             maps[-1], 'backbone')
 
 
+def _channels_of_neck(key: str, neck: dict,
+                      maps: list[int]) -> Iterator[_Channels]:
+    """Channels that the first neck states of the backbone's maps."""
+    stated = neck.get('in_channels')
+    kind = type_name(neck['type'])
+    received: Any = maps
+    if isinstance(stated, int):
+        received = maps[-1]
+    elif kind == 'YOLOV3Neck':  # starts from the last map
+        received = maps[::-1]
+    yield _Channels(f'{key}.in_channels', stated, received, 'backbone')
+    if kind == 'SSDNeck':  # returns the backbone's maps before its own
+        own = list(neck['out_channels'])[len(maps):]
+        yield _Channels(f'{key}.out_channels', neck['out_channels'], maps + own,
+                        'backbone')
+
+
+def _channels_behind_neck(model: dict, neck_key: str,
+                          neck: dict) -> Iterator[_Channels]:
+    """Channels that heads state of the maps of the last neck."""
+    width = neck.get('out_channels')
+    if width is None:
+        return
+    source = f'{neck_key}.out_channels={width}'
+    for key, head in _map_heads(model):
+        stated = head.get('in_channels')
+        received = width
+        if isinstance(stated, (list, tuple)) and isinstance(width, int):
+            received = [width] * len(stated)
+        elif isinstance(stated, int) and not isinstance(width, int):
+            continue  # of several widths, which one is not known
+        yield _Channels(f'{key}.in_channels', stated, received, source)
+    if isinstance(width, int):
+        for key, extractor in _roi_extractors(model):
+            yield _Channels(f'{key}.out_channels',
+                            extractor.get('out_channels'), width, source)
+
+
+def _channels_without_neck(model: dict, maps: list[int]) -> Iterator[_Channels]:
+    """Channels that heads state of the maps of the backbone."""
+    for name in ('decode_head', 'auxiliary_head', 'panoptic_head',
+                 'track_head'):
+        for key, head in _parts(model, name):
+            yield from _channels_of_segmentation_head(key, head, maps)
+    if 'shared_head' in (model.get('roi_head') or {}):
+        return
+    for name, prefix, part in (('rpn_head', '', model), ('bbox_head', '',
+                                                         model),
+                               ('bbox_head', 'roi_head.', model.get('roi_head')
+                                or {})):
+        for key, head in _parts(part, name, prefix):
+            yield _Channels(f'{key}.in_channels', head.get('in_channels'),
+                            maps[-1], 'backbone')
+    for key, extractor in _roi_extractors(model):
+        yield _Channels(f'{key}.out_channels', extractor.get('out_channels'),
+                        maps[-1], 'backbone')
+
+
+def _channels_of_segmentation_head(key: str, head: dict,
+                                   maps: list[int]) -> Iterator[_Channels]:
+    if 'kernel_generate_head' in head:  # K-Net's
+        key, head = f'{key}.kernel_generate_head', head['kernel_generate_head']
+    yield _Channels(f'{key}.in_channels', head.get('in_channels'),
+                    _select(maps, head, key), 'backbone')
+    # DeepLabV3+ adds details of the first map.
+    yield _Channels(f'{key}.c1_in_channels',
+                    head.get('c1_in_channels') or None, maps[0], 'backbone')
+
+
 def _map_heads(model: dict) -> Iterator[tuple[str, dict]]:
     """Heads that read the maps of the neck."""
-    for name in ('rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head'):
+    for name in ('rpn_head', 'bbox_head', 'mask_head', 'semantic_head',
+                 'decode_head', 'auxiliary_head'):
         yield from _parts(model, name)
     roi_head = model.get('roi_head') or {}
     if 'shared_head' not in roi_head:
@@ -193,6 +275,11 @@ def _select(maps: list[int], head: dict, key: str) -> int | list[int]:
 
 def _as_list(channels: Any) -> Any:
     return list(channels) if isinstance(channels, tuple) else channels
+
+
+def _as_stated(received: Any, stated: Any) -> Any:
+    """A tuple if a tuple is stated: some necks of mmseg insist on one."""
+    return tuple(received) if isinstance(stated, tuple) else received
 
 
 def _describe(backbone: dict) -> str:

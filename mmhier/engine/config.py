@@ -59,6 +59,7 @@ def load_config(path: str,
                 *,
                 work_dir: str | None = None,
                 data_root: str | None = None,
+                data_format: str | None = None,
                 classes: str | Sequence[str] | None = None,
                 cfg_options: dict[str, Any] | None = None,
                 launcher: str = 'none') -> Config:
@@ -71,6 +72,10 @@ def load_config(path: str,
             config's own, else work_dirs/ and the name of the file.
         data_root (str, optional): See :func:`set_data_root`.
             Defaults to None, the config's own.
+        data_format (str, optional): 'yolo' or 'voc', the format of
+            ``data_root``; its annotations are converted into work_dir, and its
+            classes are those of ``classes='auto'``. Defaults to None: laid
+            out as in the config.
         classes (str | Sequence[str], optional): Names, a file of them, or
             'auto'; see :func:`mmhier.datasets.classes.set_classes`. They win
             over ``cfg_options``. Defaults to None, the config's own.
@@ -102,7 +107,19 @@ def load_config(path: str,
         raise MMHierError(
             f'{path} needs {scope} (default_scope), which is not installed: '
             'run pip install "mmhier[openmmlab]"')
-    if data_root is not None:
+    stem = osp.splitext(osp.basename(path))[0]
+    own_dir = osp.join('work_dirs', stem)
+    if data_format is not None:
+        # It needs iter_datasets, so it cannot be imported before.
+        from mmhier.datasets.formats import use_data_format
+        options = cfg_options or {}
+        folder = (
+            work_dir or options.get('work_dir') or cfg.get('work_dir')
+            or own_dir)
+        use_data_format(cfg, data_format, data_root,
+                        osp.join(folder, 'converted_data'))
+        classes = 'auto' if classes is None else classes
+    elif data_root is not None:
         set_data_root(cfg, data_root)
     if cfg_options:
         for key in cfg_options:
@@ -131,8 +148,7 @@ def load_config(path: str,
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        stem = osp.splitext(osp.basename(path))[0]
-        cfg.work_dir = osp.join('work_dirs', stem)
+        cfg.work_dir = own_dir
     make_writable('--work-dir', cfg.work_dir)
     return cfg
 

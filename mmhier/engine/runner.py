@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 from mmhier.checkpoints.initializer import check_pretrained
+from mmhier.datasets.memory import release_parsed_annotations
 from mmhier.engine import build
 from mmhier.errors import MMHierError, naming_full_disk
 from mmhier.files import replacing
@@ -131,6 +132,7 @@ class RunnerMixin:
         with naming_config_errors(dict(dataloader=dataloader)):
             built = mmengine.runner.Runner.build_dataloader(
                 dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+        release_parsed_annotations(built.dataset)
         if isinstance(built, SampleLoader):
             return built
         return SampleLoader.like(built)

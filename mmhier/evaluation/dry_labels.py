@@ -6,6 +6,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from mmhier.engine.config import type_name
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 from .trial import Trial
 
 _PERFECT = ('aAcc', 'mIoU', 'mAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall')
@@ -45,7 +46,7 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
     num_classes = len(metric.dataset_meta['classes'])
     present: set[int] = set()
     number = 0
-    for number, i in enumerate(trial.indices, 1):
+    for number, i in enumerate(track(trial.indices, 'Dry evaluation'), 1):
         info = trial.dataset.get_data_info(i)
         for loader in loaders:
             info = loader(info)
@@ -111,7 +112,7 @@ def evaluate_labels(trial: Trial) -> tuple[dict[str, float], str]:
         raise MMHierError(f'{key}.topk={tuple(metric.topk)}: there are only '
                           f'{num_classes} classes')
     number = 0
-    for number, i in enumerate(trial.indices, 1):
+    for number, i in enumerate(track(trial.indices, 'Dry evaluation'), 1):
         info = trial.dataset.get_data_info(i)
         label = info.get('gt_label')
         if not isinstance(label,

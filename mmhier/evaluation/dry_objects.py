@@ -12,6 +12,7 @@ from mmhier.datasets.coco_checks import (
     read_coco,
 )
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 from .trial import Trial
 
 _MAX_OBJECTS = 100  # COCO's mAP takes as many of an image and a class.
@@ -43,7 +44,7 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         _check_images(truth, trial)
     lowered: Counter[str] = Counter()
     seen = []
-    for i in trial.indices:
+    for i in track(trial.indices, 'Dry evaluation'):
         info = dataset.get_data_info(i)
         objects = [o for o in info['instances'] if not o['ignore_flag']]
         if truth is not None:

@@ -11,10 +11,6 @@ from torch._utils import _rebuild_tensor_v2
 from mmhier.errors import MMHierError
 
 
-class PredictionsError(MMHierError):
-    """A file of predictions that cannot be used."""
-
-
 def _load_storage(data: bytes) -> Any:
     """Safe torch.storage._load_from_bytes."""
     return torch.load(io.BytesIO(data), weights_only=True)
@@ -62,12 +58,12 @@ def read_predictions(path: str | Path) -> list[dict]:
         list[dict]: One data sample per image.
 
     Raises:
-        PredictionsError: If the file is missing, damaged, or holds something
+        MMHierError: If the file is missing, damaged, or holds something
             else than a list of dicts of numbers, strings, arrays and tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise PredictionsError(f'predictions {path} do not exist')
+        raise MMHierError(f'predictions {path} do not exist')
     try:
         with path.open('rb') as file:
             content = _TensorUnpickler(file).load()
@@ -75,13 +71,13 @@ def read_predictions(path: str | Path) -> list[dict]:
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError,
             IndexError, KeyError, TypeError, RuntimeError, OverflowError,
             MemoryError) as error:
-        raise PredictionsError(
+        raise MMHierError(
             f'predictions {path} are damaged, or hold objects that could '
             f'execute code, and were not loaded ({error}): write them with '
             'tools/test.py --out') from error
     if not isinstance(content, list) or not content or not all(
             isinstance(sample, dict) for sample in content):
-        raise PredictionsError(
+        raise MMHierError(
             f'predictions {path} are no list of data samples: write them '
             'with tools/test.py --out')
     return content

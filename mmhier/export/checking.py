@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from mmhier.errors import MMHierError
+from mmhier.progress import track
 from .exporting import graph_paths
 from .graphs import MAX_SIZE, MIN_SIZE, build_graphs
 
@@ -75,7 +76,7 @@ def check_export(
                     f'widths from {graph.min_program_size}, so it cannot be '
                     f'checked with --sizes {size[0]}x{size[1]}')
         run = _open_program(path, list(graph.inputs), list(graph.outputs))
-        for i, size in enumerate(sizes):
+        for i, size in enumerate(track(sizes, f'Checking {path.name}')):
             inputs = graph.example_inputs(1 + i % 2, *size)
             results = run(inputs)
             errors = _errors(results, graph, inputs)

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.packages import (
-    PackageError,
     PackageSummary,
     Problems,
     list_entries,
@@ -21,6 +21,7 @@ from mmhier.leaderboard.packages import (
     open_package,
     read_entry,
 )
+from mmhier.progress import track
 
 NUM_CLASSES = 150
 
@@ -47,26 +48,26 @@ def read_image_sizes(folder: str | Path) -> dict[str, tuple[int, int]]:
         dict[str, tuple[int, int]]: Height and width by name without suffix.
 
     Raises:
-        PackageError: If there are no images, or one cannot be read.
+        MMHierError: If there are no images, or one cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise PackageError(f'image folder {folder} does not exist')
+        raise MMHierError(f'image folder {folder} does not exist')
     sizes = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _IMAGE_SUFFIXES:
             continue
         if path.stem in sizes:
-            raise PackageError(f'{folder} holds two images {path.stem}, whose '
-                               'label maps would have the same name')
+            raise MMHierError(f'{folder} holds two images {path.stem}, whose '
+                              'label maps would have the same name')
         try:
             with Image.open(path) as image:
                 sizes[path.stem] = image.size[::-1]
         except (OSError, UnidentifiedImageError, SyntaxError,
                 ValueError) as error:
-            raise PackageError(f'cannot read image {path}: {error}') from error
+            raise MMHierError(f'cannot read image {path}: {error}') from error
     if not sizes:
-        raise PackageError(f'{folder} holds no .jpg or .png images')
+        raise MMHierError(f'{folder} holds no .jpg or .png images')
     return sizes
 
 
@@ -88,12 +89,14 @@ def write_ade20k_package(label_folder: str | Path,
         PackageSummary: Of the package.
 
     Raises:
-        PackageError: If the package is there, cannot be written, or is not
+        MMHierError: If the package is there, cannot be written, or is not
             valid; then nothing is written.
     """
     with new_package(path, overwrite) as staged:
         with zipfile.ZipFile(staged, 'w') as archive:
-            for png in sorted(Path(label_folder).glob('*.png')):
+            for png in track(
+                    sorted(Path(label_folder).glob('*.png')),
+                    'Packing label maps'):
                 # PNGs are compressed already.
                 archive.writestr(zipfile.ZipInfo(png.name), png.read_bytes())
         return check_ade20k_package(staged, sizes, path)
@@ -119,7 +122,7 @@ def check_ade20k_package(path: str | Path,
         PackageSummary: Of a valid package.
 
     Raises:
-        PackageError: Lists all problems.
+        MMHierError: Lists all problems.
     """
     problems = Problems(name or path)
     # Label values of all files, to distinguish a shift from an error.
@@ -127,7 +130,7 @@ def check_ade20k_package(path: str | Path,
     stems = set()
     with open_package(path) as archive:
         entries = list_entries(archive, '.png', problems, max_bytes)
-        for info in entries:
+        for info in track(entries, 'Checking the package'):
             stem = PurePosixPath(info.filename.replace('\\', '/')).stem
             stems.add(stem)
             content = read_entry(archive, info, problems)
@@ -228,8 +231,8 @@ def ade20k_package_name(testset: str, algorithm: str) -> str:
         algorithm (str): Name of the method.
 
     Raises:
-        PackageError: If it would not be a file name.
+        MMHierError: If it would not be a file name.
     """
     if not algorithm or set(algorithm) & set('/\\\0'):
-        raise PackageError(f'{algorithm!r} cannot be part of a file name')
+        raise MMHierError(f'{algorithm!r} cannot be part of a file name')
     return f'ade20k_{testset}_{algorithm}.zip'

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.packages import (
-    PackageError,
     PackageSummary,
     Problems,
     list_entries,
@@ -24,6 +24,7 @@ from mmhier.leaderboard.packages import (
     read_entry,
 )
 from mmhier.leaderboard.run_lengths import decode_run_lengths
+from mmhier.progress import track
 
 # 1 to 90 without the ten categories that were never annotated.
 COCO_CATEGORY_IDS = frozenset(range(
@@ -65,7 +66,7 @@ def read_image_list(path: str | Path) -> ImageList:
         names none.
 
     Raises:
-        PackageError: If it cannot be read, or lists no images with sizes.
+        MMHierError: If it cannot be read, or lists no images with sizes.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -76,18 +77,18 @@ def read_image_list(path: str | Path) -> ImageList:
         category_ids = frozenset(category['id']
                                  for category in content.get('categories', ()))
     except OSError as error:
-        raise PackageError(f'cannot read image list {path}: '
-                           f'{error.strerror}') from error
+        raise MMHierError(f'cannot read image list {path}: '
+                          f'{error.strerror}') from error
     except (ValueError, RecursionError) as error:
-        raise PackageError(
+        raise MMHierError(
             f'image list {path} is not readable json: {error}') from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise PackageError(
+        raise MMHierError(
             f'image list {path} is no COCO json: expected "images" with "id", '
             '"height" and "width", as in image_info_test-dev2017.json'
         ) from error
     if not sizes:
-        raise PackageError(f'image list {path} lists no images')
+        raise MMHierError(f'image list {path} lists no images')
     return ImageList(str(path), sizes, category_ids or COCO_CATEGORY_IDS)
 
 
@@ -100,13 +101,13 @@ def coco_package_name(testset: str, algorithm: str) -> str:
             hyphens.
 
     Raises:
-        PackageError: If the server could not take the name apart.
+        MMHierError: If the server could not take the name apart.
     """
     algorithm = algorithm.replace('_', '-')
     name = f'detections_{testset}_{algorithm}_results.json'
     if not algorithm or not _JSON_NAME.fullmatch(name):
-        raise PackageError(f'{algorithm!r} cannot be a name for the server: '
-                           'use letters, digits and hyphens')
+        raise MMHierError(f'{algorithm!r} cannot be a name for the server: '
+                          'use letters, digits and hyphens')
     return name.replace('.json', '.zip')
 
 
@@ -138,7 +139,7 @@ def write_coco_package(detections: Sequence[dict],
         PackageSummary: Of the package.
 
     Raises:
-        PackageError: If the package is there, cannot be written, or is not
+        MMHierError: If the package is there, cannot be written, or is not
             valid; then nothing is written.
     """
     path = Path(path)
@@ -223,7 +224,7 @@ def check_coco_package(path: str | Path,
         PackageSummary: Of a valid package.
 
     Raises:
-        PackageError: Lists all problems.
+        MMHierError: Lists all problems.
     """
     path = Path(path)
     problems = Problems(name or path)
@@ -246,7 +247,7 @@ def check_coco_package(path: str | Path,
     if any('segmentation' in d for d in detections if isinstance(d, dict)):
         task = 'segm'
     checked = _Detections(task, images, problems)
-    for i, detection in enumerate(detections):
+    for i, detection in enumerate(track(detections, 'Checking the package')):
         checked.add(i, detection)
     checked.finish(allow_empty_images)
     problems.raise_if_any()

@@ -22,10 +22,6 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError,
             ValueError, NotImplementedError, OverflowError, RuntimeError)
 
 
-class PackageError(MMHierError):
-    """A submission package that would be refused or scored wrongly."""
-
-
 @dataclass
 class PackageSummary:
     """Content of a valid package.
@@ -91,9 +87,9 @@ class Problems:
         return lines
 
     def raise_if_any(self) -> None:
-        """Raise PackageError that lists all problems, if there are any."""
+        """Raise MMHierError that lists all problems, if there are any."""
         if self:
-            raise PackageError(f'{self.name} cannot be submitted:\n{self}')
+            raise MMHierError(f'{self.name} cannot be submitted:\n{self}')
 
 
 def open_package(path: str | Path) -> zipfile.ZipFile:
@@ -106,11 +102,11 @@ def open_package(path: str | Path) -> zipfile.ZipFile:
         zipfile.ZipFile: To be closed by the caller.
 
     Raises:
-        PackageError: If the file is missing or not a complete zip file.
+        MMHierError: If the file is missing or not a complete zip file.
     """
     path = Path(path)
     if not path.is_file():
-        raise PackageError(f'package {path} does not exist')
+        raise MMHierError(f'package {path} does not exist')
     try:
         return zipfile.ZipFile(path)
     except _BAD_ZIP as error:
@@ -120,7 +116,7 @@ def open_package(path: str | Path) -> zipfile.ZipFile:
                   'is missing' if begins_as_zip else
                   f'it is not a zip file, but servers take nothing else '
                   f'({path.stat().st_size} bytes)')
-        raise PackageError(
+        raise MMHierError(
             f'{path} cannot be submitted:\n  - {reason}') from error
 
 
@@ -221,7 +217,7 @@ def staging_folder(target: str | Path) -> Iterator[Path]:
         Path: The folder.
 
     Raises:
-        PackageError: If another process uses the folder, or it cannot be
+        MMHierError: If another process uses the folder, or it cannot be
             created.
     """
     target = Path(target)
@@ -231,11 +227,11 @@ def staging_folder(target: str | Path) -> Iterator[Path]:
         # Beside the folder, which may be removed under its lock.
         lock = take_lock(target.with_name(f'.{target.name}.lock'))
     except OSError as error:
-        raise PackageError(f'cannot write {target}: {error.strerror}; choose '
-                           'another folder') from error
+        raise MMHierError(f'cannot write {target}: {error.strerror}; choose '
+                          'another folder') from error
     if lock is None:
-        raise PackageError(f'{target} is being written by another process: '
-                           'wait for it, or end it')
+        raise MMHierError(f'{target} is being written by another process: '
+                          'wait for it, or end it')
     try:
         if folder.exists():
             print(f'removed {folder}, which an interrupted run left behind; '
@@ -249,10 +245,10 @@ def staging_folder(target: str | Path) -> Iterator[Path]:
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise PackageError if a package exists that may not be replaced."""
+    """Raise MMHierError if a package exists that may not be replaced."""
     if Path(path).exists() and not overwrite:
-        raise PackageError(f'{path} exists: choose another name, or replace '
-                           'it with --overwrite')
+        raise MMHierError(f'{path} exists: choose another name, or replace '
+                          'it with --overwrite')
 
 
 @contextmanager
@@ -267,7 +263,7 @@ def new_package(path: str | Path, overwrite: bool) -> Iterator[Path]:
         Path: File to write, of the same name in a :func:`staging_folder`.
 
     Raises:
-        PackageError: If the package exists, cannot be written or is being
+        MMHierError: If the package exists, cannot be written or is being
             written by another process.
     """
     path = Path(path)

@@ -15,11 +15,11 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from mmhier.engine.config import iter_metrics, type_name
+from mmhier.errors import MMHierError
 from mmhier.leaderboard.records import (
     VERSION,
     CostRecord,
     EvaluationRecord,
-    RecordError,
     TrainingRecord,
     TrainingSession,
     UnfinishedRecord,
@@ -227,7 +227,7 @@ class TrainingRecordHook(Hook):
             return []
         try:
             earlier = read_record(self.path)
-        except RecordError as error:
+        except MMHierError as error:
             runner.logger.warning(f'earlier sessions are left out: {error}')
             return []
         if not isinstance(earlier, TrainingRecord):

@@ -24,10 +24,6 @@ VERSION = 1
 UNFINISHED = '.unfinished'
 
 
-class RecordError(MMHierError):
-    """A file is not a record, or of another version."""
-
-
 @dataclass
 class FileRecord:
     """A file that a run read.
@@ -268,7 +264,7 @@ def read_record(path: str | Path) -> RunRecord:
         EvaluationRecord | TrainingRecord: By the file's ``kind``.
 
     Raises:
-        RecordError: If the file cannot be read, is no json, no record or
+        MMHierError: If the file cannot be read, is no json, no record or
             written by a newer mmhier, or lacks a value or holds one of
             another type.
     """
@@ -277,19 +273,19 @@ def read_record(path: str | Path) -> RunRecord:
             Path(path).read_text(encoding='utf-8'),
             parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f'{path} is not readable json: {error}') from error
+        raise MMHierError(f'{path} is not readable json: {error}') from error
     kinds = {cls.KIND: cls for cls in (EvaluationRecord, TrainingRecord)}
     kind = content.get('kind') if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise RecordError(f'{path} is not a record of a run: its kind is '
+        raise MMHierError(f'{path} is not a record of a run: its kind is '
                           f'{kind!r}, not one of {", ".join(kinds)}')
     if content.get('version') != VERSION:
-        raise RecordError(f'{path} has version {content.get("version")!r}, '
+        raise MMHierError(f'{path} has version {content.get("version")!r}, '
                           f'this mmhier reads version {VERSION}')
     try:
         return _from_json(kinds[kind], content, '')
-    except RecordError as error:
-        raise RecordError(f'{path}: {error}') from error
+    except MMHierError as error:
+        raise MMHierError(f'{path}: {error}') from error
 
 
 def write_record(record: RunRecord, path: str | Path) -> None:
@@ -401,7 +397,7 @@ def _from_json(kind: Any, content: Any, where: str) -> Any:
         names = [field.name for field in dataclasses.fields(kind)]
         missing = [name for name in names if name not in content]
         if missing:
-            raise RecordError(f'{where or "the record"} lacks '
+            raise MMHierError(f'{where or "the record"} lacks '
                               f'{", ".join(missing)}')
         return kind(
             **{
@@ -426,13 +422,13 @@ def _from_json(kind: Any, content: Any, where: str) -> Any:
         content = float(content)
     _check_type(content, kind, where)
     if kind is float and not math.isfinite(content):
-        raise RecordError(f'{where} is not a finite number')
+        raise MMHierError(f'{where} is not a finite number')
     return content
 
 
 def _check_type(content: Any, kind: type, where: str) -> None:
     if not isinstance(content, kind) or (isinstance(content, bool)
                                          and kind is not bool):
-        raise RecordError(f'{where or "the record"} is a '
+        raise MMHierError(f'{where or "the record"} is a '
                           f'{type(content).__name__}, expected a '
                           f'{kind.__name__}')

@@ -18,7 +18,6 @@ from mmhier.leaderboard.recording import metric_files
 from mmhier.leaderboard.records import (
     DataRecord,
     EvaluationRecord,
-    RecordError,
     read_record,
 )
 from mmhier.leaderboard.run_facts import describe_data, describe_file
@@ -149,10 +148,7 @@ def compare_records(recorded: EvaluationRecord,
 def _read(path: str) -> EvaluationRecord:
     if not osp.isfile(path):
         raise MMHierError(f'record {path} does not exist')
-    try:
-        record = read_record(path)
-    except RecordError as error:
-        raise MMHierError(str(error)) from error
+    record = read_record(path)
     if not isinstance(record, EvaluationRecord):
         raise MMHierError(f'{path} is the record of a {record.kind}; only a '
                           'test can be replayed: give a test_record_*.json')

@@ -20,7 +20,6 @@ from mmhier.leaderboard.published import ZooModel, read_zoo
 from mmhier.leaderboard.records import (
     DataRecord,
     EvaluationRecord,
-    RecordError,
     TrainingRecord,
     read_record,
 )
@@ -230,7 +229,7 @@ def _collect(
             for path in sorted(Path(folder).resolve().rglob(pattern)):
                 try:
                     record = read_record(path)
-                except RecordError as error:
+                except MMHierError as error:
                     warnings[path] = f'skipped: {error}'
                     continue
                 if isinstance(record, kind):

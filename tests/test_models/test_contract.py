@@ -152,6 +152,30 @@ def test_every_parameter_gets_a_gradient(family, arch):
 
 
 @small_variants
+def test_a_loss_of_one_map_gives_every_parameter_a_gradient(family, arch):
+    """A neck or head may ignore maps; DistributedDataParallel wants zeros."""
+    settings = dict(arch=shallow(family, arch), drop_path_rate=0.)
+    model, plain = (build(family, norm_eval=True, **settings) for _ in '12')
+    x = images(64, 96)
+    maps, wanted = model.train()(x), plain.train().forward_maps(x)
+    assert all(map(torch.equal, maps, wanted))
+    loss_of([maps[1]]).backward()
+    loss_of([wanted[1]]).backward()
+    for parameter in plain.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    assert_same_gradients(plain, model, rtol=1e-4, atol=1e-5)
+
+
+@small_variants
+def test_frozen_maps_ask_for_no_gradient(family, arch):
+    model = build(family, shallow(family, arch), frozen_stages=2).train()
+    needed = [m.requires_grad for m in model(images(64, 96))]
+    # The pyramid behind HVT's blocks is never frozen.
+    assert needed == [family == 'HVT'] * 2 + [True] * 2
+
+
+@small_variants
 def test_out_indices_select_from_the_same_maps(family, arch):
     full = build(family, arch).eval()
     with torch.no_grad():

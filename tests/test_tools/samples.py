@@ -67,6 +67,23 @@ def write_coco(root: Path) -> Path:
     return root
 
 
+def write_yolo(root: Path) -> Path:
+    """Outlines of two classes in YOLO's format."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(2):
+            image = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            image[16:48, 24:72] = 255
+            cv2.imwrite(str(root / 'images' / split / f'{i}.jpg'), image)
+            (root / 'labels' / split / f'{i}.txt'
+             ).write_text(f'{i} 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n')
+    (root / 'data.yaml'
+     ).write_text('train: images/train\nval: images/val\nnames: [box, tile]\n')
+    return root
+
+
 def write_masks(root: Path) -> Path:
     """Images and masks of classes 0 and 1, for semantic segmentation."""
     rng = np.random.default_rng(0)

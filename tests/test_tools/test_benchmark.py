@@ -3,7 +3,6 @@
 import csv
 import logging
 import re
-import shlex
 import subprocess
 import sys
 from statistics import median
@@ -16,6 +15,14 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from mmhier import apis
 from mmhier.analysis import benchmark_report
+from mmhier.analysis.benchmark_page import (
+    BLOCK,
+    read_commands,
+    read_rows,
+    render,
+    table,
+    write_rows,
+)
 from mmhier.analysis.benchmarking import (
     Case,
     count_saved_bytes,
@@ -123,7 +130,7 @@ def test_names_mistakes(tmp_path, monkeypatch, capsys):
         ('hatnet-tiny --device cuda', '--device cuda: no such device here'),
         ('', 'expected a backbone such as hatnet-tiny'),
         ('--page gone.md', '--page gone.md: no such file'),
-        ('--page empty.md', 'no "<!-- benchmark: ARGUMENTS -->"'),
+        ('--page empty.md', 'no "<!-- benchmark: NAME -->"'),
     ]:
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments.split()])
         if 'cuda' in arguments and torch.cuda.is_available():
@@ -139,15 +146,56 @@ def test_names_mistakes(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_page_is_measured_anew(tmp_path, monkeypatch):
     shell = Shell(tmp_path, monkeypatch)
-    text = ('before\n<!-- benchmark: accvit-femto --forms auto eager '
-            '--sizes 64 --rounds 1 -->\nold\n<!-- end -->\nafter\n')
-    (tmp_path / 'page.md').write_text(text)
-    shell.run('python tools/benchmark.py --page page.md')
+    (tmp_path / 'page.md').write_text(
+        'before\n<!-- benchmark: small -->\nold\n<!-- end -->\nafter\n')
+    (tmp_path / 'speed').mkdir()
+    command = 'accvit-femto --forms swin-t auto --sizes 64 --rounds 1'
+    (tmp_path /
+     'speed/commands.txt').write_text(f'small: {command}\nother: hatnet-huge\n')
+    write_rows(tmp_path / 'speed/small.csv', [dict(command='gone', form='x')])
+    shell.run('python tools/benchmark.py --page page.md --only small')
     page = (tmp_path / 'page.md').read_text()
     assert page.startswith('before\n') and page.endswith('-->\nafter\n')
-    assert 'old' not in page and '| eager | 64x64 |' in page
-    shell.run('python tools/benchmark.py --page page.md')
-    assert (tmp_path / 'page.md').read_text().count('| eager |') == 1
+    assert 'old' not in page and '| accvit-femto | inference | 64x64 |' in page
+    rows = read_rows(tmp_path / 'speed/small.csv')
+    assert [(row['command'], row['form'])
+            for row in rows] == [(command, 'swin-t'), (command, 'auto')]
+    # Outputs of a peer are others.
+    assert [row['difference'] for row in rows] == ['', '0.0e+00']
+
+
+def test_tables_follow_from_rows():
+    case = dict(model='lit', mode='training', size='64x64', machine='here')
+    rows = [
+        dict(case, form='swin-t', ms='30.0', **{'peak MiB': ''}),
+        dict(case, form='plain', ms='20.0', **{'peak MiB': '9'}),
+        dict(case, form='eager', ms='15.0', **{'peak MiB': ''}),
+        dict(case, form='auto', ms='99.0', **{'peak MiB': ''}),
+        dict(case, form='auto', ms='10.0', **{'peak MiB': '4'}),
+    ]
+    assert table(rows) == (
+        '| model | pass | size | swin-t, ms | plain, ms | auto, ms | '
+        'auto vs swin-t | auto vs plain | peak MiB, swin-t / plain / auto |\n'
+        '|---|---|---|---|---|---|---|---|---|\n'
+        '| lit | training | 64x64 | 30.0 | 20.0 | 10.0 | 3.00 | 2.00 | '
+        '- / 9 / 4 |\n\nMeasured on: here.\n')
+    peaks = [
+        dict(model='lit', size=size, ms='', machine=size, **{'peak MiB': size})
+        for size in ('64', '96')
+    ]
+    assert table(peaks).splitlines()[2] == '| lit | 64 | 96 |'
+    assert 'several commits' in table(peaks)
+
+
+def test_tables_of_the_page_are_those_of_its_rows():
+    page = ROOT / PAGE
+    assert page.read_text() == render(page)
+    assert len(page.read_text().splitlines()) <= 120
+    for path in page.with_suffix('').glob('*.csv'):
+        for row in read_rows(path):
+            assert row['command']
+            if path.stem != 'cuda_simulation':
+                assert 'commit' in row['machine'] and 'torch' in row['machine']
 
 
 @pytest.mark.slow
@@ -219,19 +267,16 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
     assert len(asked) == 4 and len(trained) == 1
     assert (tmp_path / 'lit.csv').is_file()
     assert trained[0]['cfg_options'] == {'model.backbone.compile': True}
-    page = (ROOT / PAGE).read_text()
-    blocks = re.findall(r'<!-- benchmark: (.*?) -->\n(.*?)<!-- end -->', page,
-                        re.DOTALL)
-    assert len(blocks) > 10
     shell.changes['benchmark'] = change
-    for arguments, table in blocks:
-        shell.run(f'python tools/benchmark.py {arguments}')
-        # Written by the tool: it names its command and the machine.
-        assert f'`python tools/benchmark.py {arguments}`' in table
-        assert 'Measured on: ' in table
-        for form in shlex.split(arguments):
-            if form in ('plain', 'auto', 'compiled', 'swin-t'):
-                assert f'\n| {form} |' in table
+    named = read_commands(ROOT / PAGE)
+    for names in BLOCK.findall((ROOT / PAGE).read_text()):
+        assert names[1] in named
+    for lines in named.values():
+        for arguments in lines:
+            shell.run(f'python tools/benchmark.py {arguments}')
+    speed = re.search(r'^speed: .*\n\t.*--page (\S+) --only (.*)$',
+                      (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    assert speed[1] == PAGE and set(speed[2].split()) <= set(named)
 
 
 @pytest.mark.parametrize('config', [

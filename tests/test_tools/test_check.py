@@ -305,10 +305,18 @@ def test_parameters_that_the_loss_does_not_reach(detector):
 
 def test_unused_parameters_of_a_segmentor(masks_root):
     # The head reads the first map alone.
+    neck = dict(
+        type='mmdet.ChannelMapper',
+        in_channels=[48, 96, 240, 384],
+        out_channels=48)
     findings = check_config(
-        str(CONFIGS / 'segmentor.py'), data_root=str(masks_root))
+        str(CONFIGS / 'segmentor.py'),
+        data_root=str(masks_root),
+        cfg_options={'model.neck': neck})
     unused = messages(findings, 'error')['unused parameters']
-    assert 'tensors get no gradient, such as backbone.blocks.1' in unused
+    assert 'tensors get no gradient, such as neck.convs.1' in unused
+    dead = messages(findings, 'warning')['dead parameters']
+    assert 'zeros as gradient in this batch, such as backbone.blocks.1' in dead
 
 
 def test_loss_that_is_not_finite(detector):

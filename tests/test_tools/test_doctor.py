@@ -1,6 +1,7 @@
 """The doctor in healthy, broken and empty environments."""
+import contextlib
 import importlib.metadata
-import json
+import io
 import re
 import subprocess
 import sys
@@ -23,6 +24,9 @@ REINSTALL = f'{AGAIN} --no-deps'
 ARRAYS = (f'{REINSTALL} numpy==2.2.6 pycocotools==2.0.11 '
           'opencv-python-headless==4.12.0.88')
 TORCH = f'{AGAIN} torch==2.11.0 torchvision==0.26.0 numpy==2.2.6'
+OPENMMLAB = (f'{REINSTALL} onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 '
+             'onedl-mmdetection==3.5.1 onedl-mmsegmentation==1.4.2 '
+             'onedl-mmpretrain==1.3.6')
 HEALTHY = dict(
     torch='2.11.0',
     torchvision='0.26.0',
@@ -68,14 +72,20 @@ def versions(monkeypatch):
     return install
 
 
-def check_here(capfd, name: str) -> doctor.Finding:
-    """Outcome of a check in this process, where the tests break things."""
-    capfd.readouterr()
-    doctor.report_checks([name])
-    line, = (
-        line for line in capfd.readouterr().out.splitlines()
-        if line.startswith(doctor.MARK))
-    return doctor.Finding(**json.loads(line.removeprefix(doctor.MARK)))
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run code of a check in this process, where tests break things."""
+
+    def run(code: str) -> tuple[str, str]:
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out):
+                exec(code, {})
+        except Exception as error:
+            return 'FAIL', f'{type(error).__name__}: {error}'.splitlines()[0]
+        return 'ok', out.getvalue().splitlines()[-1]
+
+    monkeypatch.setattr(doctor, 'run_child', run)
 
 
 def raising(error: Exception):
@@ -120,59 +130,41 @@ def test_empty_environment_is_told_what_to_install(tmp_path, monkeypatch):
     assert re.search('save and resume +note  skipped', done.stdout)
 
 
-def test_import_that_fails_or_crashes_does_not_hide_the_others(shadows):
-    (shadows / 'cv2.py').write_text(
-        'raise ImportError("libGL.so.1: cannot open shared object file")')
-    (shadows / 'torchvision.py').write_text('import os; os.abort()')
-    (shadows / 'mmcv.py').write_text('import os; os.kill(os.getpid(), 9)')
-    names = [f'import {m}' for m in ('torchvision', 'cv2', 'json', 'mmcv')]
-    crashed, failed, fine, killed = doctor.run_checks(names)
-    assert (crashed.name, crashed.state) == (names[0], 'FAIL')
-    assert crashed.detail == 'crashed, code -6' and crashed.fix == TORCH
-    assert failed.state == 'FAIL' and 'libGL.so.1' in failed.detail
-    assert failed.fix == f'{REINSTALL} opencv-python-headless==4.12.0.88'
-    assert (fine.name, fine.state, fine.fix) == (names[2], 'ok', '')
-    assert 'lack of memory' in killed.detail and not killed.fix
-
-
-def test_check_that_hangs_or_ends_the_process(shadows, monkeypatch):
-    (shadows / 'cv2.py').write_text('import time; time.sleep(60)')
-    (shadows / 'mmcv.py').write_text('import os; os._exit(0)')
-    monkeypatch.setattr(doctor, 'CHILD_SECONDS', 3)
-    fine, hung, ended = doctor.run_checks(
-        ['import json', 'import cv2', 'import mmcv'])
-    assert fine.state == 'ok'
-    assert hung.detail == 'no answer in 3 s' and not hung.fix
-    assert ended.detail == 'crashed, code 0'
-
-
 @pytest.mark.parametrize(
-    'error, module, expected',
+    'module, code, detail, fix',
     [
-        ("No module named 'pkg_resources'", 'mmengine',
-         f'{INSTALL} "setuptools<81"'),
-        ('numpy.dtype size changed, may indicate binary incompatibility',
-         'pycocotools', ARRAYS),
-        ('operator torchvision::nms does not exist', 'mmcv', TORCH),
-        ('MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4',
-         'mmdet', f'{REINSTALL} onedl-mmcv==2.3.6'),
-        ("cannot import name 'Config' from 'mmengine' (/x/__init__.py)",
-         'mmdet', f'{REINSTALL} onedl-mmengine==0.10.12'),
-        ('  File "/v/lib/python3.11/site-packages/mmcv/a.py", line 1, in '
-         '<module>\nAttributeError: float', 'mmdet',
-         f'{REINSTALL} onedl-mmcv==2.3.6'),
-        ("No module named 'mmseg'", 'mmseg',
-         f'{REINSTALL} onedl-mmsegmentation==1.4.2'),
-        ("No module named 'ftfy'", 'mmpretrain', f'{INSTALL} ftfy'),
-        ("No module named 'yaml'", 'mmengine', f'{INSTALL} pyyaml'),
-        ("No module named 'sympy'", 'torch', TORCH),
+        ('cv2', 'raise ImportError("libGL.so.1: cannot open\\n  object file")',
+         'ImportError: libGL.so.1: cannot open', ARRAYS),
+        ('torchvision', 'import os; os.abort()', 'crashed, code -6', TORCH),
+        ('mmcv', 'import os; os.kill(os.getpid(), 9)',
+         'killed, probably for lack of memory', OPENMMLAB),
+        ('mmseg', 'import os; os._exit(0)', 'crashed, code 0', OPENMMLAB),
+        ('mmdet', 'import time; time.sleep(60)', 'no answer in 2 s', OPENMMLAB),
+        ('mmdet',
+         'raise AssertionError("MMCV==2.2.0 is used but incompatible")',
+         'AssertionError: MMCV==2.2.0 is used', OPENMMLAB),
+        ('mmdet', 'import mmengine.absent', "No module named 'mmengine.absent'",
+         OPENMMLAB),
+        ('mmpretrain', 'raise ImportError("No module named \'ftfy\'")',
+         "No module named 'ftfy'", f'{INSTALL} ftfy'),
+        ('mmengine', 'raise ImportError("No module named \'yaml\'")',
+         "No module named 'yaml'", f'{INSTALL} pyyaml'),
+        ('mmengine', 'raise ImportError("No module named \'pkg_resources\'")',
+         "No module named 'pkg_resources'", f"{INSTALL} 'setuptools<81'"),
         # Anybody may have published a distribution of this name.
-        ("No module named 'helpers'", 'mmdet', ''),
-        ('SyntaxError: invalid syntax', 'mmhier', ''),
+        ('mmdet', 'import helpers', "No module named 'helpers'", ''),
     ])
-def test_known_import_errors_have_a_remedy(versions, error, module, expected):
-    versions(onedl_mmengine='0.10.12')
-    assert doctor.find_fix(module, error) == expected
+def test_import_that_fails(shadows, monkeypatch, module, code, detail, fix):
+    monkeypatch.setattr(doctor, 'CHILD_SECONDS', 2 if 'sleep' in code else 60)
+    (shadows / f'{module}.py').write_text(code)
+    found = doctor.check_import(module)
+    assert found.state == 'FAIL' and detail in found.detail
+    assert found.fix == fix
+
+
+def test_import_that_works():
+    found = doctor.check_import('json')
+    assert found == doctor.Finding('import json', 'ok', '2.0.9')
 
 
 @pytest.mark.parametrize('changes, detail', [
@@ -203,7 +195,9 @@ def test_versions_of_a_wheel_are_those_that_it_states(versions, monkeypatch,
         doctor, 'requires', lambda name:
         ['torch>=2.7', 'onedl-mmcv<2.4,>=2.3.6; extra == "openmmlab"'])
     versions(torch='2.11.0')
-    assert doctor.reinstall('mmcv') == f"{REINSTALL} 'onedl-mmcv<2.4,>=2.3.6'"
+    assert doctor.reinstall('mmcv') == (
+        f'{REINSTALL} onedl-mmengine \'onedl-mmcv<2.4,>=2.3.6\' '
+        'onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain')
     assert " 'torch>=2.7' torchvision numpy" in doctor.reinstall('torch')
 
 
@@ -224,22 +218,22 @@ def test_lines_of_openmmlab(versions):
 @pytest.mark.skipif(any(MMCV.glob('_ext*.so')), reason='compiled operators')
 @pytest.mark.slow
 def test_missing_operators_are_mended(bare_mmcv, monkeypatch):
-    finding, = doctor.run_checks(['operators'])
+    finding = doctor.check_run('operators')
     assert finding.state == 'note'
     assert finding.fix == f'{sys.executable} -m mmhier.ops install'
     monkeypatch.setenv('PYTHONPATH', f'{bare_mmcv.parent}:{ROOT}')
     assert fix([finding], [], patch=monkeypatch) == 0
     assert (bare_mmcv / '_ext.py').is_file()
-    assert doctor.run_checks(['operators'])[0].state == 'ok'
+    assert doctor.check_run('operators').state == 'ok'
 
 
 @pytest.mark.skipif(any(MMCV.glob('_ext*.so')), reason='compiled operators')
 def test_operators_of_another_torch_are_named(bare_mmcv):
     suffix = sysconfig.get_config_var('EXT_SUFFIX')
     (bare_mmcv / f'_ext{suffix}').write_bytes(b'not a library')
-    finding, = doctor.run_checks(['operators'])
+    finding = doctor.check_run('operators')
     assert finding.state == 'FAIL' and f'_ext{suffix}' in finding.detail
-    assert finding.fix == f'{REINSTALL} onedl-mmcv==2.3.6'
+    assert finding.fix == OPENMMLAB
 
 
 def test_fix_runs_what_was_printed(shadows, monkeypatch, capfd):
@@ -262,8 +256,8 @@ def test_fix_runs_what_was_printed(shadows, monkeypatch, capfd):
 
 def test_page(monkeypatch, capsys):
     monkeypatch.setattr(
-        doctor, 'run_checks', lambda names:
-        [doctor.Finding(name, 'FAIL', 'broken', 'mend') for name in names])
+        doctor, 'check_import', lambda module: doctor.Finding(
+            f'import {module}', 'FAIL', 'broken', 'mend'))
     assert {f.state for f in doctor.examine()[-5:]} == {'note'}
     out = capsys.readouterr().out
     assert '\nimport mmcv: broken\n    mend\n' in out
@@ -290,8 +284,7 @@ MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
      'parameters without gradient', TORCH),
     ('training step', 'torch.Tensor.backward', raising(MEMORY), 'memory', ''),
     ('save and resume', 'mmhier.cli.doctor_runs.read_checkpoint',
-     lambda _: dict(meta=dict(iter=1)), 'iterations are (1, 4)',
-     f'{REINSTALL} onedl-mmengine==0.10.12'),
+     lambda _: dict(meta=dict(iter=1)), 'iterations are (1, 4)', OPENMMLAB),
     ('save and resume', 'mmengine.runner.Runner.train',
      raising(OSError(28, 'No space left on device')), 'no space is left', ''),
     ('two processes', 'torch.multiprocessing.spawn',
@@ -302,12 +295,12 @@ MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
      ''),
 ])
 def test_faults_of_the_runs(name, target, fault, detail, expected, versions,
-                            tmp_path, monkeypatch, capfd):
+                            run_here, tmp_path, monkeypatch):
     versions(onedl_mmengine='0.10.12')
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(target, fault)
-        found = check_here(capfd, name)
+        found = doctor.check_run(name)
     assert found.state == 'FAIL' and detail in found.detail
     assert found.fix == expected
 

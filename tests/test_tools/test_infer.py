@@ -1,10 +1,8 @@
 """tools/infer.py: what it reads, writes, skips and refuses."""
 import errno
-import io
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import rich
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_api
-from rich.console import Console
 from mmhier.apis import MMHierError
 from mmhier.apis.inference import (
     UnreadableImage,
@@ -184,22 +180,6 @@ def test_batches_change_nothing(detector, coco_root, tmp_path):
         assert len(one['instances']) == len(four['instances'])
         for a, b in zip(one['instances'], four['instances']):
             assert a['bbox'] == pytest.approx(b['bbox'], abs=1e-2)
-
-
-def test_progress_is_shown(detector, coco_root, tmp_path, monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(rich, '_console',
-                        Console(file=terminal, force_terminal=True))
-    infer(
-        DETECTOR,
-        detector,
-        str(coco_root / 'val2017'),
-        batch_size=4,
-        out_dir=str(tmp_path))
-    assert 'Inference' in terminal.getvalue()
-    shares = [int(x) for x in re.findall(r'(\d+)%', terminal.getvalue())]
-    assert shares == sorted(shares)
-    assert (shares[0], shares[-1]) == (0, 100)
 
 
 def test_full_disk_leaves_no_half_of_a_picture(detector, coco_root, tmp_path,

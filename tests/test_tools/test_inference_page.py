@@ -147,7 +147,11 @@ def test_browse(folder, monkeypatch):
     assert len(list((folder / 'samples').iterdir())) == 5
 
 
-def test_inferencer(folder):
-    (code, ) = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
-    exec(code, {})
+def test_python(folder):
+    supervision = pytest.importorskip('supervision')
+    predictor, inferencer = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+    names: dict = {}
+    exec(predictor, names)
+    assert isinstance(names['detections'], supervision.Detections)
+    exec(inferencer, {})
     assert (folder / 'results/inferencer/vis/photo.jpg').is_file()

@@ -19,8 +19,8 @@ from .pages import ROOT, blocks, commands
 PAGE = 'docs/plug_in.md'
 TEXT = (ROOT / PAGE).read_text()
 FOLDERS = dict(mmdet='mask_rcnn', mmseg='upernet', mmpretrain='resnet')
-(PLUGGED, SEGMENTOR, CLASSIFIER, CODE, NAMED, FROZEN, SLOWER, DECAYED,
- PURE) = blocks(PAGE, 'python')
+(PLUGGED, SEGMENTOR, CLASSIFIER, CODE, NAMED, FROZEN, SLOWER, DECAYED, CONVNEXT,
+ DILATED, PURE) = blocks(PAGE, 'python')
 # Fewer proposals and small images, for the trainer of mmdet.
 SMALL = [
     'train_dataloader.num_workers=0', 'train_dataloader.batch_size=2',
@@ -171,6 +171,28 @@ def test_pure_python_config(tmp_path):
     with torch.device('meta'):
         model = build_model(cfg)
     assert model.neck.in_channels == list(model.backbone.out_channels)
+
+
+@pytest.mark.parametrize('code, folder', [(CONVNEXT, 'convnext'),
+                                          (DILATED, 'pspnet')])
+def test_other_stock_segmentors(code, folder, tmp_path):
+    for name in ('_base_', folder):
+        (tmp_path / name).mkdir()
+        for path in (configs_of('mmseg') / name).iterdir():
+            (tmp_path / name / path.name).symlink_to(path)
+    (tmp_path / folder / 'own.py').write_text(code)
+    cfg = Config.fromfile(tmp_path / folder / 'own.py')
+    init_default_scope('mmseg')
+    model = build(cfg).eval()
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    cfg.optim_wrapper.pop('loss_scale', None)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    rates = {group['lr'] for group in groups}
+    assert len(rates) == (12 + 2 if folder == 'convnext' else 1)
+    with torch.no_grad():
+        outputs = model(torch.rand(1, 3, 64, 64), mode='tensor')
+    stride = 4 if folder == 'convnext' else 8
+    assert outputs.shape == (1, 150, 64 // stride, 64 // stride)
 
 
 def test_frozen_backbone(load):

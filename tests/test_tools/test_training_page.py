@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from ..golden import official_state_dict
+from . import samples
 from .pages import SLIM, SLIM_NAME, Shell, commands, write_slim_checkout
 
 PAGE = 'docs/training.md'
@@ -20,7 +21,10 @@ model = dict(
 
 @pytest.fixture
 def shell(tmp_path, coco_root, monkeypatch):
+    for name in ('supervision', 'tensorboard'):
+        pytest.importorskip(name)
     write_slim_checkout(tmp_path, coco_root)
+    samples.write_yolo(tmp_path / 'data/parts')
     weights = official_state_dict('hatnet_tiny')
     torch.save(weights, tmp_path / 'HAT-Net_Tiny.pth')
     monkeypatch.setenv('MMHIER_WEIGHTS', str(tmp_path))
@@ -56,6 +60,10 @@ def test_commands(shell, tmp_path, capfd):
     assert config_of('work_dirs/bf16').optim_wrapper.type == (
         'mmhier.AutocastOptimWrapper')
     assert config_of('work_dirs/recomputed').model.backbone.with_cp
+    assert len(config_of('work_dirs/tracked').visualizer.vis_backends) == 2
+    parts = config_of('work_dirs/parts')
+    assert parts.model.roi_head.bbox_head.num_classes == 2
+    assert Path('data/parts-coco/train2017/0.jpg').is_file()
     check_work_dir(Path('work_dirs') / SLIM_NAME)
     check_jobs(shell.started)
 

@@ -61,18 +61,28 @@ class ConvNorm(nn.Sequential):
 
 
 class AveragePool(nn.Module):
-    """Mean of 3x3 cells, stride 2; the zeros around the map count.
+    """Mean of 3x3 cells; the zeros around the map count.
 
     They count in the depthwise convolutions beside it as well, and in
     torchvision's MaxViT. A convolution, unlike avg_pool2d, does not tie a
     compiled graph to odd or even sizes.
+
+    Args:
+        stride (int): Stride.
+        dilation (int): Distance of neighbouring pixels of a cell.
     """
 
+    def __init__(self, stride: int, dilation: int):
+        super().__init__()
+        self.stride = stride
+        self.dilation = dilation
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
         channels = x.shape[1]
         kernel = x.new_full((channels, 1, 3, 3), 1 / 9)
-        return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
+        return F.conv2d(x, kernel, None, self.stride, self.dilation,
+                        self.dilation, channels)
 
 
 class SqueezeExcite(nn.Module):
@@ -104,10 +114,18 @@ class AtrousInvertedResidual(nn.Module):
         drop_path_rate (float): Stochastic depth.
         norm_cfg (dict): Of the BatchNorm layers.
         attn_impl (str): See :class:`BranchGate`.
+        dilation (int): Factor of the dilations of the convolutions.
+            Defaults to 1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int,
-                 drop_path_rate: float, norm_cfg: dict, attn_impl: str):
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 stride: int,
+                 drop_path_rate: float,
+                 norm_cfg: dict,
+                 attn_impl: str,
+                 dilation: int = 1):
         super().__init__()
         hidden = EXPANSION * out_channels
         self.stride = stride
@@ -121,8 +139,8 @@ class AtrousInvertedResidual(nn.Module):
         self.branches = nn.ModuleList([
             nn.Sequential(
                 ConvNorm(
-                    DilatedDepthwiseConv(hidden, stride, dilation), norm_cfg),
-                nn.GELU()) for dilation in CONV_DILATIONS
+                    DilatedDepthwiseConv(hidden, stride, rate * dilation),
+                    norm_cfg), nn.GELU()) for rate in CONV_DILATIONS
         ])
         self.squeeze_excites = nn.ModuleList(
             [SqueezeExcite(hidden, out_channels // 4) for _ in CONV_DILATIONS])
@@ -130,8 +148,9 @@ class AtrousInvertedResidual(nn.Module):
         self.project = nn.Conv2d(hidden, out_channels, 1)
         self.drop_path = DropPath(drop_path_rate)
         self.shortcut = nn.Sequential(
-            AveragePool(), nn.Conv2d(in_channels, out_channels,
-                                     1)) if stride > 1 else nn.Identity()
+            AveragePool(stride, dilation),
+            nn.Conv2d(in_channels, out_channels, 1)
+        ) if stride > 1 or in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
@@ -217,12 +236,14 @@ class Block(nn.Module):
     """An atrous inverted residual, then atrous attention and an MLP."""
 
     def __init__(self, in_channels: int, embed_dims: int, stride: int,
-                 num_heads: int, dilations: Sequence[int], topology: str,
-                 drop_path_rate: float, norm_cfg: dict, attn_impl: str):
+                 conv_dilation: int, num_heads: int, dilations: Sequence[int],
+                 topology: str, drop_path_rate: float, norm_cfg: dict,
+                 attn_impl: str):
         super().__init__()
         self.topology = topology
         self.conv = AtrousInvertedResidual(in_channels, embed_dims, stride,
-                                           drop_path_rate, norm_cfg, attn_impl)
+                                           drop_path_rate, norm_cfg, attn_impl,
+                                           conv_dilation)
         self.attn = AtrousAttention(embed_dims, num_heads, dilations, attn_impl)
         self.norm = nn.LayerNorm(embed_dims)
         self.mlp = Mlp(embed_dims, EXPANSION * embed_dims)
@@ -315,9 +336,9 @@ class ACCViT(HierarchicalBackbone):
             is x + MLP(LN(a(x))). Defaults to 'gated_residual'.
         norm_cfg (dict): Of the BatchNorm layers; eps and momentum default to
             MaxViT's 1e-3 and 0.01. Defaults to ``dict(type='BN')``.
-        **kwargs: ``out_indices``, ``frozen_stages``, ``norm_eval``,
-            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager') and
-            ``init_cfg`` of :class:`HierarchicalBackbone`.
+        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
+            ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
+            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in
@@ -377,11 +398,17 @@ class ACCViT(HierarchicalBackbone):
         channels = stem
         for i in range(self.out_indices[-1] + 1):
             blocks = nn.ModuleList()
+            dilation = self.stage_dilation(i)
+            stride = self.stage_step(i) if i else 2
             for j in range(depths[i]):
                 blocks.append(
-                    Block(channels, dims[i], 1 if j else 2, dims[i] // head_dim,
-                          settings['dilations'][i], topology,
-                          rates[sum(depths[:i]) + j], norm_cfg, self.attn_impl))
+                    Block(
+                        channels, dims[i], 1 if j else stride,
+                        dilation if j else self.stage_dilation(max(i - 1, 0)),
+                        dims[i] // head_dim,
+                        [rate * dilation
+                         for rate in settings['dilations'][i]], topology,
+                        rates[sum(depths[:i]) + j], norm_cfg, self.attn_impl))
                 channels = dims[i]
             self.stages.append(blocks)
         self.freeze_stages()

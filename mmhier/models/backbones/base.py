@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.checkpoints.loading import load_backbone_weights
 from mmhier.errors import MMHierError
-from ..layers import any_size, call_compiled, recompute_block
+from ..layers import (
+    any_size,
+    call_compiled,
+    recompute_block,
+    tie_gradients,
+)
 
 MIN_INPUT_SIZE = 32
 
@@ -31,6 +36,10 @@ class HierarchicalBackbone(BaseModule):
         out_indices (Sequence[int]): Which of the four maps to return, in
             ascending order. Stages beyond the last one are not built.
             Defaults to (0, 1, 2, 3).
+        output_stride (int): Largest stride of the maps: 32, or, for
+            segmentation heads that ask for dilated backbones, 16 or 8. Later
+            stages keep the size of their input and are dilated instead; the
+            weights are the same. Defaults to 32.
         frozen_stages (int): Stages whose parameters get no gradient and
             whose modules stay in eval mode: -1 none, 0 the stem, k the stem
             and stages 1..k. Defaults to -1.
@@ -65,12 +74,14 @@ class HierarchicalBackbone(BaseModule):
     # Prefixes of parameters that the authors' checkpoints never hold.
     new_parameters: tuple[str, ...] = ()
     all_strides = (4, 8, 16, 32)
+    output_strides: tuple[int, ...] = (8, 16, 32)
 
     out_channels: tuple[int, ...]
 
     def __init__(self,
                  arch: str | dict,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
+                 output_stride: int = 32,
                  frozen_stages: int = -1,
                  norm_eval: bool = False,
                  with_cp: bool = False,
@@ -99,6 +110,10 @@ class HierarchicalBackbone(BaseModule):
                 f'out_indices={out_indices} of {type(self).__name__}: expected'
                 ' ascending, distinct numbers from 0 to '
                 f'{num_outputs - 1}')
+        if output_stride not in self.output_strides:
+            raise MMHierError(
+                f'output_stride={output_stride} of {type(self).__name__}: '
+                f'expected one of {", ".join(map(str, self.output_strides))}')
         if frozen_stages not in range(-1, num_outputs + 1):
             raise MMHierError(
                 f'frozen_stages={frozen_stages} of {type(self).__name__}: '
@@ -113,6 +128,7 @@ class HierarchicalBackbone(BaseModule):
                 ' False or a dict of arguments of torch.compile')
         self.compile_cfg = {} if compile is True else compile
         self.out_indices = out_indices
+        self.output_stride = output_stride
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -121,7 +137,20 @@ class HierarchicalBackbone(BaseModule):
     @property
     def strides(self) -> tuple[int, ...]:
         """Output stride in input pixels, one per entry of out_indices."""
-        return tuple(self.all_strides[i] for i in self.out_indices)
+        return tuple(self.stage_stride(i) for i in self.out_indices)
+
+    def stage_stride(self, stage: int) -> int:
+        """Stride in input pixels of the map of stage 0 to 3."""
+        return min(self.all_strides[stage], self.output_stride)
+
+    def stage_step(self, stage: int) -> int:
+        """Stride of the downsampling before stage 1 to 3."""
+        return self.stage_stride(stage) // self.stage_stride(stage - 1)
+
+    def stage_dilation(self, stage: int) -> int:
+        """Distance of neighbouring taps in stage 0 to 3, 1 unless
+        output_stride keeps the map larger."""
+        return self.all_strides[stage] // self.stage_stride(stage)
 
     @classmethod
     def resolve_arch(cls, arch: str | dict) -> dict:
@@ -259,10 +288,12 @@ class HierarchicalBackbone(BaseModule):
                 f'{MIN_INPUT_SIZE}x{MIN_INPUT_SIZE} pixels, not '
                 f'{x.shape[2]}x{x.shape[3]}')
         if self.compile_cfg is not False:
-            return call_compiled(
+            maps = call_compiled(
                 type(self).forward_maps, self, x, **self.compile_cfg)
-        with any_size():
-            return self.forward_maps(x)
+        else:
+            with any_size():
+                maps = self.forward_maps(x)
+        return tie_gradients(maps) if self.training else maps
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Call `block`, recomputing it in the backward pass if with_cp.

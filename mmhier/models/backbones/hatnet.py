@@ -47,14 +47,22 @@ class HierarchicalAttention(nn.Module):
         ds_ratio (int): Side of the cells that are averaged into one global
             key and value.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
+        dilation (int): Distance of neighbouring tokens of a window; the
+            cells are as many times larger. Defaults to 1.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, grid_size: int,
-                 ds_ratio: int, attn_impl: str):
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 grid_size: int,
+                 ds_ratio: int,
+                 attn_impl: str,
+                 dilation: int = 1):
         super().__init__()
         self.num_heads = num_heads
         self.grid_size = grid_size
-        self.ds_ratio = ds_ratio
+        self.ds_ratio = ds_ratio * dilation
+        self.dilation = dilation
         self.attn_impl = attn_impl
         self.norm = GlobalNorm(embed_dims)
         self.qkv = PointwiseConv(embed_dims, 3 * embed_dims)
@@ -70,7 +78,8 @@ class HierarchicalAttention(nn.Module):
         u = self.norm(x)
         if self.grid_size == 1:
             return self.proj(self.attend_self(u.flatten(1, 2)).view_as(x))
-        local = by_rows(self.attend_windows, u, every=self.grid_size)
+        local = by_rows(
+            self.attend_windows, u, every=self.grid_size * self.dilation)
         g = self.grid_norm(x + local)
         pooled = self.ds_norm(average_cells(g, self.ds_ratio))
         return by_rows(self.attend_pooled, g, self.kv(pooled.flatten(1, 2)))
@@ -78,10 +87,11 @@ class HierarchicalAttention(nn.Module):
     def attend_windows(self, u: Tensor) -> Tensor:
         """Self-attention within each window of (B, H, W, C)."""
         height, width = u.shape[1:3]
+        layout = height, width, self.grid_size, self.dilation
         windows = self.attend_self(
-            partition_windows(u, self.grid_size),
-            window_key_mask(height, width, self.grid_size, device=u.device))
-        return merge_windows(windows, height, width, self.grid_size)
+            partition_windows(u, self.grid_size, self.dilation),
+            window_key_mask(*layout, u.device))
+        return merge_windows(windows, *layout)
 
     def attend_self(self,
                     tokens: Tensor,
@@ -109,16 +119,18 @@ class InvertedResidual(nn.Module):
         embed_dims (int): Channels C in and out.
         expansion (int): Width of the middle over C.
         kernel_size (int): Of the depthwise convolution.
+        dilation (int): Of the depthwise convolution.
     """
 
-    def __init__(self, embed_dims: int, expansion: int, kernel_size: int):
+    def __init__(self, embed_dims: int, expansion: int, kernel_size: int,
+                 dilation: int):
         super().__init__()
         hidden = embed_dims * expansion
         self.conv1 = nn.Sequential(
             GlobalNorm(embed_dims),
             PointwiseConv(embed_dims, hidden, bias=False), nn.SiLU())
         self.conv2 = nn.Sequential(
-            DepthwiseConv(hidden, kernel_size), nn.SiLU())
+            DepthwiseConv(hidden, kernel_size, dilation=dilation), nn.SiLU())
         self.conv3 = nn.Sequential(
             PointwiseConv(hidden, embed_dims, bias=False),
             GlobalNorm(embed_dims))
@@ -132,12 +144,13 @@ class Block(nn.Module):
     """Hierarchical attention, then an inverted residual; both residual."""
 
     def __init__(self, embed_dims: int, num_heads: int, expansion: int,
-                 kernel_size: int, grid_size: int, ds_ratio: int,
+                 kernel_size: int, grid_size: int, ds_ratio: int, dilation: int,
                  drop_path_rate: float, attn_impl: str):
         super().__init__()
         self.attn = HierarchicalAttention(embed_dims, num_heads, grid_size,
-                                          ds_ratio, attn_impl)
-        self.conv = InvertedResidual(embed_dims, expansion, kernel_size)
+                                          ds_ratio, attn_impl, dilation)
+        self.conv = InvertedResidual(embed_dims, expansion, kernel_size,
+                                     dilation)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,11 +159,13 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2, then a norm."""
+    """3x3 convolution, of stride 2 or dilated, then a norm."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int,
+                 dilation: int):
         super().__init__()
-        self.conv = Conv(in_channels, out_channels, 3, stride=2, padding=1)
+        self.conv = Conv(in_channels, out_channels, 3, stride, dilation,
+                         dilation)
         self.norm = GlobalNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,9 +205,9 @@ class HATNet(HierarchicalBackbone):
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. The paper's group uses 0.1 for tiny
             and small, 0.3 for medium and large. Defaults to 0.
-        **kwargs: ``out_indices``, ``frozen_stages``, ``norm_eval``,
-            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager') and
-            ``init_cfg`` of :class:`HierarchicalBackbone`.
+        **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
+            ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
+            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in
@@ -241,7 +256,10 @@ class HATNet(HierarchicalBackbone):
         self.blocks = nn.ModuleList()
         for i in range(num_stages):
             if i > 0:
-                self.add_module(f'ds{i + 1}', Downsample(dims[i - 1], dims[i]))
+                self.add_module(
+                    f'ds{i + 1}',
+                    Downsample(dims[i - 1], dims[i], self.stage_step(i),
+                               self.stage_dilation(i - 1)))
             stage_rates = rates[sum(depths[:i]):sum(depths[:i + 1])]
             self.blocks.append(
                 nn.ModuleList([
@@ -249,7 +267,8 @@ class HATNet(HierarchicalBackbone):
                           settings['expansions'][i],
                           settings['kernel_sizes'][i],
                           settings['grid_sizes'][i], settings['ds_ratios'][i],
-                          rate, self.attn_impl) for rate in stage_rates
+                          self.stage_dilation(i), rate, self.attn_impl)
+                    for rate in stage_rates
                 ]))
         self.freeze_stages()
 

@@ -311,8 +311,8 @@ class HVT(HierarchicalBackbone):
             mean of the final, normed tokens. Defaults to 'featmap'.
         out_indices (Sequence[int], optional): Defaults to None: all maps,
             or (3, ) for 'avg_featmap'.
-        **kwargs: ``frozen_stages``, ``norm_eval``, ``with_cp``,
-            ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
+        **kwargs: ``output_stride``, ``frozen_stages``, ``norm_eval``,
+            ``with_cp``, ``attn_impl`` ('auto', ...) and ``init_cfg`` of
             :class:`HierarchicalBackbone`.
 
     Raises:
@@ -383,9 +383,9 @@ class HVT(HierarchicalBackbone):
             self.add_module(self._norm_name(tap), nn.LayerNorm(dims, eps=1e-6))
         if out_type == 'featmap':
             self.pyramid = nn.ModuleDict({
-                f'stride{s}':
-                PyramidLevel(dims, s, norm_cfg)
-                for s in self.strides
+                f'stride{self.all_strides[i]}':
+                PyramidLevel(dims, self.stage_stride(i), norm_cfg)
+                for i in self.out_indices
             })
         self.freeze_stages()
 
@@ -454,9 +454,9 @@ class HVT(HierarchicalBackbone):
                 x = x + resample_positions(block.pos_embed, layout, level)
         if self.out_type == 'avg_featmap':
             return (self.norm(x).mean(1), )
-        return tuple(self.pyramid[f'stride{stride}'](maps[self.tap_indices[i]],
-                                                     height, width)
-                     for i, stride in zip(self.out_indices, self.strides))
+        return tuple(
+            level(maps[self.tap_indices[i]], height, width)
+            for i, level in zip(self.out_indices, self.pyramid.values()))
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         if stage == 0:

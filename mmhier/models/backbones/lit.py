@@ -226,9 +226,9 @@ class LIT(HierarchicalBackbone):
             results. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
-        **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
-            before it), ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto',
-            'sdpa', 'eager') and ``init_cfg`` of
+        **kwargs: ``output_stride``, ``frozen_stages`` (the downsampling
+            belongs to the stage before it), ``norm_eval``, ``with_cp``,
+            ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
             :class:`HierarchicalBackbone`.
 
     Raises:
@@ -311,8 +311,10 @@ class LIT(HierarchicalBackbone):
             ]
             downsample = pos_embed = None
             if i < last:
-                downsample = DeformableMerging(dims[i], dims[i + 1], norm_cfg,
-                                               ceil_mode)
+                downsample = DeformableMerging(dims[i], dims[i + 1],
+                                               norm_cfg, ceil_mode,
+                                               self.stage_step(i + 1),
+                                               self.stage_dilation(i))
             if absolute:
                 pos_embed = torch.empty(1, IMAGENET_GRIDS[i]**2, dims[i])
             self.layers.append(

@@ -45,10 +45,11 @@ class DepthwiseMlp(nn.Module):
     The convolution is all that tells a block about positions.
     """
 
-    def __init__(self, embed_dims: int, hidden_dims: int):
+    def __init__(self, embed_dims: int, hidden_dims: int, dilation: int = 1):
         super().__init__()
         self.fc1 = Linear(embed_dims, hidden_dims)
-        self.dwconv = DepthwiseConv(hidden_dims, 3, bias=True)
+        self.dwconv = DepthwiseConv(
+            hidden_dims, 3, bias=True, dilation=dilation)
         self.act = nn.GELU()
         self.fc2 = Linear(hidden_dims, embed_dims)
 
@@ -82,12 +83,20 @@ class HiLoAttention(nn.Module):
         window_size (int): Window side in tokens; 1 for plain attention of all
             heads, whatever `alpha`.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
+        dilation (int): Distance of neighbouring tokens of a window; averages
+            are over as many times larger windows. Defaults to 1.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, alpha: float,
-                 window_size: int, attn_impl: str):
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 alpha: float,
+                 window_size: int,
+                 attn_impl: str,
+                 dilation: int = 1):
         super().__init__()
         self.window_size = window_size
+        self.dilation = 1 if window_size == 1 else dilation
         self.attn_impl = attn_impl
         self.num_heads = num_heads
         self.head_dim = embed_dims // num_heads
@@ -107,11 +116,12 @@ class HiLoAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), Hi-Fi channels first."""
+        size = self.window_size * self.dilation
         outs = []
         if self.high_heads:
-            outs.append(by_rows(self.attend_windows, x, every=self.window_size))
+            outs.append(by_rows(self.attend_windows, x, every=size))
         if self.low_heads:
-            kv = self.l_kv(average_windows(x, self.window_size)).flatten(1, 2)
+            kv = self.l_kv(average_windows(x, size)).flatten(1, 2)
             outs.append(by_rows(self.attend_pooled, x, kv))
         return torch.cat(outs, -1)
 
@@ -138,11 +148,12 @@ class HiLoAttention(nn.Module):
     def attend_windows(self, x: Tensor) -> Tensor:
         """Hi-Fi: self-attention within each window of (B, H, W, C)."""
         height, width = x.shape[1:3]
-        windows = partition_windows(x, self.window_size)
+        windows = partition_windows(x, self.window_size, self.dilation)
         q, k, v = split_heads(self.h_qkv(windows), 3, self.high_heads)
         out = attend(q, k, v, attn_impl=self.attn_impl)
         out = self.h_proj(out.transpose(1, 2).flatten(2))
-        return merge_windows(out, height, width, self.window_size)
+        return merge_windows(out, height, width, self.window_size,
+                             self.dilation)
 
     def attend_pooled(self, x: Tensor, kv: Tensor) -> Tensor:
         """Lo-Fi: all of (B, H, W, C) attend to `kv` (B, M, 2 * low_dims)."""
@@ -157,19 +168,20 @@ class Block(nn.Module):
 
     Args:
         embed_dims (int): Channels C.
+        dilation (int): Of the MLP's convolution.
         drop_path_rate (float): Stochastic depth.
         attn (nn.Module, optional): :class:`HiLoAttention`, None in stages 1
             and 2.
     """
 
-    def __init__(self, embed_dims: int, drop_path_rate: float,
+    def __init__(self, embed_dims: int, dilation: int, drop_path_rate: float,
                  attn: HiLoAttention | None):
         super().__init__()
         self.attn = attn
         if attn is not None:
             self.norm1 = nn.LayerNorm(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.mlp = DepthwiseMlp(embed_dims, 4 * embed_dims)
+        self.mlp = DepthwiseMlp(embed_dims, 4 * embed_dims, dilation)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,10 +239,10 @@ class LITv2(HierarchicalBackbone):
             multiples of 32 give the same either way. Defaults to True.
         norm_cfg (dict): Of the BatchNorm in the downsampling.
             Defaults to ``dict(type='BN')``.
-        **kwargs: ``frozen_stages`` (the downsampling belongs to the stage
-            before it), ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto',
-            'sdpa', 'eager'), ``compile`` and ``init_cfg`` of
-            :class:`HierarchicalBackbone`.
+        **kwargs: ``output_stride``, ``frozen_stages`` (the downsampling
+            belongs to the stage before it), ``norm_eval``, ``with_cp``,
+            ``attn_impl`` ('auto', 'sdpa', 'eager'), ``compile`` and
+            ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in
@@ -313,13 +325,15 @@ class LITv2(HierarchicalBackbone):
         for i in range(last + 1):
             first = sum(depths[:i])
             blocks = [
-                Block(dims[i], rate, self._attention(i))
+                Block(dims[i], self.stage_dilation(i), rate, self._attention(i))
                 for rate in rates[first:first + depths[i]]
             ]
             downsample = None
             if i < last:
-                downsample = DeformableMerging(dims[i], dims[i + 1], norm_cfg,
-                                               ceil_mode)
+                downsample = DeformableMerging(dims[i], dims[i + 1],
+                                               norm_cfg, ceil_mode,
+                                               self.stage_step(i + 1),
+                                               self.stage_dilation(i))
             self.layers.append(Stage(blocks, downsample))
         if out_type == 'avg_featmap':
             self.norm = nn.LayerNorm(dims[-1])
@@ -365,7 +379,8 @@ class LITv2(HierarchicalBackbone):
             return None
         return HiLoAttention(self.settings['embed_dims'][stage],
                              self.settings['num_heads'][stage - 2], self.alpha,
-                             self.window_sizes[stage], self.attn_impl)
+                             self.window_sizes[stage], self.attn_impl,
+                             self.stage_dilation(stage))
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> tuple of (B, out_channels[i], H_i, W_i).

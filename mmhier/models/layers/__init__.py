@@ -20,6 +20,7 @@ from .patch_embed import PatchEmbed
 from .position_bias import relative_position_bias, resize_bias_table
 from .recompute import recompute_block
 from .sequence import by_rows, sequence
+from .tied_gradients import tie_gradients
 from .windows import merge_windows, partition_windows, window_key_mask
 
 __all__ = [
@@ -52,5 +53,6 @@ __all__ = [
     'resize_bias_table',
     'sequence',
     'split_heads',
+    'tie_gradients',
     'window_key_mask',
 ]

@@ -41,14 +41,20 @@ class DepthwiseConv(nn.Conv2d):
         channels (int): Channels C in and out.
         kernel_size (int): Odd side of the kernel.
         bias (bool): Defaults to False.
+        dilation (int): Distance of neighbouring taps. Defaults to 1.
     """
 
-    def __init__(self, channels: int, kernel_size: int, bias: bool = False):
+    def __init__(self,
+                 channels: int,
+                 kernel_size: int,
+                 bias: bool = False,
+                 dilation: int = 1):
         super().__init__(
             channels,
             channels,
             kernel_size,
-            padding=kernel_size // 2,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
             groups=channels,
             bias=bias)
 

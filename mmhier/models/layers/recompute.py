@@ -67,11 +67,11 @@ def recompute_linear(before: nn.Module, x: Tensor, weight: Tensor,
     """
     if takes_convolution(x):
         weight = weight[:, :, None, None]
-    return _apply(before, x, weight, bias, (0, 0), 1)
+    return _apply(before, x, weight, bias, (0, 0), (1, 1), 1)
 
 
 def recompute_conv(before: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv(before(x)) for a convolution of stride and dilation 1.
+    """conv(before(x)) for a convolution of stride 1.
 
     Args:
         before (nn.Module): An activation, or a norm over the last dimension.
@@ -81,11 +81,13 @@ def recompute_conv(before: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
     Returns:
         Tensor: (B, H', W', out_channels).
     """
-    return _apply(before, x, conv.weight, conv.bias, conv.padding, conv.groups)
+    return _apply(before, x, conv.weight, conv.bias, conv.padding,
+                  conv.dilation, conv.groups)
 
 
 def _apply(before: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None,
-           padding: tuple[int, ...], groups: int) -> Tensor:
+           padding: tuple[int, ...], dilation: tuple[int, ...],
+           groups: int) -> Tensor:
     device = x.device.type
     if (torch.amp.is_autocast_available(device)
             and torch.is_autocast_enabled(device)
@@ -94,8 +96,8 @@ def _apply(before: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None,
         dtype = torch.get_autocast_dtype(device)
         weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    return _RecomputedInput.apply(before, x, weight, bias, padding, groups,
-                                  *before.parameters())
+    return _RecomputedInput.apply(before, x, weight, bias, padding, dilation,
+                                  groups, *before.parameters())
 
 
 def _current_autocast(device: str) -> AbstractContextManager:
@@ -111,15 +113,22 @@ class _RecomputedInput(torch.autograd.Function):
     layer's."""
 
     @staticmethod
-    def forward(ctx, before, x, weight, bias, padding, groups, *parameters):
+    def forward(ctx, before, x, weight, bias, padding, dilation, groups,
+                *parameters):
         ctx.save_for_backward(x, weight)
-        ctx.settings = before, parameters, padding, groups, bias is not None
+        ctx.settings = (before, parameters, padding, dilation, groups, bias
+                        is not None)
         ctx.autocast = _current_autocast(x.device.type)
         y = before(x).to(weight.dtype)
         if weight.ndim == 2:
             return F.linear(y, weight, bias)
         out = F.conv2d(
-            as_image(y), weight, bias, padding=padding, groups=groups)
+            as_image(y),
+            weight,
+            bias,
+            padding=padding,
+            dilation=dilation,
+            groups=groups)
         return from_image(out, x)
 
     @staticmethod
@@ -129,7 +138,7 @@ class _RecomputedInput(torch.autograd.Function):
         before, parameters, *_ = ctx.settings
         needs_x, *needs = (
             ctx.needs_input_grad[i]
-            for i in (1, *range(6, 6 + len(parameters))))
+            for i in (1, *range(7, 7 + len(parameters))))
         leaf = x.detach().requires_grad_(needs_x)
         with torch.enable_grad(), ctx.autocast:
             y = before(leaf).to(weight.dtype)
@@ -147,18 +156,18 @@ class _RecomputedInput(torch.autograd.Function):
         by_input = iter(grads)
         grad_x, *rest = (
             next(by_input) if needed else None for needed in (needs_x, *needs))
-        return None, grad_x, grad_weight, grad_bias, None, None, *rest
+        return (None, grad_x, grad_weight, grad_bias, None, None, None, *rest)
 
 
 def _backward_of_layer(ctx, grad, y, weight):
     """Gradients of the layer's input y, its weight and bias."""
-    *_, padding, groups, has_bias = ctx.settings
+    *_, padding, dilation, groups, has_bias = ctx.settings
     needs = (y.requires_grad, ctx.needs_input_grad[2], ctx.needs_input_grad[3])
     if weight.ndim == 4:
         grad_y, *grads = torch.ops.aten.convolution_backward(
             as_image(grad), as_image(y.detach()), weight,
-            [len(weight)] if has_bias else None, (1, 1), padding, (1, 1), False,
-            (0, 0), groups, needs)
+            [len(weight)] if has_bias else None, (1, 1), padding, dilation,
+            False, (0, 0), groups, needs)
         return None if grad_y is None else from_image(grad_y, y), *grads
     rows = grad.flatten(0, -2)
     return (grad @ weight if needs[0] else None,

@@ -1,0 +1,40 @@
+"""One backward pass for all outputs of a module."""
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _TiedGradients(torch.autograd.Function):
+    """The identity; autograd passes zeros for the outputs without gradient."""
+
+    @staticmethod
+    def forward(*maps: Tensor) -> tuple[Tensor, ...]:
+        # Not views, which a head might not modify in place.
+        return tuple(x.detach() for x in maps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*(y for x, y in zip(inputs, output)
+                                      if not x.requires_grad))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads
+
+
+def tie_gradients(maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same maps; a gradient of one is a gradient, of zeros, of all.
+
+    A parameter that serves a single map gets a gradient even if the loss uses
+    other maps alone, as DistributedDataParallel wants.
+
+    Args:
+        maps (tuple[Tensor]): Outputs of a module.
+
+    Returns:
+        tuple[Tensor]: The same values in the same memory.
+    """
+    if len(maps) == 1 or not torch.is_grad_enabled():
+        return maps
+    return _TiedGradients.apply(*maps)
