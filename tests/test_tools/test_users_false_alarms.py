@@ -124,7 +124,11 @@ def errors(cfg: Config, folder: Path, **options) -> list[str]:
     """Errors of a config, whose images and batches are made small."""
     for phase in ('train', 'val', 'test'):
         loader = cfg[f'{phase}_dataloader']
-        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        # mmseg stacks no images of several sizes in a test.
+        loader.update(
+            batch_size=2 if phase == 'train' else 1,
+            num_workers=0,
+            persistent_workers=False)
         loader.pop('prefetch_factor', None)
         shrink_images(loader, 'loader')
     path = folder / 'config.py'
