@@ -13,7 +13,7 @@ lowest_metrics = {'coco/bbox_mAP': 0.2}
 channels = 64
 ffn_cfg = dict(embed_dims=channels, feedforward_channels=128)
 model = dict(
-    num_queries=40,
+    num_queries=30,
     backbone=dict(
         type='mmhier.LIT',
         arch=dict(
@@ -30,19 +30,19 @@ model = dict(
         out_channels=channels,
         norm_cfg=dict(num_groups=16)),
     encoder=dict(
-        num_layers=2,
+        num_layers=1,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=channels), ffn_cfg=ffn_cfg)),
     decoder=dict(
-        num_layers=3,
+        num_layers=2,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=channels),
             cross_attn_cfg=dict(embed_dims=channels),
             ffn_cfg=ffn_cfg)),
     positional_encoding=dict(num_feats=channels // 2),
     bbox_head=dict(num_classes=len(classes), embed_dims=channels),
-    dn_cfg=dict(group_cfg=dict(num_dn_queries=40)),
-    test_cfg=dict(max_per_img=40))
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=30)),
+    test_cfg=dict(max_per_img=30))
 
 # Images are made smaller for speed, predictions fit the originals.
 size = (128, 128)
@@ -64,7 +64,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
@@ -85,8 +85,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 8 passes over 800 pictures.
-max_iters = 800
+# 3 passes over 800 pictures.
+max_iters = 600
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].end = max_iters
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 

@@ -42,14 +42,14 @@ model = dict(
             positional_encoding=dict(num_feats=channels // 2)),
         positional_encoding=dict(num_feats=channels // 2),
         transformer_decoder=dict(
-            num_layers=3,
+            num_layers=2,
             layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=channels, num_heads=4),
                 cross_attn_cfg=dict(embed_dims=channels, num_heads=4),
                 ffn_cfg=dict(embed_dims=channels, feedforward_channels=128))),
         loss_cls=dict(class_weight=[1.0] * len(classes) + [0.1])),
     panoptic_fusion_head=dict(num_things_classes=len(classes)),
-    train_cfg=dict(num_points=1024),
+    train_cfg=dict(num_points=512),
     test_cfg=dict(max_per_image=20))
 
 # Images are made smaller for speed, predictions fit the originals.
@@ -72,7 +72,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
@@ -93,8 +93,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 8 passes over 800 pictures.
-max_iters = 800
+# 3 passes over 800 pictures.
+max_iters = 600
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].end = max_iters
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 

@@ -1,7 +1,10 @@
 """What a whole detector, segmentor or classifier costs for one image."""
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from mmhier.engine.build import build_model
@@ -16,7 +19,7 @@ class InferencePass(nn.Module):
 
     Box heads see 1000 proposals an image and mask heads 100, the convention
     of mmdet 2.x and of the papers. RoIAlign, NMS and auxiliary heads are left
-    out.
+    out. DETR's and MaskFormer's kind is run whole.
 
     Args:
         model (nn.Module): Of mmdet, mmseg or mmpretrain, or a backbone.
@@ -32,7 +35,14 @@ class InferencePass(nn.Module):
         if not hasattr(model, 'extract_feat'):
             model(images)
             return
+        if _is_detr(model):
+            model(images, _samples(images), mode='tensor')
+            return
         maps = model.extract_feat(images)
+        if _is_mask_transformer(model):
+            head = getattr(model, 'panoptic_head', None) or model.decode_head
+            head(maps, _samples(images))
+            return
         for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
             for head in _modules(getattr(model, name, None)):
                 head(maps)
@@ -48,6 +58,23 @@ class InferencePass(nn.Module):
                     len(images) * num_proposals, maps[0].shape[1], *size))
 
 
+def _is_detr(model: nn.Module) -> bool:
+    return hasattr(model, 'forward_transformer')
+
+
+def _is_mask_transformer(model: nn.Module) -> bool:
+    """Whether a head of MaskFormer's kind, of mmdet or mmseg, is in a model."""
+    head = getattr(model, 'panoptic_head', getattr(model, 'decode_head', None))
+    return hasattr(head, 'pixel_decoder')
+
+
+def _samples(images: Tensor) -> list[Any]:
+    """What transformers read of images: that none is padded."""
+    size = tuple(images.shape[2:])
+    meta = dict(batch_input_shape=size, img_shape=size, pad_shape=size)
+    return [BaseDataElement(metainfo=meta) for _ in images]
+
+
 def _modules(part: nn.Module | None) -> Iterator[nn.Module]:
     """Modules of a part that may be absent, one or several."""
     if part is not None:
@@ -58,7 +85,9 @@ def count_config_complexity(cfg: Config,
                             input_size: Sequence[int]) -> Complexity:
     """Count parameters and multiply-adds of the model of a config.
 
-    Nothing is computed and no memory is taken, whatever the size.
+    Nothing is computed and no memory is taken, whatever the size, unless the
+    model is of DETR's or MaskFormer's kind: the shapes within their deformable
+    attention are values of tensors.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and
@@ -68,8 +97,12 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    with FakeTensorMode():
+    with FakeTensorMode() as fake:
         model = build_model(cfg)
+    context: Any = fake
+    if _is_detr(model) or _is_mask_transformer(model):
+        model, context = build_model(cfg), nullcontext()
+    with context:
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
     macs, params = ({
         name.partition('.')[2]: value
