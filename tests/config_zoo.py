@@ -77,11 +77,15 @@ def shrink(cfg: Config) -> None:
     blocks differ. Stochastic depth, which may skip a parameter, is off.
     """
     model = cfg.model
-    backbone_class = MODELS.get(model.backbone.type)
-    arch = backbone_class.resolve_arch(model.backbone.arch)
-    if 'depths' in arch:
-        arch['depths'] = (1, 1, 1, 1)
-    model.backbone.update(arch=arch, drop_path_rate=0.)
+    if model.backbone.type == 'mmhier.TimmBackbone':
+        model.backbone.model_args = dict(depths=(1, 1, 1, 1))
+    else:
+        backbone_class = MODELS.get(model.backbone.type)
+        arch = backbone_class.resolve_arch(model.backbone.arch)
+        if 'depths' in arch:
+            arch['depths'] = (1, 1, 1, 1)
+        model.backbone.arch = arch
+    model.backbone.drop_path_rate = 0.
     if 'neck' in model and model.neck.type == 'FPN':
         model.neck.out_channels = 32
     if cfg.default_scope == 'mmseg':

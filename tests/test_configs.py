@@ -22,6 +22,7 @@ from .config_zoo import (
     VARIANTS,
     WIDTH,
     WITH_3X,
+    WITH_TRANSFORMERS,
     ZOO,
     build,
     generated_batch,
@@ -66,6 +67,16 @@ PARAMETERS = {
                                         row.split()[1:])))
     for row in PARAMETERS.strip().splitlines()
 }
+TRANSFORMERS = ('dino-4scale', 'mask2former-instance', 'mask2former-semantic')
+for row in '''
+hatnet-small    45340332   45020017   45038007
+lit-small       48769084   48398209   47396295
+lit-base       110531908  110971401  107294799
+litv2-small     47879044   46977289   46995279
+litv2-base     107004644  105521321  105539311
+'''.strip().splitlines():
+    name, *counts = row.split()
+    PARAMETERS[name].update(zip(TRANSFORMERS, map(int, counts)))
 # Windows have no parameters.
 PARAMETERS.update({v: PARAMETERS[v[:-4]] for v in DETECTOR_VARIANTS})
 PUBLISHED_MILLIONS = {
@@ -119,7 +130,10 @@ def variant_and_head(name: str):
     stem = Path(name).stem
     if '_in1k' in stem:
         return stem.split('_')[0], 'in1k'
-    return stem.split('_')[1], stem.split('_')[0]
+    head, variant, *_ = stem.split('_')
+    if head == 'mask2former':
+        head += '-semantic' if 'ade20k' in stem else '-instance'
+    return variant, head
 
 
 def smallest_of_each_recipe() -> list[str]:
@@ -162,6 +176,13 @@ def test_every_variant_has_every_config():
                 f'mask-rcnn_{variant}_fpn_ms-3x_coco',
                 f'cascade-mask-rcnn_{variant}_fpn_ms-3x_coco'
             ]
+        if variant in WITH_TRANSFORMERS:
+            names += [
+                f'dino-4scale_{variant}_12e_coco',
+                f'dino-4scale_{variant}_36e_coco',
+                f'mask2former_{variant}_lsj-50e_coco',
+                f'mask2former_{variant}_160k_ade20k-512x512'
+            ]
         family = variant.split('-')[0]
         wanted |= {f'configs/{family}/{n}.py' for n in names}
     for variant in DETECTOR_VARIANTS:
@@ -170,7 +191,7 @@ def test_every_variant_has_every_config():
             for head in ('mask-rcnn', 'retinanet')
         }
     wanted.add('configs/litv2/litv2-base_8xb128_in1k-384.py')
-    assert set(ZOO) == wanted and len(wanted) == 138
+    assert set(ZOO) == wanted and len(wanted) == 158
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -246,6 +267,16 @@ def check_channels(model: nn.Module, cfg: Config) -> None:
         assert model.data_preprocessor.batch_augments is not None
         return
     strides = list(backbone.strides)
+    if 'pixel_decoder' in str(cfg.model):
+        instance = cfg.default_scope == 'mmdet'
+        head = model.panoptic_head if instance else model.decode_head
+        assert head.num_classes == (80 if instance else 150)
+        decoder = head.pixel_decoder
+        assert decoder.strides == strides
+        convs = [*decoder.input_convs[::-1], *decoder.lateral_convs[::-1]]
+        assert [c.conv.in_channels
+                for c in convs[-1:] + convs[:-1]] == list(backbone.out_channels)
+        return
     if cfg.default_scope == 'mmseg':
         head = model.decode_head
         maps = list(backbone.out_channels)
@@ -257,6 +288,12 @@ def check_channels(model: nn.Module, cfg: Config) -> None:
             assert model.auxiliary_head.in_channels == maps[2]
             assert model.auxiliary_head.num_classes == 150
         assert list(head.in_channels) == maps and head.num_classes == 150
+        return
+    if cfg.model.type == 'DINO':
+        assert strides == [8, 16, 32]
+        assert [conv.conv.in_channels
+                for conv in model.neck.convs] == list(backbone.out_channels)
+        assert model.bbox_head.num_classes == 80
         return
     assert model.neck.in_channels == list(backbone.out_channels)
     levels = strides[model.neck.start_level:]
@@ -305,10 +342,15 @@ def check_groups(model: nn.Module, cfg: Config, name: str) -> None:
     without = no_decay_rule(variant, head, '3x' in name)
     for key, parameter in named.items():
         exempt = without(key, parameter, id(parameter) in norms)
-        slow = head == 'in1k' and key.endswith('conv_offset.weight')
+        factor = 1.
+        if head == 'in1k' and key.endswith('conv_offset.weight'):
+            factor = 0.01
+        elif head.startswith(('dino', 'mask2former')):
+            depth, layers = model.backbone.get_layer_depth(key, 'backbone.')
+            factor = 0.9**(layers - 1 - depth)
         lr, decay = groups[id(parameter)]
         assert decay == (0 if exempt else base.weight_decay), key
-        assert lr == pytest.approx(base.lr * (0.01 if slow else 1)), key
+        assert lr == pytest.approx(base.lr * factor), key
 
 
 def no_decay_rule(variant, head, is_3x):
@@ -325,6 +367,12 @@ def no_decay_rule(variant, head, is_3x):
         if family == 'accvit':
             return lambda name, p, norm: 'bias_table' in name
         return lambda name, p, norm: p.ndim == 1 or key in name
+    if head == 'dino-4scale':
+        return lambda name, p, norm: False
+    if head.startswith('mask2former'):
+        learned = ('query_embed', 'query_feat', 'level_embed')
+        return lambda name, p, norm: norm or is_table(name) or any(
+            part in name for part in learned)
     if head == 'upernet' or is_3x:
         return lambda name, p, norm: norm or is_table(name)
     if head == 'semantic-fpn' or family == 'hatnet' or variant == 'lit-tiny':
@@ -398,7 +446,7 @@ def check_prediction(result, cfg: Config) -> None:
         assert 0 < len(instances) <= 10
         assert instances.bboxes.isfinite().all()
         assert instances.labels.max() < 80
-        if 'roi_head' in cfg.model:
+        if 'roi_head' in cfg.model or 'panoptic_head' in cfg.model:
             shape = (len(instances), HEIGHT, WIDTH)
             assert instances.masks.shape == shape
 
@@ -425,6 +473,9 @@ def test_a_dead_parameter_is_found():
     'configs/hatnet/semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py',
     'configs/lit/lit-tiny_8xb128_in1k.py',
     'configs/accvit/accvit-tiny_32xb128_in1k.py',
+    'configs/hatnet/dino-4scale_hatnet-small_12e_coco.py',
+    'configs/hatnet/mask2former_hatnet-small_lsj-50e_coco.py',
+    'configs/hatnet/mask2former_hatnet-small_160k_ade20k-512x512.py',
 ])
 def test_pipelines_run(name, tmp_path):
     """Each pipeline of the zoo, on one image of 80 x 60 pixels."""
@@ -434,6 +485,7 @@ def test_pipelines_run(name, tmp_path):
     from mmengine.registry import init_default_scope
     cfg = read(name)
     init_default_scope(cfg.default_scope)
+    np.random.seed(0)
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / 'a.png'), rng.integers(0, 255, (60, 80, 3)))
     cv2.imwrite(
@@ -461,12 +513,20 @@ def test_pipelines_run(name, tmp_path):
         sample = packed['data_samples']
         if cfg.default_scope == 'mmdet':
             short = min(size)
-            assert short == 800 or 'ms-3x' in name and 480 <= short <= 800
+            if loader == 'train_dataloader' and 'lsj' in name:
+                assert max(size) <= 1024
+            elif loader == 'train_dataloader' and ('ms-3x' in name
+                                                   or 'dino' in name):
+                assert 480 <= short <= 800
+            else:
+                assert short == 800
             assert len(sample.gt_instances) == 1
             assert (sample.gt_instances.labels == 3).all()
         elif cfg.default_scope == 'mmseg':
             if loader == 'test_dataloader':
-                aligned = (512, 704) if 'hatnet' in name else (512, 683)
+                aligned = (512, 683)
+                if 'semantic-fpn_hatnet' in name:
+                    aligned = (512, 704)
                 assert size == aligned
             labels = sample.gt_sem_seg.data
             assert labels.max() == 255 and 100 < labels[labels < 255].max()

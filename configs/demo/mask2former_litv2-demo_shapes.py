@@ -31,8 +31,8 @@ model = dict(
                 num_layers=1,
                 layer_cfg=dict(
                     self_attn_cfg=dict(embed_dims=channels),
-                    ffn_cfg=dict(
-                        embed_dims=channels, feedforward_channels=128))),
+                    ffn_cfg=dict(embed_dims=channels,
+                                 feedforward_channels=128))),
             positional_encoding=dict(num_feats=channels // 2)),
         positional_encoding=dict(num_feats=channels // 2),
         transformer_decoder=dict(

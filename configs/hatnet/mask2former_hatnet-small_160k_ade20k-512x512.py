@@ -4,5 +4,4 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    decode_head=dict(in_channels=_base_.in_channels))
+    backbone=_base_.backbone, decode_head=dict(in_channels=_base_.in_channels))

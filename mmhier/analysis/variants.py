@@ -161,8 +161,7 @@ def _find_peer(name: str) -> tuple[dict, list[int]] | None:
         return deepcopy(PEERS[name])
     if not name.startswith(TIMM):
         return None
-    backbone = dict(
-        type='mmhier.TimmBackbone', arch=name.removeprefix(TIMM))
+    backbone = dict(type='mmhier.TimmBackbone', arch=name.removeprefix(TIMM))
     with torch.device('meta'):
         return backbone, list(MODELS.build(dict(backbone)).out_channels)
 
@@ -198,8 +197,8 @@ def variant_config(target: Config, form: str) -> Config | None:
     if ':' in form:
         return None
     raise MMHierError(
-        f'{form}: expected one of {", ".join([*FORMS, *PEERS])}, timm:NAME of a '
-        'model of timm or FILE.py:NAME, a callable that returns a model')
+        f'{form}: expected one of {", ".join([*FORMS, *PEERS])}, timm:NAME of '
+        'a model of timm or FILE.py:NAME, a callable that returns a model')
 
 
 def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
@@ -227,8 +226,9 @@ def build_variant(target: Config, form: str, training: bool,
     Args:
         target (Config): As :func:`load_target` returns it.
         form (str): One of ``FORMS``, a peer, timm:NAME of a model of timm, or
-            FILE.py:NAME of a callable that returns a model. Its weights become those of `target`, where
-            they are of one family in the authors' layout.
+            FILE.py:NAME of a callable that returns a model. Its weights become
+            those of `target`, where they are of one family in the authors'
+            layout.
         training (bool): Mode of the model.
         device (str): Where to put it.
 

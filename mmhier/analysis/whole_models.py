@@ -1,17 +1,44 @@
 """What a whole detector, segmentor or classifier costs for one image."""
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from mmhier.engine.build import build_model
 from .complexity import Complexity, count_complexity
 
 NUM_BOX_PROPOSALS = 1000
 NUM_MASK_PROPOSALS = 100
+aten = torch.ops.aten
+COSTLY = (aten.addmm.default, aten.bmm.default, aten.convolution.default,
+          aten.mm.default, aten.grid_sampler_2d.default,
+          aten._scaled_dot_product_flash_attention_for_cpu.default)
+
+
+class _ZeroProducts(TorchDispatchMode):
+    """Zeros instead of the results of costly operators.
+
+    For models that read values of tensors, such as the shapes within
+    deformable attention, which FakeTensorMode does not know.
+    """
+
+    def __torch_dispatch__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple = (),
+                           kwargs: dict | None = None) -> Any:
+        if func not in COSTLY:
+            return func(*args, **kwargs or {})
+        on_meta = tree_map_only(Tensor, lambda x: x.to('meta'),
+                                (args, kwargs or {}))
+        return tree_map_only(Tensor,
+                             lambda x: torch.zeros_like(x, device='cpu'),
+                             func(*on_meta[0], **on_meta[1]))
 
 
 class InferencePass(nn.Module):
@@ -85,9 +112,8 @@ def count_config_complexity(cfg: Config,
                             input_size: Sequence[int]) -> Complexity:
     """Count parameters and multiply-adds of the model of a config.
 
-    Nothing is computed and no memory is taken, whatever the size, unless the
-    model is of DETR's or MaskFormer's kind: the shapes within their deformable
-    attention are values of tensors.
+    No products are computed, whatever the size. Models of DETR's and
+    MaskFormer's kind take as much memory as they do in use, others none.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and
@@ -101,7 +127,7 @@ def count_config_complexity(cfg: Config,
         model = build_model(cfg)
     context: Any = fake
     if _is_detr(model) or _is_mask_transformer(model):
-        model, context = build_model(cfg), nullcontext()
+        model, context = build_model(cfg), _ZeroProducts()
     with context:
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
     macs, params = ({

@@ -363,8 +363,8 @@ def test_traits_are_those_declared(family, arch):
     assert (cls.fit_state_dict is not HierarchicalBackbone.fit_state_dict) == (
         family in WITH_SIZED_TABLES)
     # timm's models have names of all kinds.
-    assert (cls.convert_official({'conv1.weight': torch.zeros(1)})
-            is None) == (family != 'TimmBackbone')
+    assert (cls.convert_official({'conv1.weight': torch.zeros(1)}) is None) == (
+        family != 'TimmBackbone')
     own = build(family, arch)
     assert isinstance(own, BaseModule)
     assert type(

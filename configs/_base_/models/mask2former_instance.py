@@ -60,15 +60,9 @@ model = dict(
             num_layers=9,
             layer_cfg=dict(
                 self_attn_cfg=dict(
-                    embed_dims=256,
-                    num_heads=8,
-                    dropout=0.0,
-                    batch_first=True),
+                    embed_dims=256, num_heads=8, dropout=0.0, batch_first=True),
                 cross_attn_cfg=dict(
-                    embed_dims=256,
-                    num_heads=8,
-                    dropout=0.0,
-                    batch_first=True),
+                    embed_dims=256, num_heads=8, dropout=0.0, batch_first=True),
                 ffn_cfg=dict(
                     embed_dims=256,
                     feedforward_channels=2048,
@@ -108,8 +102,7 @@ model = dict(
             type='HungarianAssigner',
             match_costs=[
                 dict(type='ClassificationCost', weight=2.0),
-                dict(
-                    type='CrossEntropyLossCost', weight=5.0, use_sigmoid=True),
+                dict(type='CrossEntropyLossCost', weight=5.0, use_sigmoid=True),
                 dict(type='DiceCost', weight=5.0, pred_act=True, eps=1.0)
             ]),
         sampler=dict(type='MaskPseudoSampler')),

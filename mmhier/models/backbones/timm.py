@@ -190,10 +190,12 @@ class TimmBackbone(HierarchicalBackbone):
             name.removeprefix('model.'): value
             for name, value in state_dict.items()
         }
-        fitted = {
-            f'model.{name}': value
-            for name, value in filter_fn(weights, whole).items()
-        }
+        try:
+            fitted = filter_fn(weights, whole)
+        except (LookupError, RuntimeError):
+            # Weights of another architecture; the report says what differs.
+            return []
+        fitted = {f'model.{name}': value for name, value in fitted.items()}
         resized = [
             name for name, value in fitted.items()
             if name in state_dict and state_dict[name].shape != value.shape
@@ -227,8 +229,9 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise MMHierError('mmhier.TimmBackbone needs timm, which is not '
-                          'installed: run pip install "mmhier[timm]"') from error
+        raise MMHierError(
+            'mmhier.TimmBackbone needs timm, which is not '
+            'installed: run pip install "mmhier[timm]"') from error
     return timm
 
 
