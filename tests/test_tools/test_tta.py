@@ -29,7 +29,8 @@ DEVIATIONS = {
     'conv_logits.weight': 1.,
     'retina_cls.weight': 0.2,
     'conv_seg.weight': 1.,
-    'cls_embed.weight': 1.
+    'cls_embed.weight': 1.,
+    'mask_embed.4.weight': 5.
 }
 SEGMENTORS = {
     'upernet':
