@@ -201,7 +201,7 @@ def test_loads_and_reads_back_as_the_same(name, tmp_path):
     cfg = read(name)
     path = tmp_path / 'config.py'
     cfg.dump(path)
-    assert '://' not in path.read_text()
+    assert '://' not in path.read_text().replace('timm://', '')
     assert Config.fromfile(path).to_dict() == cfg.to_dict()
 
 
@@ -391,6 +391,11 @@ def test_a_step_changes_every_parameter_with_amp_too_and_it_predicts(name):
     cfg = read(name)
     shrink(cfg)
     model = revert_sync_batchnorm(build(cfg)).train()
+    # Zeros at first, through which position embeddings get no gradient.
+    for key, parameter in model.named_parameters():
+        if key.endswith(
+            ('sampling_offsets.weight', 'attention_weights.weight')):
+            nn.init.normal_(parameter, std=0.02)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_step(model, wrapper, cfg)
 
