@@ -254,6 +254,7 @@ def _keep_statistics(norm: nn.Module, args: tuple) -> None:
 
 def _restore_statistics(norm: nn.Module, args: tuple, out: Tensor) -> None:
     """Put stored statistics back, so that a step updates them once."""
-    kept = vars(norm).pop('kept_statistics', ())
-    for buffer, value in zip(norm.buffers(), kept):
+    for buffer, value in zip(norm.buffers(), getattr(norm, 'kept_statistics',
+                                                     ())):
         buffer.copy_(value)
+    norm.kept_statistics = ()
