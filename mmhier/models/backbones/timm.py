@@ -78,6 +78,10 @@ class TimmBackbone(HierarchicalBackbone):
             model_args['drop_path_rate'] = drop_path_rate
         with torch.device('meta'):
             whole = _create(arch, model_args)
+        if not hasattr(whole, 'forward_intermediates'):
+            raise MMHierError(f'arch {arch!r} of TimmBackbone gives no maps: '
+                              f'{type(whole).__name__} of timm has no '
+                              'forward_intermediates')
         for name, value in ANY_SIZE.items():
             if name in signature(type(whole).__init__).parameters:
                 model_args.setdefault(name, value)
@@ -87,14 +91,8 @@ class TimmBackbone(HierarchicalBackbone):
         ]
         maps = [whole.feature_info[i] for i in levels]
         self.all_strides = tuple(level['reduction'] for level in maps)
-        outputs = range(len(maps))[:4]
-        super().__init__(
-            arch,
-            init_cfg=init_cfg,
-            **{
-                'out_indices': tuple(outputs),
-                **kwargs
-            })
+        kwargs.setdefault('out_indices', range(len(maps))[:4])
+        super().__init__(arch, init_cfg=init_cfg, **kwargs)
         self.model_args = model_args
         self.out_channels = tuple(maps[i]['num_chs'] for i in self.out_indices)
         self.model = _create(arch, model_args)
