@@ -1,7 +1,7 @@
 # A slim Mask2Former with a HAT-Net of a million parameters on the generated
 # shapes (tools/dataset_tools/generate_shapes.py), from random weights, in
-# minutes on a CPU core. It reaches a mask mAP of 0.04, and 0 if the maps are all
-# zeros.
+# minutes on a CPU core. It reaches a mask mAP of 0.04, and 0 if the maps are
+# all zeros.
 _base_ = [
     '../_base_/models/mask2former_instance.py',
     '../_base_/datasets/coco_instance.py', './_base_/schedule.py',

@@ -126,6 +126,12 @@ def test_wrong_arch_is_named(arch, message):
         TimmBackbone(arch)
 
 
+def test_dilation_is_refused():
+    with pytest.raises(
+            MMHierError, match='output_stride=8.*expected one of 32'):
+        TimmBackbone('resnet10t', output_stride=8)
+
+
 def test_timm_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(MMHierError, match=r'needs timm.*"mmhier\[timm\]"'):

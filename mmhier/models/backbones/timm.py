@@ -66,6 +66,7 @@ class TimmBackbone(HierarchicalBackbone):
     """
 
     attn_impls = ('auto', )
+    output_strides = (32, )
 
     def __init__(self,
                  arch: str,
