@@ -20,7 +20,8 @@ test: install-tests
 test-all: install-tests
 	$(PYTEST) -m 'not zoo'
 
-# Every config trained, every backbone exported, learning runs, about an hour.
+# Every config trained, a stock config per architecture of the frameworks,
+# every backbone exported, learning runs, over an hour.
 test-zoo: install-tests
 	$(PYTEST) -m zoo
 

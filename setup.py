@@ -73,7 +73,11 @@ setup(
         'mlflow': ['mlflow>=2.20'],
         'wandb': ['wandb>=0.17'],
         'aim': ['aim>=3.20'],
-        'tests': ['pytest>=8', 'faster-coco-eval>=1.8', 'safetensors>=0.4'],
+        'timm': ['timm>=1.0.31'],
+        'tests': [
+            'pytest>=8', 'faster-coco-eval>=1.8', 'safetensors>=0.4',
+            'timm>=1.0.31'
+        ],
     },
     entry_points={'console_scripts': ['mmhier = mmhier.cli.__main__:main']},
     cmdclass={'build_py': BuildWithMim},

@@ -68,7 +68,8 @@ MODELS = LazyRegistry(
         ACCViTClsHead='models.heads',
         DetTTAModel='models.detector_tta',
         DropoutClsHead='models.heads',
-        SegTTAModel='models.segmentor_tta'),
+        SegTTAModel='models.segmentor_tta',
+        TimmBackbone='models.backbones.timm'),
     locations=('mmhier.models.backbones', ))
 DATASETS = LazyRegistry(
     'DATASETS',

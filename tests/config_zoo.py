@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob('configs/**/*.py')
     if '_base_' not in path.parts)
-# All but the demos, those that overfit a few photos, and those that are there
-# for how they are written or train.
+# All but the demos, those that overfit a few photos, those of other backbones,
+# and those that are there for how they are written or train.
 ZOO = [
-    name for name in CONFIGS if not {'demo', 'pure_python'}
+    name for name in CONFIGS if not {'demo', 'pure_python', 'timm'}
     & set(Path(name).parts) and 'overfit' not in name and 'fsdp' not in name
 ]
 VARIANTS = [
@@ -43,6 +43,8 @@ DETECTOR_VARIANTS = [
 ]
 WITH_3X = ('hatnet-small', 'hatnet-medium', 'lit-small', 'lit-medium',
            'litv2-small', 'litv2-medium', 'accvit-tiny', 'accvit-small')
+WITH_TRANSFORMERS = ('hatnet-small', 'lit-small', 'lit-base', 'litv2-small',
+                     'litv2-base')
 HEIGHT, WIDTH = 64, 96
 
 
@@ -75,22 +77,65 @@ def shrink(cfg: Config) -> None:
     blocks differ. Stochastic depth, which may skip a parameter, is off.
     """
     model = cfg.model
-    backbone_class = MODELS.get(model.backbone.type)
-    arch = backbone_class.resolve_arch(model.backbone.arch)
-    if 'depths' in arch:
-        arch['depths'] = (1, 1, 1, 1)
-    model.backbone.update(arch=arch, drop_path_rate=0.)
+    if model.backbone.type == 'mmhier.TimmBackbone':
+        model.backbone.model_args = dict(depths=(1, 1, 1, 1))
+    else:
+        backbone_class = MODELS.get(model.backbone.type)
+        arch = backbone_class.resolve_arch(model.backbone.arch)
+        if 'depths' in arch:
+            arch['depths'] = (1, 1, 1, 1)
+        model.backbone.arch = arch
+    model.backbone.drop_path_rate = 0.
     if 'neck' in model and model.neck.type == 'FPN':
         model.neck.out_channels = 32
-    if cfg.default_scope == 'mmdet':
+    if cfg.default_scope == 'mmseg':
+        model.data_preprocessor.size = (HEIGHT, WIDTH)
+    if model.type == 'DINO':
+        _shrink_dino(model)
+    elif model.type == 'Mask2Former':
+        model.data_preprocessor.batch_augments = None
+        model.train_cfg.num_points = 64
+        model.test_cfg.max_per_image = 5
+        _shrink_mask2former(model.panoptic_head)
+    elif 'pixel_decoder' in model.get('decode_head', {}):
+        model.decode_head.train_cfg.num_points = 64
+        _shrink_mask2former(model.decode_head)
+    elif cfg.default_scope == 'mmdet':
         _shrink_detector(model)
     elif cfg.default_scope == 'mmseg':
-        model.data_preprocessor.size = (HEIGHT, WIDTH)
         model.decode_head.channels = 32
         if 'neck' in model:
             model.decode_head.in_channels = [32] * 4
         if 'auxiliary_head' in model:
             model.auxiliary_head.channels = 32
+
+
+def _shrink_layers(transformer: ConfigDict) -> None:
+    """One layer of 32 channels."""
+    transformer.num_layers = 1
+    for part in transformer.layer_cfg.values():
+        part.embed_dims = 32
+    transformer.layer_cfg.ffn_cfg.feedforward_channels = 32
+
+
+def _shrink_dino(model: ConfigDict) -> None:
+    model.neck.update(out_channels=32, norm_cfg=dict(type='GN', num_groups=4))
+    _shrink_layers(model.encoder)
+    _shrink_layers(model.decoder)
+    model.positional_encoding.num_feats = 16
+    model.num_queries = 10
+    model.dn_cfg.group_cfg.num_dn_queries = 4
+    model.bbox_head.embed_dims = 32
+    model.test_cfg.max_per_img = 10
+
+
+def _shrink_mask2former(head: ConfigDict) -> None:
+    head.update(feat_channels=32, out_channels=32, num_queries=10)
+    head.pixel_decoder.norm_cfg.num_groups = 4
+    _shrink_layers(head.pixel_decoder.encoder)
+    _shrink_layers(head.transformer_decoder)
+    for part in (head, head.pixel_decoder):
+        part.positional_encoding.num_feats = 16
 
 
 def _shrink_detector(model: ConfigDict) -> None:

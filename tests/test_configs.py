@@ -14,6 +14,12 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from mmhier.apis import load_config
 from mmhier.engine.amp import AutocastOptimWrapper, use_amp
+from .config_numbers import (
+    DROP_PATH,
+    IMAGENET_DROP_PATH,
+    PARAMETERS,
+    PUBLISHED_MILLIONS,
+)
 from .config_zoo import (
     CONFIGS,
     DETECTOR_VARIANTS,
@@ -22,6 +28,7 @@ from .config_zoo import (
     VARIANTS,
     WIDTH,
     WITH_3X,
+    WITH_TRANSFORMERS,
     ZOO,
     build,
     generated_batch,
@@ -31,78 +38,6 @@ from .config_zoo import (
     shrink,
 )
 
-# Parameters of the whole model. LIT publishes 30, 39 (RetinaNet), 40, 48
-# (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small. LITv2's
-# are those of the authors' models to the last one.
-HEADS = ('in1k', 'mask-rcnn', 'retinanet', 'upernet', 'semantic-fpn',
-         'cascade-mask-rcnn')
-PARAMETERS = '''
-hatnet-tiny     12650152   32367024   22158772   41651180   16466262
-hatnet-small    25738568   45392976   35475540   55713420   29492214   78321246
-hatnet-medium   42925960   62580368   52662932   72900812   46679606   95508638
-hatnet-large    63108936   82668112   73045588   93807756   66767350
-lit-tiny        19886272   39538632   29621196   49859076   23637870
-lit-small       27973720   48240096   38904292   59898524   31850502   81168366
-lit-medium      49372264   70945008   61609204   81763628   53715606  103873278
-lit-base        87292384  109421288  100667116  121787684   91749006
-litv2-small     27844000   47350056   38014252   59497508   31449486   80278326
-litv2-medium    48830368   68336424   59000620   80483876   52435854  101264694
-litv2-base      86520704  105894024   97139852  120032196   89993518
-hvt-ti-1         5735656   26089008   15105460   34082924   10188246
-hvt-s-0         22049896   43737072   32260852   53549612   27836310
-hvt-s-1         22087144   43774320   32298100   53586860   27873558
-hvt-s-2         22105576   43792752   32316532   53605292   27891990
-hvt-s-3         22114408   43801584   32325364   53614124   27900822
-hvt-s-4         22118632   43805808   32329588   53618348   27905046
-accvit-femto     4399880   24105720   13606652   32271668    8204958
-accvit-pico      9550476   29107452   18899200   38268728   13206690
-accvit-nano     16649248   36024592   26107156   46181196   20123830
-accvit-tiny     28367252   47742596   37825160   57899200   31841834   80670866
-accvit-small    62886494   81800270   72464466   93947530   65899508  114728540
-accvit-base    103576028  122489804  113154000  134637064  106589042
-'''
-PARAMETERS = {
-    row.split()[0]: dict(zip(HEADS, map(int,
-                                        row.split()[1:])))
-    for row in PARAMETERS.strip().splitlines()
-}
-# Windows have no parameters.
-PARAMETERS.update({v: PARAMETERS[v[:-4]] for v in DETECTOR_VARIANTS})
-PUBLISHED_MILLIONS = {
-    'lit-tiny': {
-        'retinanet': 30,
-        'mask-rcnn': 40,
-        'semantic-fpn': 24
-    },
-    'lit-small': {
-        'retinanet': 39,
-        'mask-rcnn': 48,
-        'semantic-fpn': 32
-    },
-}
-# Of the last block, by the family's sources.
-DROP_PATH = {
-    'hatnet-tiny': 0.1,
-    'hatnet-small': 0.1,
-    'hatnet-medium': 0.3,
-    'hatnet-large': 0.3,
-    'lit-tiny': 0.1,
-    'lit-small': 0.2,
-    'lit-medium': 0.3,
-    'lit-base': 0.5,
-    'litv2-small': 0.2,
-    'litv2-medium': 0.2,
-    'litv2-base': 0.3,
-    'accvit-femto': 0.1,
-    'accvit-pico': 0.1,
-    'accvit-nano': 0.1,
-    'accvit-tiny': 0.2,
-    'accvit-small': 0.3,
-    'accvit-base': 0.4
-}
-DROP_PATH.update({v: DROP_PATH[v[:-4]] for v in DETECTOR_VARIANTS})
-# Where ImageNet training differs.
-IMAGENET_DROP_PATH = {'litv2-medium': 0.3, 'litv2-base': 0.5}
 OVERFIT = 'configs/hatnet/mask-rcnn_hatnet-tiny_fpn_overfit_coco-mini.py'
 COCO_MINI = ROOT.parent / 'shared' / 'data' / 'coco_mini'
 
@@ -119,7 +54,10 @@ def variant_and_head(name: str):
     stem = Path(name).stem
     if '_in1k' in stem:
         return stem.split('_')[0], 'in1k'
-    return stem.split('_')[1], stem.split('_')[0]
+    head, variant, *_ = stem.split('_')
+    if head == 'mask2former':
+        head += '-semantic' if 'ade20k' in stem else '-instance'
+    return variant, head
 
 
 def smallest_of_each_recipe() -> list[str]:
@@ -162,6 +100,13 @@ def test_every_variant_has_every_config():
                 f'mask-rcnn_{variant}_fpn_ms-3x_coco',
                 f'cascade-mask-rcnn_{variant}_fpn_ms-3x_coco'
             ]
+        if variant in WITH_TRANSFORMERS:
+            names += [
+                f'dino-4scale_{variant}_12e_coco',
+                f'dino-4scale_{variant}_36e_coco',
+                f'mask2former_{variant}_lsj-50e_coco',
+                f'mask2former_{variant}_160k_ade20k-512x512'
+            ]
         family = variant.split('-')[0]
         wanted |= {f'configs/{family}/{n}.py' for n in names}
     for variant in DETECTOR_VARIANTS:
@@ -170,7 +115,7 @@ def test_every_variant_has_every_config():
             for head in ('mask-rcnn', 'retinanet')
         }
     wanted.add('configs/litv2/litv2-base_8xb128_in1k-384.py')
-    assert set(ZOO) == wanted and len(wanted) == 138
+    assert set(ZOO) == wanted and len(wanted) == 158
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -180,7 +125,7 @@ def test_loads_and_reads_back_as_the_same(name, tmp_path):
     cfg = read(name)
     path = tmp_path / 'config.py'
     cfg.dump(path)
-    assert '://' not in path.read_text()
+    assert '://' not in path.read_text().replace('timm://', '')
     assert Config.fromfile(path).to_dict() == cfg.to_dict()
 
 
@@ -246,6 +191,16 @@ def check_channels(model: nn.Module, cfg: Config) -> None:
         assert model.data_preprocessor.batch_augments is not None
         return
     strides = list(backbone.strides)
+    if 'pixel_decoder' in str(cfg.model):
+        instance = cfg.default_scope == 'mmdet'
+        head = model.panoptic_head if instance else model.decode_head
+        assert head.num_classes == (80 if instance else 150)
+        decoder = head.pixel_decoder
+        assert decoder.strides == strides
+        convs = [*decoder.input_convs[::-1], *decoder.lateral_convs[::-1]]
+        assert [c.conv.in_channels
+                for c in convs[-1:] + convs[:-1]] == list(backbone.out_channels)
+        return
     if cfg.default_scope == 'mmseg':
         head = model.decode_head
         maps = list(backbone.out_channels)
@@ -257,6 +212,12 @@ def check_channels(model: nn.Module, cfg: Config) -> None:
             assert model.auxiliary_head.in_channels == maps[2]
             assert model.auxiliary_head.num_classes == 150
         assert list(head.in_channels) == maps and head.num_classes == 150
+        return
+    if cfg.model.type == 'DINO':
+        assert strides == [8, 16, 32]
+        assert [conv.conv.in_channels
+                for conv in model.neck.convs] == list(backbone.out_channels)
+        assert model.bbox_head.num_classes == 80
         return
     assert model.neck.in_channels == list(backbone.out_channels)
     levels = strides[model.neck.start_level:]
@@ -305,10 +266,15 @@ def check_groups(model: nn.Module, cfg: Config, name: str) -> None:
     without = no_decay_rule(variant, head, '3x' in name)
     for key, parameter in named.items():
         exempt = without(key, parameter, id(parameter) in norms)
-        slow = head == 'in1k' and key.endswith('conv_offset.weight')
+        factor = 1.
+        if head == 'in1k' and key.endswith('conv_offset.weight'):
+            factor = 0.01
+        elif head.startswith(('dino', 'mask2former')):
+            depth, layers = model.backbone.get_layer_depth(key, 'backbone.')
+            factor = 0.9**(layers - 1 - depth)
         lr, decay = groups[id(parameter)]
         assert decay == (0 if exempt else base.weight_decay), key
-        assert lr == pytest.approx(base.lr * (0.01 if slow else 1)), key
+        assert lr == pytest.approx(base.lr * factor), key
 
 
 def no_decay_rule(variant, head, is_3x):
@@ -325,6 +291,12 @@ def no_decay_rule(variant, head, is_3x):
         if family == 'accvit':
             return lambda name, p, norm: 'bias_table' in name
         return lambda name, p, norm: p.ndim == 1 or key in name
+    if head == 'dino-4scale':
+        return lambda name, p, norm: False
+    if head.startswith('mask2former'):
+        learned = ('query_embed', 'query_feat', 'level_embed')
+        return lambda name, p, norm: norm or is_table(name) or any(
+            part in name for part in learned)
     if head == 'upernet' or is_3x:
         return lambda name, p, norm: norm or is_table(name)
     if head == 'semantic-fpn' or family == 'hatnet' or variant == 'lit-tiny':
@@ -343,6 +315,11 @@ def test_a_step_changes_every_parameter_with_amp_too_and_it_predicts(name):
     cfg = read(name)
     shrink(cfg)
     model = revert_sync_batchnorm(build(cfg)).train()
+    # Zeros at first, through which position embeddings get no gradient.
+    for key, parameter in model.named_parameters():
+        if key.endswith(
+            ('sampling_offsets.weight', 'attention_weights.weight')):
+            nn.init.normal_(parameter, std=0.02)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_step(model, wrapper, cfg)
 
@@ -398,7 +375,7 @@ def check_prediction(result, cfg: Config) -> None:
         assert 0 < len(instances) <= 10
         assert instances.bboxes.isfinite().all()
         assert instances.labels.max() < 80
-        if 'roi_head' in cfg.model:
+        if 'roi_head' in cfg.model or 'panoptic_head' in cfg.model:
             shape = (len(instances), HEIGHT, WIDTH)
             assert instances.masks.shape == shape
 
@@ -425,6 +402,9 @@ def test_a_dead_parameter_is_found():
     'configs/hatnet/semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py',
     'configs/lit/lit-tiny_8xb128_in1k.py',
     'configs/accvit/accvit-tiny_32xb128_in1k.py',
+    'configs/hatnet/dino-4scale_hatnet-small_12e_coco.py',
+    'configs/hatnet/mask2former_hatnet-small_lsj-50e_coco.py',
+    'configs/hatnet/mask2former_hatnet-small_160k_ade20k-512x512.py',
 ])
 def test_pipelines_run(name, tmp_path):
     """Each pipeline of the zoo, on one image of 80 x 60 pixels."""
@@ -434,6 +414,7 @@ def test_pipelines_run(name, tmp_path):
     from mmengine.registry import init_default_scope
     cfg = read(name)
     init_default_scope(cfg.default_scope)
+    np.random.seed(0)
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / 'a.png'), rng.integers(0, 255, (60, 80, 3)))
     cv2.imwrite(
@@ -461,12 +442,20 @@ def test_pipelines_run(name, tmp_path):
         sample = packed['data_samples']
         if cfg.default_scope == 'mmdet':
             short = min(size)
-            assert short == 800 or 'ms-3x' in name and 480 <= short <= 800
+            if loader == 'train_dataloader' and 'lsj' in name:
+                assert max(size) <= 1024
+            elif loader == 'train_dataloader' and ('ms-3x' in name
+                                                   or 'dino' in name):
+                assert 480 <= short <= 800
+            else:
+                assert short == 800
             assert len(sample.gt_instances) == 1
             assert (sample.gt_instances.labels == 3).all()
         elif cfg.default_scope == 'mmseg':
             if loader == 'test_dataloader':
-                aligned = (512, 704) if 'hatnet' in name else (512, 683)
+                aligned = (512, 683)
+                if 'semantic-fpn_hatnet' in name:
+                    aligned = (512, 704)
                 assert size == aligned
             labels = sample.gt_sem_seg.data
             assert labels.max() == 255 and 100 < labels[labels < 255].max()

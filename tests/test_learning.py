@@ -13,12 +13,15 @@ from mmhier import apis
 from mmhier.datasets import generate_shapes
 
 FOLDER = Path(__file__).parents[1] / 'configs/demo'
-DETECTOR = 'retinanet_lit-demo_fpn_shapes.py'
+DETECTORS = ('retinanet_lit-demo_fpn_shapes.py',
+             'dino-4scale_lit-demo_shapes.py',
+             'mask2former_hatnet-demo_shapes.py')
 SEGMENTORS = ('upernet_accvit-demo_shapes.py',
               'semantic-fpn_hatnet-demo_shapes.py',
-              'semantic-fpn_litv2-demo_shapes.py')
+              'semantic-fpn_litv2-demo_shapes.py',
+              'mask2former_litv2-demo_shapes.py')
 CLASSIFIER = 'hvt-demo_shapes.py'
-NAMES = (DETECTOR, *SEGMENTORS, CLASSIFIER)
+NAMES = (*DETECTORS, *SEGMENTORS, CLASSIFIER)
 
 
 @pytest.fixture(scope='session')

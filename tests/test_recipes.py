@@ -1,8 +1,11 @@
 """The numbers of every recipe are those of its source."""
 import math
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 from .config_zoo import (
     DETECTOR_VARIANTS,
@@ -108,6 +111,111 @@ def test_segmentation_recipes():
             clip=None,
             batch=(2, 16),
             sampler='InfiniteSampler')
+
+
+def stock(package: str, name: str) -> Config:
+    """Config that mmdet or mmseg ships."""
+    folder = Path(import_module(package).__file__).parent / '.mim/configs'
+    return Config.fromfile(folder / name)
+
+
+def leaves(settings, key: str = '') -> dict:
+    """Values of nested dicts and lists by dotted key, without scopes."""
+    if isinstance(settings, (list, tuple)):
+        settings = dict(enumerate(settings))
+    if isinstance(settings, dict):
+        return {
+            name: value
+            for part, item in settings.items()
+            for name, value in leaves(item, f'{key}.{part}').items()
+        }
+    if isinstance(settings, str):
+        settings = settings.removeprefix('mmdet.')
+    return {key: settings}
+
+
+# Config of ours, and mmdet's or mmseg's own with a Swin, of which DINO has none
+# with 4 scales and 12 epochs.
+@pytest.mark.parametrize('name, package, source', [
+    ('dino-4scale_hatnet-small_12e_coco', 'mmdet',
+     'dino/dino-4scale_r50_8xb2-12e_coco.py'),
+    ('dino-4scale_hatnet-small_36e_coco', 'mmdet',
+     'dino/dino-5scale_swin-l_8xb2-36e_coco.py'),
+    ('mask2former_hatnet-small_lsj-50e_coco', 'mmdet',
+     'mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py'),
+    ('mask2former_hatnet-small_160k_ade20k-512x512', 'mmseg',
+     'mask2former/mask2former_swin-s_8xb2-160k_ade20k-512x512.py'),
+])
+def test_transformers_have_the_recipes_of_the_frameworks(name, package, source):
+    ours, theirs = read(f'configs/hatnet/{name}.py'), stock(package, source)
+    # Five scales are of Swin-L alone.
+    skipped = ('.backbone', '.num_feature_levels', '.init_cfg', 'in_channels',
+               'num_outs', 'num_levels', '.loss_panoptic', '.iou_thr',
+               '.filter_low_score')
+    found, wanted = leaves(ours.model), leaves(theirs.model)
+    for key, value in wanted.items():
+        if not any(part in key for part in skipped):
+            # Those left out are defaults of the layers.
+            assert found.get(key, value) == value, key
+    assert not [
+        key
+        for key in found if key not in wanted and not any(part in key
+                                                          for part in skipped)
+    ]
+    kinds = ('LinearLR', 'MultiStepLR', 'PolyLR')
+    schedule = theirs.param_scheduler
+    schedule = schedule if isinstance(schedule, list) else [schedule]
+    assert leaves(ours.param_scheduler) == leaves(schedule)
+    assert all(part.type in kinds for part in schedule)
+    for key, value in leaves(ours.optim_wrapper.optimizer).items():
+        assert leaves(theirs.optim_wrapper.optimizer)[key] == value
+    assert ours.optim_wrapper.clip_grad == theirs.optim_wrapper.clip_grad
+    for key in ('max_epochs', 'max_iters'):
+        assert ours.train_cfg.get(key) == theirs.train_cfg.get(key)
+    assert ours.auto_scale_lr.base_batch_size == 16
+    batch = ours.train_dataloader
+    assert batch.batch_size == theirs.train_dataloader.batch_size == 2
+    assert augmentation(ours) == augmentation(theirs)
+    # Ours instead of a tenth of the rate for the whole backbone.
+    paramwise = ours.optim_wrapper.paramwise_cfg
+    assert paramwise.layer_decay_rate == 0.9
+    keys = dict(paramwise.get('custom_keys', {}))
+    their_keys = theirs.optim_wrapper.paramwise_cfg.custom_keys
+    assert their_keys.pop('backbone').lr_mult == 0.1
+    for key, value in keys.items():
+        assert value.decay_mult == their_keys[key].decay_mult == 0
+    left = [k for k in their_keys if k not in keys and 'norm' not in k]
+    assert left in ([], ['absolute_pos_embed'])
+
+
+def augmentation(cfg: Config) -> dict:
+    """Steps of the training pipeline, (long, short) sides of images sorted."""
+    steps = {}
+    for key, value in leaves(cfg.train_dataloader.dataset.pipeline).items():
+        if 'backend_args' not in key and 'reduce_zero_label' not in key:
+            steps[key] = value
+    pairs = [k[:-2] for k in steps if k.endswith('.1') and '.scales.' in k]
+    for pair in pairs:
+        low, high = sorted((steps[f'{pair}.0'], steps[f'{pair}.1']))
+        steps.update({f'{pair}.0': low, f'{pair}.1': high})
+    return steps
+
+
+def test_transformers_of_lit_and_litv2():
+    """Bias tables for the training images, a norm on every map."""
+    for name, side, norms in (
+        ('dino-4scale_lit-small_12e_coco', 50, None),
+        ('dino-4scale_lit-base_36e_coco', 50, None),
+        ('mask2former_lit-base_lsj-50e_coco', 64, (0, 1, 2, 3)),
+        ('mask2former_lit-small_160k_ade20k-512x512', 32, (0, 1, 2, 3)),
+    ):
+        backbone = read(f'configs/lit/{name}.py').model.backbone
+        assert backbone.bias_size == side and backbone.with_cp
+        assert backbone.get('out_norms') == norms
+    for name in ('lsj-50e_coco', '160k_ade20k-512x512'):
+        backbone = read(
+            f'configs/litv2/mask2former_litv2-base_{name}.py').model.backbone
+        assert backbone.out_norms == (0, 1, 2, 3)
 
 
 def test_imagenet_recipes():

@@ -35,6 +35,7 @@ PEERS: dict[str, tuple[dict, list[int]]] = {
         out_indices=(0, 1, 2, 3),
         gap_before_final_norm=False), [96, 192, 384, 768]),
 }
+TIMM = 'timm:'
 FORMS = ('auto', 'sdpa', 'eager', 'plain', 'channels_last', 'compiled')
 
 
@@ -84,6 +85,10 @@ class WholeModel(nn.Module):
                 value for key, values in losses.items() if 'loss' in key
                 for value in (values if isinstance(values, list) else [values])
             ]
+        if hasattr(getattr(self.model, 'decode_head', None), 'pixel_decoder'):
+            # Mask2Former's head needs samples, which 'tensor' leaves out.
+            return self.model.encode_decode(
+                images, [sample.metainfo for sample in samples])
         if self.scope != 'mmdet':
             return self.model(images, samples, mode='tensor')
         found = self.model(images, samples, mode='predict')
@@ -136,16 +141,29 @@ def load_target(name: str) -> Config:
         backbone = dict(type=f'mmhier.{FAMILIES[family]}', arch=arch)
         getattr(backbones, FAMILIES[family]).resolve_arch(arch)
         return Config(dict(model=backbone))
-    if name in PEERS:
-        return Config(dict(model=deepcopy(PEERS[name][0])))
+    peer = _find_peer(name)
+    if peer is not None:
+        return Config(dict(model=peer[0]))
     path = config_path(name)
     if osp.isfile(path) and path.endswith('.py'):
         cfg = Config.fromfile(path)
         find_pretrained(cfg, from_scratch=True)
         return cfg
     raise MMHierError(
-        f'{name}: expected a config file, a peer ({", ".join(PEERS)}), or a '
-        'backbone such as hatnet-tiny, lit-small, hvt-s-1 or accvit-tiny')
+        f'{name}: expected a config file, a peer ({", ".join(PEERS)} or '
+        'timm:NAME of a model of timm), or a backbone such as hatnet-tiny, '
+        'lit-small, hvt-s-1 or accvit-tiny')
+
+
+def _find_peer(name: str) -> tuple[dict, list[int]] | None:
+    """Backbone and channels of a peer or a model of timm; None if neither."""
+    if name in PEERS:
+        return deepcopy(PEERS[name])
+    if not name.startswith(TIMM):
+        return None
+    backbone = dict(type='mmhier.TimmBackbone', arch=name.removeprefix(TIMM))
+    with torch.device('meta'):
+        return backbone, list(MODELS.build(dict(backbone)).out_channels)
 
 
 def variant_config(target: Config, form: str) -> Config | None:
@@ -156,19 +174,20 @@ def variant_config(target: Config, form: str) -> Config | None:
     """
     cfg = deepcopy(target)
     backbone = cfg.model.get('backbone', cfg.model)
-    if form in PEERS:
+    found = _find_peer(form)
+    if found is not None:
         if target.get('default_scope') == 'mmpretrain':
             raise MMHierError(f'{form}: takes the place of the backbone of '
                               'detectors and segmentors only')
-        peer, channels = deepcopy(PEERS[form])
+        peer, channels = found
         if backbone is cfg.model:
             cfg.model = peer
         else:
             cfg.model = _with_peer(cfg.model.to_dict(), peer, channels)
         return cfg
     if form in FORMS:
-        ours = hasattr(resolve_type(backbone.get('type'), MODELS), 'attn_impls')
-        if form in ('sdpa', 'eager', 'plain') and not ours:
+        kind = resolve_type(backbone.get('type'), MODELS)
+        if form in ('sdpa', 'eager', 'plain') and kind not in PLAIN_FORMS:
             raise MMHierError(f'{form}: {backbone.get("type")} is no backbone '
                               'of mmhier, expected compiled, channels_last, a '
                               'peer or a callable')
@@ -178,8 +197,8 @@ def variant_config(target: Config, form: str) -> Config | None:
     if ':' in form:
         return None
     raise MMHierError(
-        f'{form}: expected one of {", ".join([*FORMS, *PEERS])} or '
-        'FILE.py:NAME, a callable that returns a model')
+        f'{form}: expected one of {", ".join([*FORMS, *PEERS])}, timm:NAME of '
+        'a model of timm or FILE.py:NAME, a callable that returns a model')
 
 
 def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
@@ -188,9 +207,11 @@ def _with_peer(model: dict, peer: dict, channels: list[int]) -> dict:
     if 'neck' in model:
         model['neck']['in_channels'] = channels
         return model
-    for name in ('decode_head', 'auxiliary_head'):
+    for name in ('decode_head', 'auxiliary_head', 'panoptic_head'):
         head = model.get(name)
-        if head:
+        if head and 'pixel_decoder' in head:
+            head['in_channels'] = channels
+        elif head:
             index = head['in_index']
             head['in_channels'] = (
                 channels[index]
@@ -204,9 +225,10 @@ def build_variant(target: Config, form: str, training: bool,
 
     Args:
         target (Config): As :func:`load_target` returns it.
-        form (str): One of ``FORMS``, a peer, or FILE.py:NAME of a callable
-            that returns a model. Its weights become those of `target`, where
-            they are of one family in the authors' layout.
+        form (str): One of ``FORMS``, a peer, timm:NAME of a model of timm, or
+            FILE.py:NAME of a callable that returns a model. Its weights become
+            those of `target`, where they are of one family in the authors'
+            layout.
         training (bool): Mode of the model.
         device (str): Where to put it.
 

@@ -1,14 +1,44 @@
 """What a whole detector, segmentor or classifier costs for one image."""
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from mmhier.engine.build import build_model
 from .complexity import Complexity, count_complexity
 
 NUM_BOX_PROPOSALS = 1000
 NUM_MASK_PROPOSALS = 100
+aten = torch.ops.aten
+COSTLY = (aten.addmm.default, aten.bmm.default, aten.convolution.default,
+          aten.mm.default, aten.grid_sampler_2d.default,
+          aten._scaled_dot_product_flash_attention_for_cpu.default)
+
+
+class _ZeroProducts(TorchDispatchMode):
+    """Zeros instead of the results of costly operators.
+
+    For models that read values of tensors, such as the shapes within
+    deformable attention, which FakeTensorMode does not know.
+    """
+
+    def __torch_dispatch__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple = (),
+                           kwargs: dict | None = None) -> Any:
+        if func not in COSTLY:
+            return func(*args, **kwargs or {})
+        on_meta = tree_map_only(Tensor, lambda x: x.to('meta'),
+                                (args, kwargs or {}))
+        return tree_map_only(Tensor,
+                             lambda x: torch.zeros_like(x, device='cpu'),
+                             func(*on_meta[0], **on_meta[1]))
 
 
 class InferencePass(nn.Module):
@@ -16,7 +46,7 @@ class InferencePass(nn.Module):
 
     Box heads see 1000 proposals an image and mask heads 100, the convention
     of mmdet 2.x and of the papers. RoIAlign, NMS and auxiliary heads are left
-    out.
+    out. DETR's and MaskFormer's kind is run whole.
 
     Args:
         model (nn.Module): Of mmdet, mmseg or mmpretrain, or a backbone.
@@ -32,7 +62,14 @@ class InferencePass(nn.Module):
         if not hasattr(model, 'extract_feat'):
             model(images)
             return
+        if _is_detr(model):
+            model(images, _samples(images), mode='tensor')
+            return
         maps = model.extract_feat(images)
+        if _is_mask_transformer(model):
+            head = getattr(model, 'panoptic_head', None) or model.decode_head
+            head(maps, _samples(images))
+            return
         for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
             for head in _modules(getattr(model, name, None)):
                 head(maps)
@@ -48,6 +85,23 @@ class InferencePass(nn.Module):
                     len(images) * num_proposals, maps[0].shape[1], *size))
 
 
+def _is_detr(model: nn.Module) -> bool:
+    return hasattr(model, 'forward_transformer')
+
+
+def _is_mask_transformer(model: nn.Module) -> bool:
+    """Whether a head of MaskFormer's kind, of mmdet or mmseg, is in a model."""
+    head = getattr(model, 'panoptic_head', getattr(model, 'decode_head', None))
+    return hasattr(head, 'pixel_decoder')
+
+
+def _samples(images: Tensor) -> list[Any]:
+    """What transformers read of images: that none is padded."""
+    size = tuple(images.shape[2:])
+    meta = dict(batch_input_shape=size, img_shape=size, pad_shape=size)
+    return [BaseDataElement(metainfo=meta) for _ in images]
+
+
 def _modules(part: nn.Module | None) -> Iterator[nn.Module]:
     """Modules of a part that may be absent, one or several."""
     if part is not None:
@@ -58,7 +112,8 @@ def count_config_complexity(cfg: Config,
                             input_size: Sequence[int]) -> Complexity:
     """Count parameters and multiply-adds of the model of a config.
 
-    Nothing is computed and no memory is taken, whatever the size.
+    No products are computed, whatever the size. Models of DETR's and
+    MaskFormer's kind take as much memory as they do in use, others none.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and
@@ -68,8 +123,12 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    with FakeTensorMode():
+    with FakeTensorMode() as fake:
         model = build_model(cfg)
+    context: Any = fake
+    if _is_detr(model) or _is_mask_transformer(model):
+        model, context = build_model(cfg), _ZeroProducts()
+    with context:
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
     macs, params = ({
         name.partition('.')[2]: value

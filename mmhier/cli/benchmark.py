@@ -4,8 +4,9 @@ Runs the forms in turn in one process, so that ratios hold on a busy machine
 too, and compares each with the first. auto, sdpa and eager are values of
 attn_impl, plain is the computation of the authors' code, compiled is
 torch.compile, channels_last a memory format; swin-t, pvtv2-b2, convnext-t and
-resnet50 put another backbone in the same place; FILE.py:NAME calls NAME() for
-a model, given our weights where it has the authors' layout.
+resnet50 put another backbone in the same place, and so does timm:NAME any
+model of timm; FILE.py:NAME calls NAME() for a model, given our weights where
+it has the authors' layout.
 
 Examples:
     mmhier benchmark hatnet-tiny --forms plain auto --sizes 448x672

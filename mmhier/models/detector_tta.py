@@ -48,7 +48,9 @@ class DetTTAModel(MMDetTTAModel):
         Returns:
             list[DetDataSample]: One per image, in its coordinates.
         """
-        if not self.module.with_mask:
+        # mmdet's MaskFormer and Mask2Former say that they have no mask head.
+        if not self.module.with_mask and not hasattr(self.module,
+                                                     'panoptic_head'):
             return super().test_step(data)
         if not getattr(self.module, 'with_roi_head', False):
             raise MMHierError(

@@ -1,6 +1,7 @@
 """Test-time augmentation of segmentors."""
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
+from mmseg.models.decode_heads import Mask2FormerHead, MaskFormerHead
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from mmhier.registry import MODELS
@@ -14,7 +15,9 @@ class SegTTAModel(MMSegTTAModel):
 
     Probabilities of the views at image size are averaged one by one. mmseg
     keeps all of them: 2 GB per view for the largest photos and the 150
-    classes of ADE20K.
+    classes of ADE20K. The scores of MaskFormer's and Mask2Former's heads,
+    sums of probabilities already, are averaged as they are, as their authors
+    do; mmseg applies a softmax to them.
 
     Args:
         **kwargs: ``module``, the model, and ``data_preprocessor``.
@@ -55,8 +58,9 @@ class SegTTAModel(MMSegTTAModel):
             sample.pred_sem_seg = PixelData(data=labels)
         return merged
 
-    @staticmethod
-    def _probabilities(sample: SegDataSample) -> Tensor:
+    def _probabilities(self, sample: SegDataSample) -> Tensor:
         """(classes, H, W); for one class mmseg applies the sigmoid."""
-        logits = sample.seg_logits.data
-        return logits.softmax(0) if len(logits) > 1 else logits
+        scores = sample.seg_logits.data
+        head = self.module.decode_head
+        is_summed = isinstance(head, (MaskFormerHead, Mask2FormerHead))
+        return scores if len(scores) == 1 or is_summed else scores.softmax(0)

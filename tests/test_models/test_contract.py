@@ -14,6 +14,7 @@ from mmhier.registry import MODELS
 from ..lanes import fast_first
 
 MODELS.import_from_location()
+MODELS.get('TimmBackbone')  # which is imported on demand
 FAMILIES = {
     name: cls
     for name, cls in MODELS.module_dict.items()
@@ -22,13 +23,20 @@ FAMILIES = {
 ALL = [(name, arch) for name, cls in FAMILIES.items() for arch in cls.arch_zoo]
 # The cheapest variant of each code path.
 SMALL = [('HATNet', 'tiny'), ('LIT', 'tiny'), ('LIT', 'small'), ('HVT', 'ti-1'),
-         ('HVT', 's-4'), ('ACCViT', 'femto'), ('LITv2', 'small')]
+         ('HVT', 's-4'), ('ACCViT', 'femto'), ('LITv2', 'small'),
+         ('TimmBackbone', 'resnet10t'), ('TimmBackbone', 'convnext_atto'),
+         ('TimmBackbone', 'swin_tiny_patch4_window7_224')]
+# timm has no small Swin.
+MODEL_ARGS = {
+    'swin_tiny_patch4_window7_224':
+    dict(embed_dim=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
+}
 SIZES = [(32, 32), (33, 33), (63, 95), (112, 137), (224, 224), (256, 320)]
 
 # Asserted in both directions: a family has the trait if and only if it is
 # listed here.
-WITH_BATCH_NORM = {'LIT', 'LITv2', 'HVT', 'ACCViT'}
-WITH_SIZED_TABLES = {'LIT'}
+WITH_BATCH_NORM = {'LIT', 'LITv2', 'HVT', 'ACCViT', 'resnet10t'}
+WITH_SIZED_TABLES = {'LIT', 'TimmBackbone'}
 
 small_variants = pytest.mark.parametrize('family, arch', SMALL)
 
@@ -39,6 +47,8 @@ def build(family, arch, seed=0, **kwargs):
     Zero-initialised offsets, gates and biases would hide mistakes.
     """
     torch.manual_seed(seed)
+    if arch in MODEL_ARGS:
+        kwargs['model_args'] = MODEL_ARGS[arch]
     model = MODELS.build(dict(type=f'mmhier.{family}', arch=arch, **kwargs))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,6 +58,8 @@ def build(family, arch, seed=0, **kwargs):
 
 def shallow(family, arch):
     """The same code paths in fewer blocks, since tracing is slow."""
+    if family == 'TimmBackbone':
+        return arch
     settings = dict(FAMILIES[family].arch_zoo[arch])
     if 'depths' in settings:
         settings['depths'] = (1, 1, 1, 1)
@@ -96,12 +108,14 @@ def check_shapes(model, x):
 
 
 def test_every_family_and_variant_is_listed():
-    assert set(FAMILIES) == {'HATNet', 'LIT', 'LITv2', 'HVT', 'ACCViT'}
+    assert set(FAMILIES) == {
+        'HATNet', 'LIT', 'LITv2', 'HVT', 'ACCViT', 'TimmBackbone'
+    }
     assert len(ALL) == 23
     assert {family for family, _ in SMALL} == set(FAMILIES)
 
 
-@pytest.mark.parametrize('family, arch', ALL)
+@pytest.mark.parametrize('family, arch', dict.fromkeys([*ALL, *SMALL]))
 def test_declared_shapes_are_delivered_by_every_variant(family, arch):
     model = build(family, arch).eval()
     assert model.strides == (4, 8, 16, 32)
@@ -235,7 +249,7 @@ def test_norm_eval_keeps_batch_norm_statistics(family, arch):
     for norm_eval in (False, True):
         model = build(family, arch, norm_eval=norm_eval).train()
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        assert bool(norms) == (family in WITH_BATCH_NORM)
+        assert bool(norms) == bool({family, arch} & WITH_BATCH_NORM)
         before = [norm.running_mean.clone() for norm in norms]
         model(images(64, 96, batch=2))
         for norm, mean in zip(norms, before):
@@ -348,7 +362,9 @@ def test_traits_are_those_declared(family, arch):
     cls = FAMILIES[family]
     assert (cls.fit_state_dict is not HierarchicalBackbone.fit_state_dict) == (
         family in WITH_SIZED_TABLES)
-    assert cls.convert_official({'conv1.weight': torch.zeros(1)}) is None
+    # timm's models have names of all kinds.
+    assert (cls.convert_official({'conv1.weight': torch.zeros(1)}) is None) == (
+        family != 'TimmBackbone')
     own = build(family, arch)
     assert isinstance(own, BaseModule)
     assert type(
@@ -371,7 +387,7 @@ def test_wrong_argument_is_named(family, arch, argument, value, expected):
     assert family in str(error.value)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', [f for f in FAMILIES if f != 'TimmBackbone'])
 def test_wrong_arch_is_named(family):
     cls = FAMILIES[family]
     known = next(iter(cls.arch_zoo))

@@ -94,11 +94,11 @@ def masked_windows(self, x):
 def replicated(function):
     """Fill windows up with the last row and column instead of zeros."""
 
-    def call(x, size):
+    def call(x, size, *dilation):
         right, bottom = -x.shape[2] % size, -x.shape[1] % size
         x = F.pad(
             x.permute(0, 3, 1, 2), (0, right, 0, bottom), mode='replicate')
-        return function(x.permute(0, 2, 3, 1), size)
+        return function(x.permute(0, 2, 3, 1), size, *dilation)
 
     return call
 

@@ -45,16 +45,17 @@ def write_table(keys: dict[str, str]) -> str:
 def main(parts: list[str]) -> None:
     """Run the configs and write the table."""
     torch.set_num_threads(1)
-    keys = read_keys()
     for name in CONFIGS:
         if parts and not any(part in name for part in parts):
             continue
-        keys.pop(name, None)
         try:
-            keys[name] = show_keys(try_stock_config(name))
+            found = {name: show_keys(try_stock_config(name))}
         except Exception:
             traceback.print_exc()
             print(f'{name} fails', file=sys.stderr)
+            found = {}
+        keys = {key: value for key, value in read_keys().items() if key != name}
+        keys |= found
         before, _, rest = PAGE.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
         PAGE.write_text(before + BEGIN + write_table(keys) + END + after)

@@ -10,6 +10,7 @@ from mmhier.apis import MMHierError
 from mmhier.cli import flops
 from ..commands import load_tool
 from ..config_zoo import ROOT, ZOO, read, register_all
+from ..lanes import slow
 
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 MODELS = [
@@ -95,6 +96,8 @@ def test_known_flops():
     'configs/lit/retinanet_lit-tiny_fpn_1x_coco.py',
     'configs/hvt/upernet_hvt-s-1_160k_ade20k-512x512.py',
     'configs/accvit/accvit-femto_32xb128_in1k.py',
+    slow('configs/litv2/mask2former_litv2-small_160k_ade20k-512x512.py'),
+    slow('configs/hatnet/dino-4scale_hatnet-small_12e_coco.py'),
 ])
 def test_metafiles_hold_what_is_measured(name):
     register_all()

@@ -28,14 +28,19 @@ DEVIATIONS = {
     'fc_cls.weight': 1.,
     'conv_logits.weight': 1.,
     'retina_cls.weight': 0.2,
-    'conv_seg.weight': 1.
+    'conv_seg.weight': 1.,
+    'cls_embed.weight': 1.,
+    'mask_embed.4.weight': 5.
 }
 SEGMENTORS = {
     'upernet':
     'configs/hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
     'semantic-fpn':
     'configs/hatnet/'
-    'semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py'
+    'semantic-fpn_hatnet-tiny_80k_ade20k-512x512.py',
+    'mask2former':
+    'configs/hatnet/'
+    'mask2former_hatnet-small_160k_ade20k-512x512.py'
 }
 
 
@@ -180,6 +185,14 @@ def test_masks_without_an_roi_head(photo):
         step(augmented, {})
 
 
+def test_masks_of_mask2former(photo):
+    _, cfg, augmented = make(
+        'configs/hatnet/mask2former_hatnet-small_lsj-50e_coco.py')
+    batch = load(cfg, photo, [(1, False)])
+    with pytest.raises(ValueError, match='RoI heads only.*Mask2Former has'):
+        step(augmented, batch)
+
+
 @pytest.mark.parametrize('name', SEGMENTORS)
 @pytest.mark.parametrize('scale', [1, 1.5])
 def test_identity_view_of_a_segmentor_changes_nothing(name, scale, photo):
@@ -210,6 +223,22 @@ def test_views_of_a_segmentor_are_averaged_as_by_mmseg(photo):
     single = predict(model, cfg, photo).pred_sem_seg.data[0]
     assert not torch.equal(single, expected)
     assert 'seg_logits' not in found
+
+
+def test_scores_of_mask2former_are_averaged_as_they_are(photo):
+    model, cfg, augmented = make(SEGMENTORS['mask2former'])
+    batch = load(cfg, photo, [(0.75, False), (1.5, True)])
+    views = [
+        step(model, {
+            k: v[i]
+            for k, v in copy.deepcopy(batch).items()
+        }) for i in range(2)
+    ]
+    scores = [view.seg_logits.data for view in views]
+    expected = sum(scores).argmax(0)
+    assert (sum(s.softmax(0) for s in scores).argmax(0) != expected).any()
+    found = step(augmented, batch).pred_sem_seg.data[0]
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize('name, num_views', [

@@ -311,10 +311,9 @@ class LIT(HierarchicalBackbone):
             ]
             downsample = pos_embed = None
             if i < last:
-                downsample = DeformableMerging(dims[i], dims[i + 1],
-                                               norm_cfg, ceil_mode,
-                                               self.stage_step(i + 1),
-                                               self.stage_dilation(i))
+                step = self.stage_step(i + 1), self.stage_dilation(i)
+                downsample = DeformableMerging(dims[i], dims[i + 1], norm_cfg,
+                                               ceil_mode, *step)
             if absolute:
                 pos_embed = torch.empty(1, IMAGENET_GRIDS[i]**2, dims[i])
             self.layers.append(

@@ -1,0 +1,5 @@
+# DINO, 12 epochs, COCO: mmdet's recipe.
+_base_ = [
+    './models/dino-4scale.py', './datasets/coco_detection_crop.py',
+    './schedules/dino_12e.py', './default_runtime.py'
+]

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/dino-4scale_12e_coco.py', '../_base_/backbones/hatnet-small.py'
+]
+
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels[1:]))

@@ -1,0 +1,4 @@
+_base_ = ['./_base_/dino-4scale_12e_coco.py', '../_base_/backbones/lit-base.py']
+
+model = dict(
+    backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels[1:]))

@@ -1,0 +1,7 @@
+_base_ = [
+    './_base_/mask2former_lsj-50e_coco.py', '../_base_/backbones/litv2-small.py'
+]
+
+model = dict(
+    backbone=_base_.backbone,
+    panoptic_head=dict(in_channels=_base_.in_channels))
