@@ -124,7 +124,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
         dict: ``meta`` of the file, {} without one.
 
     Raises:
-        CheckpointError: If the file cannot be used, with the reason.
+        MMHierError: If the file cannot be used, with the reason.
     """
     content = read_checkpoint(osp.expanduser(checkpoint))
     CheckpointFitHook(complete=True).after_load_checkpoint(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
+from mmhier.errors import MMHierError
 from mmhier.progress import progress_bar
 from mmhier.version import __version__
-from .naming import CheckpointError
 
 # Seconds without an answer.
 TIMEOUT = 30.
@@ -17,7 +17,7 @@ _BLOCK = 1 << 18
 _CUT = (http.client.HTTPException, ConnectionError, TimeoutError)
 
 
-class UnreachableError(CheckpointError):
+class UnreachableError(MMHierError):
     """A server that cannot be reached or refuses a file, and why."""
 
 
@@ -54,7 +54,7 @@ def download(url: str, partial: Path) -> None:
     Raises:
         UnreachableError: If the server cannot be reached, refuses the file,
             sends a web page in its place, or ends early.
-        CheckpointError: If the file cannot be written or does not fit on the
+        MMHierError: If the file cannot be written or does not fit on the
             disk.
     """
     version = partial.with_name(f'{partial.name}.version')
@@ -88,7 +88,7 @@ def _receive(url: str, partial: Path, version: Path) -> None:
         length = _length(response)
         free = shutil.disk_usage(partial.parent).free
         if length is not None and length > free:
-            raise CheckpointError(
+            raise MMHierError(
                 f'{url} needs {length / 1e6:.0f} MB, and {partial.parent} has '
                 f'{free / 1e6:.0f} MB left: make room there, or point '
                 'XDG_CACHE_HOME at another disk')
@@ -99,7 +99,7 @@ def _receive(url: str, partial: Path, version: Path) -> None:
         except OSError as error:
             if isinstance(error, _CUT):
                 raise
-            raise CheckpointError(
+            raise MMHierError(
                 f'cannot write {partial}: {error.strerror}') from error
     if length is not None and received < length:
         raise ConnectionResetError

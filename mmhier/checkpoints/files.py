@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 import mmhier
+from mmhier.errors import MMHierError
 from mmhier.files import file_sha256, replacing
 from mmhier.zoo import config_path
 from .converting import convert_model_state_dict
 from .loading import LoadReport
-from .naming import CheckpointError, name_with_hash
+from .naming import name_with_hash
 from .proving import describe_weights, find_variant
 from .reading import read_checkpoint, unwrap_state_dict
 from .resolving import resolve_checkpoint
@@ -44,20 +45,20 @@ def convert_checkpoint_file(source: str | Path,
         backbone.
 
     Raises:
-        CheckpointError: If the source cannot be read, belongs to no family or
+        MMHierError: If the source cannot be read, belongs to no family or
             fits none of its variants, or the file exists.
     """
     source = Path(resolve_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
     variant = find_variant(state_dict)
     if variant is None:
-        raise CheckpointError(
+        raise MMHierError(
             f'{source} holds weights of no family that mmhier converts, but '
             f'{describe_weights(state_dict)}')
     family, arch, report = variant.family, variant.arch, variant.report
     report.source = source.name
     if report.fraction < min_matched:
-        raise CheckpointError(
+        raise MMHierError(
             f'{source} fits no variant of {family.__name__}, {arch!r} comes '
             f'closest with {100 * report.fraction:.1f} % of the parameters '
             f'(at least {100 * min_matched:.0f} % are needed)\n{report}')
@@ -102,22 +103,22 @@ def publish_checkpoint_file(source: str | Path,
         Path: The file.
 
     Raises:
-        CheckpointError: If the source cannot be read, ``ema`` does not fit
+        MMHierError: If the source cannot be read, ``ema`` does not fit
             it, ``config`` is missing, or the file exists.
     """
     if safetensors != (config is not None):
-        raise CheckpointError('--safetensors needs --config, and --config is '
-                              'for --safetensors: the file names its config '
-                              'and its preprocessing')
+        raise MMHierError('--safetensors needs --config, and --config is '
+                          'for --safetensors: the file names its config '
+                          'and its preprocessing')
     source = Path(resolve_checkpoint(source))
     content = read_checkpoint(source)
     weights = unwrap_state_dict(content)
     averages = content.get('ema_state_dict')
     if averages is None and ema is not None:
-        raise CheckpointError(f'{source} holds no ema_state_dict, so there is '
-                              'no choice of weights: leave --ema out')
+        raise MMHierError(f'{source} holds no ema_state_dict, so there is '
+                          'no choice of weights: leave --ema out')
     if averages is not None and ema is None:
-        raise CheckpointError(
+        raise MMHierError(
             f'{source} holds averaged weights and those that the optimizer '
             'left: choose with --ema averaged (which were evaluated in '
             'training) or --ema raw')
@@ -147,7 +148,7 @@ def _describe_config(config: str) -> dict[str, Any]:
     """Name and preprocessing of a config."""
     path = config_path(config)
     if not Path(path).is_file():
-        raise CheckpointError(f'config {config} does not exist')
+        raise MMHierError(f'config {config} does not exist')
     cfg = Config.fromfile(path)
     preprocessing = dict(
         cfg.get('data_preprocessor') or {},
@@ -172,8 +173,8 @@ def _write_with_hash(content: dict,
     target = Path(target)
     suffixes = (SUFFIX, ) if safetensors else ('.pth', '.pt')
     if target.suffix not in suffixes:
-        raise CheckpointError(f'{target} must end with {suffixes[0]}: the '
-                              'suffix tells formats of checkpoints')
+        raise MMHierError(f'{target} must end with {suffixes[0]}: the '
+                          'suffix tells formats of checkpoints')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if safetensors:
@@ -186,11 +187,10 @@ def _write_with_hash(content: dict,
             data = buffer.getvalue()
         named = name_with_hash(target, hashlib.sha256(data).hexdigest())
         if named.exists() and not overwrite:
-            raise CheckpointError(f'{named} exists: choose another name, '
-                                  'or replace it with --overwrite')
+            raise MMHierError(f'{named} exists: choose another name, '
+                              'or replace it with --overwrite')
         with replacing(named) as partial:
             partial.write_bytes(data)
     except OSError as error:
-        raise CheckpointError(
-            f'cannot write {target}: {error.strerror}') from error
+        raise MMHierError(f'cannot write {target}: {error.strerror}') from error
     return named

@@ -6,8 +6,8 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
+from mmhier.errors import MMHierError
 from mmhier.registry import WEIGHT_INITIALIZERS
-from .naming import CheckpointError
 from .reading import read_checkpoint, unwrap_state_dict
 from .sources import has_own_loader, load_checkpoint, locate_checkpoint
 
@@ -32,7 +32,7 @@ class SafePretrainedInit(PretrainedInit):
         """Load the weights into a module; names may differ.
 
         Raises:
-            CheckpointError: If the checkpoint cannot be read, or holds
+            MMHierError: If the checkpoint cannot be read, or holds
                 nothing under the prefix.
         """
         print_log(f'load weights from: {self.checkpoint}', logger='current')
@@ -46,8 +46,8 @@ class SafePretrainedInit(PretrainedInit):
                 if name.startswith(prefix)
             }
             if not weights:
-                raise CheckpointError(f'checkpoint {self.checkpoint} holds no '
-                                      f'weights under prefix={self.prefix!r}')
+                raise MMHierError(f'checkpoint {self.checkpoint} holds no '
+                                  f'weights under prefix={self.prefix!r}')
         _load_checkpoint_to_model(
             module, weights, strict=False, logger='current')
         if hasattr(module, '_params_init_info'):
@@ -83,7 +83,7 @@ def init_weights(model: nn.Module) -> None:
         model (BaseModule): Built from any config.
 
     Raises:
-        CheckpointError: If a checkpoint cannot be read.
+        MMHierError: If a checkpoint cannot be read.
     """
     check_pretrained(model)
     model.init_weights()
@@ -100,7 +100,7 @@ def check_pretrained(model: nn.Module) -> None:
         model (nn.Module): Before its weights are initialized.
 
     Raises:
-        CheckpointError: If a checkpoint cannot be read.
+        MMHierError: If a checkpoint cannot be read.
     """
     for module in model.modules():
         is_plain = (

@@ -5,8 +5,8 @@ from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from mmhier.errors import MMHierError
 from .converting import convert_model_state_dict
-from .naming import CheckpointError
 from .reading import read_checkpoint, unwrap_state_dict
 
 
@@ -131,7 +131,7 @@ def load_backbone_weights(backbone: nn.Module,
         LoadReport: It is logged as well.
 
     Raises:
-        CheckpointError: If the file cannot be read, or fewer parameters
+        MMHierError: If the file cannot be read, or fewer parameters
             match than ``min_matched``; the backbone is left as it was.
     """
     if isinstance(source, dict):
@@ -141,7 +141,7 @@ def load_backbone_weights(backbone: nn.Module,
         state_dict, name = unwrap_state_dict(content), str(source)
     report, fitting = match_backbone_weights(backbone, state_dict, name, prefix)
     if report.fraction < min_matched:
-        raise CheckpointError(
+        raise MMHierError(
             f'{name} does not fit {type(backbone).__name__}: '
             f'{len(report.matched)} of {len(backbone.state_dict())} tensors '
             f'matched, {100 * report.fraction:.1f} % of the parameters, at '

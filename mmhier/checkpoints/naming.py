@@ -10,10 +10,6 @@ _HASHED = re.compile(r'(?P<stem>.+)-(?P<hash>[0-9a-f]{8})')
 _DATE = re.compile(r'20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])')
 
 
-class CheckpointError(MMHierError):
-    """A checkpoint file that cannot be used, and why."""
-
-
 def hash_in_name(path: str | Path) -> str | None:
     """'1a2b3c4d' for ``model-1a2b3c4d.pth``; None for names without a hash."""
     match = _HASHED.fullmatch(Path(path).stem)
@@ -39,14 +35,14 @@ def verify_name(path: str | Path) -> None:
         path (str | Path): An existing file.
 
     Raises:
-        CheckpointError: If they differ.
+        MMHierError: If they differ.
     """
     expected = hash_in_name(path)
     if expected is None:
         return
     found = file_sha256(path)
     if not found.startswith(expected):
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {path} is not what its name says: expected a sha256 '
             f'of {expected}..., found {found[:8]}...: the file is damaged or '
             'was changed, so copy or download it again (or take the hash out '

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from .naming import CheckpointError
+from mmhier.errors import MMHierError
 
 _TABLE = Path(__file__).with_name('official.yml')
 _RELEASES = 'https://github.com/{}/releases/download/{}'
@@ -90,7 +90,7 @@ def official_name(checkpoint: str, config: str | Path) -> str:
         str: Name of the weights of the config, or `checkpoint` as it is.
 
     Raises:
-        CheckpointError: If the authors published none for the config.
+        MMHierError: If the authors published none for the config.
     """
     if checkpoint != 'official':
         return checkpoint
@@ -98,6 +98,6 @@ def official_name(checkpoint: str, config: str | Path) -> str:
     for weights in official_weights().values():
         if weights.config == config and not weights.backbone:
             return weights.name
-    raise CheckpointError(
+    raise MMHierError(
         f'no official weights exist for {config}: give a CHECKPOINT; `mmhier '
         'weights list` shows the models that have some')

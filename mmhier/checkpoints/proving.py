@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 from torch import Size, Tensor
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from mmhier.zoo import config_path
 from .converting import convert_model_state_dict
 from .loading import LoadReport, match_backbone_weights
-from .naming import CheckpointError
 from .official import OfficialWeights
 from .reading import read_checkpoint, unwrap_state_dict
 
@@ -39,22 +39,22 @@ def prove_official(path: Path, weights: OfficialWeights) -> None:
         weights (OfficialWeights): What it should be.
 
     Raises:
-        CheckpointError: If it cannot be read or differs, with the name of the
+        MMHierError: If it cannot be read or differs, with the name of the
             model that it belongs to instead.
     """
     state_dict = unwrap_state_dict(read_checkpoint(path))
     family: Any = MODELS.get(weights.family)
     if family is None:
-        raise CheckpointError(f'mmhier has no family {weights.family}')
+        raise MMHierError(f'mmhier has no family {weights.family}')
     converted = convert_model_state_dict(state_dict, family)
     differences = _differences(converted or state_dict,
                                *expected_shapes(weights))
     if differences:
-        raise CheckpointError(f'not the weights of {weights}, but '
-                              f'{describe_weights(state_dict)}: {differences}')
+        raise MMHierError(f'not the weights of {weights}, but '
+                          f'{describe_weights(state_dict)}: {differences}')
     for name, value in state_dict.items():
         if not value.isfinite().all():
-            raise CheckpointError(f'{name} holds values that are not finite')
+            raise MMHierError(f'{name} holds values that are not finite')
 
 
 @dataclass

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor
-from .naming import CheckpointError, verify_name
+from mmhier.errors import MMHierError
+from .naming import verify_name
 from .resolving import resolve_checkpoint
 from .safetensors_files import SUFFIX, read_safetensors
 
@@ -73,13 +74,13 @@ def read_checkpoint(path: str | Path,
         dict: What the file holds.
 
     Raises:
-        CheckpointError: If the file is missing, empty, truncated, damaged,
+        MMHierError: If the file is missing, empty, truncated, damaged,
             not a checkpoint, not what the hash in its name says, or holds types
             that are not on the allow-list.
     """
     found = resolve_checkpoint(path)
     if '://' in found:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {found}: mmhier reads no such URLs; download it into '
             'the folder that the environment variable MMHIER_WEIGHTS names')
     path = Path(found)
@@ -90,24 +91,24 @@ def read_checkpoint(path: str | Path,
     try:
         damaged = _find_damaged_record(path)
         if damaged is not None:
-            raise CheckpointError(
+            raise MMHierError(
                 f'checkpoint {path} is damaged: the checksum of its part '
                 f'{damaged} is wrong. Copy or download it again')
         content = torch.load(path, map_location, weights_only=True)
     except (EOFError, OSError, RuntimeError, UnicodeDecodeError,
             zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or'
             ' not a checkpoint: copy or download it again '
             f'({_first_line(error)})') from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {path} is damaged, or holds objects that could '
             'execute code and was not loaded: save it again with tensors '
             f'only ({_first_line(error)})') from error
     if not isinstance(content, dict):
-        raise CheckpointError(f'checkpoint {path} holds a '
-                              f'{type(content).__name__}, not a dict')
+        raise MMHierError(f'checkpoint {path} holds a '
+                          f'{type(content).__name__}, not a dict')
     return content
 
 
@@ -139,7 +140,7 @@ def unwrap_state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
         dict[str, Tensor]: Names without 'module.'.
 
     Raises:
-        CheckpointError: If there are no tensors.
+        MMHierError: If there are no tensors.
     """
     for key in ('state_dict', 'model'):
         if isinstance(content.get(key), dict):
@@ -150,6 +151,6 @@ def unwrap_state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
         for name, value in content.items() if isinstance(value, Tensor)
     }
     if not weights:
-        raise CheckpointError('the checkpoint holds no weights: expected '
-                              'tensors, bare or under "state_dict" or "model"')
+        raise MMHierError('the checkpoint holds no weights: expected '
+                          'tensors, bare or under "state_dict" or "model"')
     return weights

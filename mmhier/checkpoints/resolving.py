@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
+from mmhier.errors import MMHierError
 from mmhier.files import file_sha256, write_text
 from .fetching import UnreachableError, download
-from .naming import CheckpointError, hash_in_name
+from .naming import hash_in_name
 from .official import OfficialWeights, find_official, official_weights
 
 _HTTP = ('http://', 'https://')
@@ -43,7 +44,7 @@ def resolve_checkpoint(source: str | Path) -> str:
         than http and https and not in the folder.
 
     Raises:
-        CheckpointError: If there is no such file or several, the server
+        MMHierError: If there is no such file or several, the server
             cannot be reached, or the file is not what its name, its record
             or the table of official weights says.
     """
@@ -66,7 +67,7 @@ def resolve_checkpoint(source: str | Path) -> str:
     where = f', nor is it in MMHIER_WEIGHTS={folder}' if folder else ''
     similar = get_close_matches(source, official_weights(), n=1)
     hint = f'; did you mean {similar[0]}?' if similar else ''
-    raise CheckpointError(f'checkpoint {source} does not exist{where}{hint}')
+    raise MMHierError(f'checkpoint {source} does not exist{where}{hint}')
 
 
 def cache_folder() -> Path:
@@ -120,7 +121,7 @@ def fetch(url: str,
         Path: ``target``.
 
     Raises:
-        CheckpointError: See :func:`resolve_checkpoint`.
+        MMHierError: See :func:`resolve_checkpoint`.
     """
     if target.is_file() and verify_record(target):
         return target
@@ -146,7 +147,7 @@ def verify_record(path: Path) -> bool:
         bool: Whether there is a record.
 
     Raises:
-        CheckpointError: If they differ.
+        MMHierError: If they differ.
     """
     record = _read_record(path)
     if record is None:
@@ -154,7 +155,7 @@ def verify_record(path: Path) -> bool:
     stat = path.stat()
     found = _sha256(path, stat.st_mtime_ns, stat.st_size)
     if found != record['sha256']:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {path} was changed since {record["fetched"]}, when '
             f'it was fetched: expected a sha256 of {record["sha256"][:8]}..., '
             f'found {found[:8]}...: remove it to fetch it again')
@@ -177,15 +178,15 @@ def _download(url: str, target: Path, weights: OfficialWeights | None) -> None:
         sha256 = file_sha256(partial)
         record = _read_record(target)
         if record is not None and record['sha256'] != sha256:
-            raise CheckpointError(
+            raise MMHierError(
                 f'{served} is not the file that was fetched first, on '
                 f'{record["fetched"]}: its sha256 was {record["sha256"][:8]}'
                 f'... and is {sha256[:8]}.... If that is meant, remove '
                 f'{_record_path(target)} and fetch it again')
         try:
             _prove(partial, weights)
-        except CheckpointError as error:
-            raise CheckpointError(f'{served}: {error}') from error
+        except MMHierError as error:
+            raise MMHierError(f'{served}: {error}') from error
         _write_record(target, served, sha256)
         os.replace(partial, target)
     finally:
@@ -210,7 +211,7 @@ def _locked(target: Path) -> Iterator[None]:
         lock = FileLock(target.with_name(f'{target.name}.lock'))
         lock.acquire()
     except OSError as error:
-        raise CheckpointError(
+        raise MMHierError(
             f'cannot write to {target.parent}: {error.strerror}. Point '
             'XDG_CACHE_HOME at a folder that can be written to, or '
             f'MMHIER_WEIGHTS at one that holds {target.name}') from error
@@ -238,7 +239,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         content = json.loads(record.read_text(encoding='utf-8'))
         return dict(sha256=content['sha256'], fetched=content['fetched'])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+        raise MMHierError(
             f'{record} is not the record of a checkpoint: remove it and '
             f'{path.name} to fetch it again') from error
 
@@ -272,7 +273,7 @@ def _find_in_weights_folder(source: str,
 def _find_in_folder(folder: Path, name: str) -> Path | None:
     """File of a folder that has this name, up to a hash."""
     if not folder.is_dir():
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {name} does not exist, and MMHIER_WEIGHTS={folder} '
             'is not a folder: point it at the folder that holds your '
             'checkpoints, or unset it')
@@ -286,6 +287,6 @@ def _find_in_folder(folder: Path, name: str) -> Path | None:
     ]
     if len(found) > 1:
         names = ' and '.join(path.name for path in found)
-        raise CheckpointError(f'{name} is ambiguous in MMHIER_WEIGHTS='
-                              f'{folder}: name one of {names}')
+        raise MMHierError(f'{name} is ambiguous in MMHIER_WEIGHTS='
+                          f'{folder}: name one of {names}')
     return found[0] if found else None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from .naming import CheckpointError
+from mmhier.errors import MMHierError
 
 SUFFIX = '.safetensors'
 
@@ -22,7 +22,7 @@ def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
         it.
 
     Raises:
-        CheckpointError: If safetensors is not installed, or the file is
+        MMHierError: If safetensors is not installed, or the file is
             damaged.
     """
     safetensors = _import_safetensors(path)
@@ -32,7 +32,7 @@ def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
             weights = {name: file.get_tensor(name) for name in file.keys()}
             texts = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or'
             f' not a safetensors file: copy or download it again ({error})'
         ) from error
@@ -56,7 +56,7 @@ def pack_safetensors(state_dict: dict[str, Tensor], meta: dict[str,
         bytes: Content of the file.
 
     Raises:
-        CheckpointError: If safetensors is not installed.
+        MMHierError: If safetensors is not installed.
     """
     _import_safetensors('--safetensors')
     from safetensors.torch import save
@@ -79,7 +79,6 @@ def _import_safetensors(what: str | Path) -> Any:
     try:
         import safetensors
     except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f'{what} needs safetensors, which is not '
-            'installed: run pip install safetensors') from error
+        raise MMHierError(f'{what} needs safetensors, which is not '
+                          'installed: run pip install safetensors') from error
     return safetensors

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from .naming import CheckpointError
+from mmhier.errors import MMHierError
 from .reading import read_checkpoint
 from .resolving import resolve_checkpoint
 
@@ -30,7 +30,7 @@ def load_checkpoint(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
         dict: Content of the checkpoint.
 
     Raises:
-        CheckpointError: If it cannot be found, downloaded or read.
+        MMHierError: If it cannot be found, downloaded or read.
     """
     if has_own_loader(source):
         return CheckpointLoader.load_checkpoint(source, map_location)
@@ -51,7 +51,7 @@ def locate_checkpoint(source: str) -> str:
         str: Path of the file.
 
     Raises:
-        CheckpointError: If it cannot be found or downloaded.
+        MMHierError: If it cannot be found or downloaded.
     """
     found = resolve_checkpoint(source)
     scheme, separator, name = found.partition('://')
@@ -69,13 +69,13 @@ def _resolve(scheme: str, name: str) -> str:
     elif scheme == 'mmcls':
         models = mmengine_checkpoint.get_mmcls_models()
     else:
-        raise CheckpointError(
+        raise MMHierError(
             f'checkpoint {scheme}://{name}: mmhier reads no {scheme}://; '
             'download the file and give its path, or register a loader with '
             "mmengine's CheckpointLoader.register_scheme")
     if name not in models:
-        raise CheckpointError(f'checkpoint {scheme}://{name}: there is no '
-                              f'model {name} among those of {scheme}://')
+        raise MMHierError(f'checkpoint {scheme}://{name}: there is no '
+                          f'model {name} among those of {scheme}://')
     if '://' in models[name]:
         return models[name]
     return osp.join(mmengine_checkpoint._get_mmengine_home(), models[name])

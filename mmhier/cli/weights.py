@@ -168,9 +168,9 @@ def _where(chosen: 'list[OfficialWeights]') -> None:
 
 def _verify(chosen: 'list[OfficialWeights]') -> int:
     """Print what each file is; return 1 if one is not what it should be."""
-    from mmhier.checkpoints import CheckpointError
     from mmhier.checkpoints.proving import prove_official
     from mmhier.checkpoints.resolving import find_local, verify_record
+    from mmhier.errors import MMHierError
     failed = 0
     for weights in chosen:
         path = find_local(weights)
@@ -179,7 +179,7 @@ def _verify(chosen: 'list[OfficialWeights]') -> int:
         try:
             recorded = verify_record(path)
             prove_official(path, weights)
-        except CheckpointError as error:
+        except MMHierError as error:
             failed = 1
             print(f'{weights.name}: {path}: {error}')
         else:

@@ -14,13 +14,13 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from mmhier.checkpoints import (
-    CheckpointError,
     convert_for_model,
     read_checkpoint,
     unwrap_state_dict,
 )
 from mmhier.checkpoints.reading import allow_safe_types
 from mmhier.checkpoints.sources import load_checkpoint
+from mmhier.errors import MMHierError
 from mmhier.files import PARTIAL
 from mmhier.registry import HOOKS
 
@@ -42,7 +42,7 @@ def load_training_checkpoint(source: str, map_location: Any) -> dict[str, Any]:
         evaluate as Python when it resumes.
 
     Raises:
-        CheckpointError: If it cannot be found, downloaded or read.
+        MMHierError: If it cannot be found, downloaded or read.
     """
     checkpoint = load_checkpoint(source, map_location)
     if isinstance(checkpoint.get('meta'), dict):
@@ -142,12 +142,12 @@ class CheckpointFitHook(hooks.Hook):
         """Compare names and shapes; see the class.
 
         Raises:
-            CheckpointError: With the counts and some of the names.
+            MMHierError: With the counts and some of the names.
         """
         if runner._resume:
             lacking = {'meta', 'message_hub', 'optimizer'} - set(checkpoint)
             if lacking:
-                raise CheckpointError(
+                raise MMHierError(
                     'the checkpoint holds no training state '
                     f'({", ".join(sorted(lacking))}), so it cannot be '
                     'resumed: start from its weights with '
@@ -160,7 +160,7 @@ class CheckpointFitHook(hooks.Hook):
                 isinstance(key, str)
                 for key in checkpoint['optimizer'].get('state', ()))
             if by_sharding != (whole_model is not None):
-                raise CheckpointError(
+                raise MMHierError(
                     'the state of the optimizer was saved '
                     f'{"by" if by_sharding else "without"} FSDP, and this '
                     f'config trains {"without" if by_sharding else "by"} it: '
@@ -193,7 +193,7 @@ class CheckpointFitHook(hooks.Hook):
             str: How many match, and some of the names that do not.
 
         Raises:
-            CheckpointError: If they do not fit, with the same counts.
+            MMHierError: If they do not fit, with the same counts.
         """
         own = model.state_dict()
         matched: list[str] = []
@@ -215,7 +215,7 @@ class CheckpointFitHook(hooks.Hook):
             complete = self.complete
         min_used = 0.95 if complete else _MIN_USED
         if (complete and lacking) or used < min_used * total:
-            raise CheckpointError(
+            raise MMHierError(
                 'the checkpoint does not fit the model of the config: '
                 f'{report}')
         return report
@@ -247,7 +247,7 @@ def find_newest_checkpoint(work_dir: str) -> tuple[str | None, list[str]]:
     for path in sorted(paths, key=_progress, reverse=True):
         try:
             content = read_checkpoint(path)
-        except CheckpointError as error:
+        except MMHierError as error:
             skipped.append(str(error))
             continue
         if {'meta', 'message_hub', 'optimizer'} <= set(content):

@@ -136,7 +136,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
             dict: Content, without the weights.
 
         Raises:
-            CheckpointError: If it cannot be found or read.
+            MMHierError: If it cannot be found or read.
         """
         if map_location == 'default':
             map_location = get_device()

@@ -20,7 +20,7 @@ def find_pretrained(cfg: Config, from_scratch: bool = False) -> str:
         str: What the training starts from, for the log.
 
     Raises:
-        CheckpointError: If they are neither in a folder, nor in the cache,
+        MMHierError: If they are neither in a folder, nor in the cache,
             nor reachable.
     """
     found = list(_iter_pretrained(cfg.model, 'model'))

@@ -303,7 +303,7 @@ class Runner(RunnerMixin, mmengine.runner.Runner):
             dict: Content.
 
         Raises:
-            CheckpointError: If it cannot be found or read, or does not fit.
+            MMHierError: If it cannot be found or read, or does not fit.
         """
         checkpoint = load_training_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

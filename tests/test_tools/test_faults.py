@@ -19,7 +19,6 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 from mmhier import apis
 from mmhier.checkpoints import (
-    CheckpointError,
     convert_checkpoint_file,
     publish_checkpoint_file,
     read_checkpoint,
@@ -118,7 +117,7 @@ def test_flipped_bits_are_found_or_harmless(tmp_path):
         flipped.write_bytes(damaged)
         try:
             read = read_checkpoint(flipped)
-        except CheckpointError as error:
+        except MMHierError as error:
             assert str(flipped) in str(error)
             found += 1
         else:

@@ -12,7 +12,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.checkpoints.loading import load_backbone_weights
-from mmhier.checkpoints.naming import CheckpointError
 from mmhier.checkpoints.resolving import resolve_checkpoint
 from mmhier.errors import MMHierError
 from mmhier.registry import MODELS
@@ -216,7 +215,7 @@ class TimmBackbone(HierarchicalBackbone):
             model = _create(name, dict(pretrained=True, num_classes=0))
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().partition('\n')[0]
-            raise CheckpointError(
+            raise MMHierError(
                 f'checkpoint {found}: timm cannot load it: {reason}') from error
         weights = {f'model.{n}': v for n, v in model.state_dict().items()}
         cfg = {k: v for k, v in cfg.items() if k not in _INIT_KEYS}
