@@ -4,7 +4,9 @@ PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# RECORD=1 writes the outcome of a lane to README.md.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+	$(if $(RECORD),--record $@)
 
 .PHONY: demo test test-all test-zoo test-original test-floor test-exports speed lint \
 	docs install install-tests clean
