@@ -49,7 +49,8 @@ setup(
     packages=find_packages(include=['mmhier', 'mmhier.*']),
     package_data={
         'mmhier.checkpoints': ['official.yml'],
-        'mmhier.leaderboard': ['leaderboard.html']
+        'mmhier.leaderboard': ['leaderboard.html'],
+        'mmhier.visualization': ['coffee.jpg']
     },
     python_requires='>=3.10',
     install_requires=[

@@ -72,7 +72,7 @@ def lane_row(lane: str, stats: dict) -> tuple[str, ...]:
 def openmmlab_line() -> str:
     """Line and version of mmdet; empty without OpenMMLab."""
     for line, name in (('maintained', 'onedl-mmdetection'), ('original',
-                                                              'mmdet')):
+                                                             'mmdet')):
         try:
             return f'{line}, mmdet {version(name)}'
         except PackageNotFoundError:
@@ -86,8 +86,8 @@ def read_rows(text: str) -> dict[tuple, tuple]:
     rows = (tuple(line.strip('| ').split(' | ')) for line in table.splitlines())
     return {
         row[:NUM_KEYS]: row
-        for row in rows if len(row) == len(HEADER) and row != HEADER and
-        row[0] != '---'
+        for row in rows
+        if len(row) == len(HEADER) and row != HEADER and row[0] != '---'
     }
 
 
@@ -97,8 +97,8 @@ def add_row(text: str, row: tuple[str, ...]) -> str:
     _, end, tail = rest.partition(END)
     assert start and end, 'README.md lacks the marks of the records'
     rows = read_rows(text) | {row[:NUM_KEYS]: row}
-    return head + start + '\n' + table(rows[key] for key in sorted(rows)) + (
-        '\n' + end + tail)
+    return head + start + '\n' + table(
+        rows[key] for key in sorted(rows)) + ('\n' + end + tail)
 
 
 def table(rows) -> str:
@@ -106,8 +106,7 @@ def table(rows) -> str:
     return ''.join(f'| {" | ".join(cells)} |\n' for cells in lines)
 
 
-def zoo_page(row: tuple[str, ...], found: dict[str, tuple[float,
-                                                          str]]) -> str:
+def zoo_page(row: tuple[str, ...], found: dict[str, tuple[float, str]]) -> str:
     """Markdown of a run of the zoo lane."""
     dearest = sorted(found.items(), key=lambda item: -item[1][0])
     tests = ''.join(f'| `{name}` | {outcome} | {seconds:.1f} |\n'

@@ -184,7 +184,7 @@ class Shell:
     def _run_make(self, arguments: list[str]) -> None:
         # Not the variables of the make that runs these tests.
         passed_on = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'VENV', 'PINNED',
-                         'PYTHON')
+                     'PYTHON')
         self.made.append(
             subprocess.run(
                 [
@@ -197,8 +197,7 @@ class Shell:
                 text=True,
                 env={
                     key: value
-                    for key, value in os.environ.items()
-                    if key not in passed_on
+                    for key, value in os.environ.items() if key not in passed_on
                 }).stdout)
 
     def _run_source(self, arguments: list[str]) -> None:
