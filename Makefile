@@ -4,10 +4,12 @@ PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# RECORD=1 writes the outcome of a lane to README.md.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+	$(if $(RECORD),--record $@)
 
-.PHONY: demo test test-all test-zoo test-original test-floor test-exports speed lint \
-	docs install install-tests clean
+.PHONY: demo test test-all test-zoo test-original test-floor test-exports \
+	test-demo speed lint docs install install-tests clean
 
 demo: install
 	$(PY) tools/demo.py
@@ -51,6 +53,10 @@ test-exports: install-tests
 # The first table of docs/speed.md, in about 15 minutes on a quiet machine.
 speed: install
 	$(PY) -W ignore tools/benchmark.py --page docs/speed.md --only rates backbones
+
+# The demo with three seeds; writes README.md and .github/demo.png.
+test-demo: install-tests
+	$(PY) -W ignore tools/demo_table.py
 
 install: $(VENV)/.installed
 

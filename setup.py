@@ -49,12 +49,17 @@ setup(
     packages=find_packages(include=['mmhier', 'mmhier.*']),
     package_data={
         'mmhier.checkpoints': ['official.yml'],
-        'mmhier.leaderboard': ['leaderboard.html']
+        'mmhier.leaderboard': ['leaderboard.html'],
+        'mmhier.visualization': ['coffee.jpg']
     },
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.7', 'torchvision>=0.22', 'numpy>=1.26', 'pycocotools>=2.0.8',
-        'filelock>=3.12', 'jinja2>=3.1'
+        'torch>=2.7',
+        'torchvision>=0.22',
+        'numpy>=2.0.2',
+        'pycocotools>=2.0.8',
+        'filelock>=3.12',
+        'jinja2>=3.1',
     ],
     extras_require={
         'openmmlab': [
@@ -63,6 +68,7 @@ setup(
             'onedl-mmdetection>=3.5.1,<3.6',
             'onedl-mmsegmentation>=1.4.2,<1.5',
             'onedl-mmpretrain>=1.3.6,<1.4',
+            'opencv-python>=4.10',
         ],
         'export': ['onnx>=1.19', 'onnxscript>=0.5', 'onnxruntime>=1.23'],
         'fast-eval': ['faster-coco-eval>=1.8'],

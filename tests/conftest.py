@@ -12,11 +12,20 @@ from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 from mmhier.ops import shim
+from tests import results
 from tests.weights_server import no_network, weights_server  # noqa: F401
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser):
+    results.add_option(parser)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results.record(terminalreporter, config)
 
 
 def run_module(*arguments):

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import pytest
 from pycocotools.coco import COCO
+from mmhier import apis
+from mmhier.checkpoints import official_name
 from mmhier.cli import demo
 from mmhier.datasets import generate_shapes
 from mmhier.visualization import comparison
@@ -18,16 +20,12 @@ MAX_ITERS = 6
 
 
 def command(*options):
-    # One process and few pixels: what is tested is the order of things.
+    # Few pixels: what is tested is the order of things.
     return [
         sys.executable, TOOL, '--data-root', 'data/shapes', '--work-dir',
         'work_dirs/demo', '--num-train', NUM_TRAIN, '--num-val', NUM_VAL,
         '--cfg-options', f'train_cfg.max_iters={MAX_ITERS}',
-        'train_dataloader.batch_size=1', 'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
-        'default_hooks.logger.interval=1',
+        'train_dataloader.batch_size=1', 'default_hooks.logger.interval=1',
         'default_hooks.checkpoint.interval=1', *options
     ]
 
@@ -70,6 +68,8 @@ def resume_and_finish(folder):
     assert 'Training: resumed from iter_' in result.stdout
     assert f'Iter(train) [1/{MAX_ITERS}]' not in result.stdout
     assert f'Iter(train) [{MAX_ITERS}/{MAX_ITERS}]' in result.stdout
+    assert ('The weights cannot be fetched here; with a network: mmhier infer '
+            f'{demo.TRAINED} {demo.PHOTO}\n') in result.stdout
     # Six iterations are not enough, and that is an error.
     assert result.stderr.strip().splitlines()[-1].startswith(
         'error: bbox AP 0.0')
@@ -123,11 +123,30 @@ def change_settings(folder):
 
 
 @pytest.mark.slow
-def test_interrupted_resumed_repeated_and_refused(tmp_path):
+def test_interrupted_resumed_repeated_and_refused(tmp_path, no_network):
     interrupt_training(tmp_path)
     resume_and_finish(tmp_path)
     repeat(tmp_path)
     change_settings(tmp_path)
+
+
+def test_a_detector_with_official_weights_predicts_the_photo(
+        tmp_path, monkeypatch, capsys):
+    received = []
+
+    def infer(config, checkpoint, inputs, out_dir):
+        received.append((official_name(checkpoint, config), inputs))
+        (tmp_path / 'pictures').mkdir()
+        (Path(out_dir) / 'pictures/coffee.jpg').touch()
+
+    monkeypatch.setattr(apis, 'infer', infer)
+    for _ in range(2):
+        demo.predict_photo(tmp_path)
+    assert received == [(demo.TRAINED, str(demo.PHOTO))]
+    assert cv2.imread(str(demo.PHOTO)).shape == (400, 600, 3)
+    printed = capsys.readouterr().out
+    assert f'Predictions: {tmp_path}/pictures/coffee.jpg\n' in printed
+    assert 'predicted before' in printed
 
 
 class TestVerdict:

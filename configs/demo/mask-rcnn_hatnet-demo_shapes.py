@@ -77,9 +77,11 @@ test_pipeline = [
                    'scale_factor'))
 ]
 
+# Loading in this process leaves two cores to torch's two threads.
 train_dataloader = dict(
     batch_size=8,
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     dataset=dict(
         data_root=data_root,
@@ -87,7 +89,8 @@ train_dataloader = dict(
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=8,
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         data_root=data_root,
         metainfo=dict(classes=classes),

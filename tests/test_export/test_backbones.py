@@ -34,10 +34,10 @@ def export_backbone(model, path, format='onnx'):
 @pytest.mark.parametrize(
     'family, arch, num_maps',
     fast_first([
+        ('HVT', 's-4', 4),
         ('HATNet', 'tiny', 4),
         ('LIT', 'small', 4),
         ('LITv2', 'small', 4),
-        ('HVT', 's-4', 4),
         ('ACCViT', 'femto', 1),
     ]))
 def test_onnxruntime_gives_the_maps_at_sizes_unseen(family, arch, num_maps,

@@ -217,6 +217,7 @@ def test_upernet_labels_what_mmseg_does(tmp_path):
             logits[i], sample.seg_logits.data, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_semantic_fpn_is_equal_at_sizes_unseen(tmp_path):
     model = slim('semantic_fpn')
     export(model, tmp_path / 'model.onnx')

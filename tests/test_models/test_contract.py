@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.models.backbones import HATNet
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.registry import MODELS
-from ..lanes import fast_first
+from ..lanes import fast_first, slow
 
 MODELS.import_from_location()
 MODELS.get('TimmBackbone')  # which is imported on demand
@@ -39,6 +39,10 @@ WITH_BATCH_NORM = {'LIT', 'LITv2', 'HVT', 'ACCViT', 'resnet10t'}
 WITH_SIZED_TABLES = {'LIT', 'TimmBackbone'}
 
 small_variants = pytest.mark.parametrize('family, arch', SMALL)
+# Its depthwise convolutions make calls in numbers slow on CPUs.
+without_accvit = pytest.mark.parametrize('family, arch', [
+    slow(*variant) if variant[0] == 'ACCViT' else variant for variant in SMALL
+])
 
 
 def build(family, arch, seed=0, **kwargs):

@@ -16,7 +16,13 @@ from mmhier.models.backbones import LIT, HATNet
 from mmhier.models.backbones.accvit import AtrousInvertedResidual
 from mmhier.models.layers import BranchGate, Mlp
 from mmhier.models.layers.cpu import tiles
-from .test_contract import build, images, shallow, small_variants
+from .test_contract import (
+    build,
+    images,
+    shallow,
+    small_variants,
+    without_accvit,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +106,7 @@ def test_hooks_see_each_whole_map_once(family, arch):
         assert_same([output for _, output in calls], wanted, name)
 
 
-@small_variants
+@without_accvit
 def test_other_hooks_see_each_module_once(family, arch):
     model = small_model(family, arch)
     x = images(64, 72)
@@ -223,7 +229,7 @@ def affine_layers(model):
                 yield parent, name
 
 
-@small_variants
+@without_accvit
 def test_replaced_layers_are_called(family, arch):
     """Each layer once as a subclass, once in one of the other ways."""
     model = small_model(family, arch)

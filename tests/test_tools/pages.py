@@ -182,15 +182,23 @@ class Shell:
         self.started.append((job, received))
 
     def _run_make(self, arguments: list[str]) -> None:
+        # Not the variables of the make that runs these tests.
+        passed_on = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'VENV', 'PINNED',
+                     'PYTHON')
         self.made.append(
-            subprocess.run([
-                'make', '-C',
-                str(ROOT), '--no-print-directory', '--dry-run', '--always-make',
-                *arguments
-            ],
-                           check=True,
-                           capture_output=True,
-                           text=True).stdout)
+            subprocess.run(
+                [
+                    'make', '-C',
+                    str(ROOT), '--no-print-directory', '--dry-run',
+                    '--always-make', *arguments
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+                env={
+                    key: value
+                    for key, value in os.environ.items() if key not in passed_on
+                }).stdout)
 
     def _run_source(self, arguments: list[str]) -> None:
         assert arguments == ['.venv/bin/activate']

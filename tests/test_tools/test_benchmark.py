@@ -36,6 +36,7 @@ from mmhier.analysis.variants import (
     variant_config,
 )
 from mmhier.models import LIT
+from ..lanes import fast_first
 from .conftest import DETECTOR
 from .pages import ROOT, Shell, commands
 
@@ -225,6 +226,7 @@ def test_freed_memory_is_kept(tmp_path):
         assert len(faults) > 7 and (median(faults) < 9) == kept
 
 
+@pytest.mark.slow
 def test_commands_of_the_page(tmp_path, monkeypatch):
     shell = Shell(tmp_path, monkeypatch)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
@@ -279,18 +281,16 @@ def test_commands_of_the_page(tmp_path, monkeypatch):
     assert speed[1] == PAGE and set(speed[2].split()) <= set(named)
 
 
-@pytest.mark.parametrize('config', [
-    'hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py',
-    'hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
-    'lit/semantic-fpn_lit-tiny_80k_ade20k-512x512.py',
-    'accvit/accvit-femto_8xb128_in1k.py',
-])
+@pytest.mark.parametrize(
+    'config',
+    fast_first([
+        'accvit/accvit-femto_32xb128_in1k.py',
+        'hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco.py',
+        'hvt/upernet_hvt-ti-1_160k_ade20k-512x512.py',
+        'lit/semantic-fpn_lit-tiny_80k_ade20k-512x512.py',
+    ]))
 def test_whole_models_run_in_both_modes(config):
-    path = ROOT / 'configs' / config
-    if not path.exists():
-        path, = (ROOT / 'configs' / config).parent.glob(
-            f'{path.stem.split("_")[0]}_*{path.stem.split("_")[-1]}.py')
-    target = load_target(str(path))
+    target = load_target(str(ROOT / 'configs' / config))
     forms = ['auto']
     if target.default_scope != 'mmpretrain':
         forms.append('swin-t')
@@ -360,6 +360,7 @@ def test_compiled_backbone_trains_and_tests_in_a_runner(coco_root, tmp_path):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_copies_of_a_compiled_backbone_have_weights_of_their_own():
     arch = dict(LIT.arch_zoo['tiny'], depths=(1, 1, 1, 1))
     model = LIT(arch, compile=dict(backend='eager')).eval()

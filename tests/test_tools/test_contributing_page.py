@@ -105,9 +105,11 @@ def test_commands(checkout, monkeypatch):
     parameters = sum(p.numel() for p in whole.parameters())
     assert measured['Models'][0]['Metadata']['Parameters'] == parameters
     assert f'{parameters / 1e6:.1f}' in (folder / 'README.md').read_text()
-    installed, tested, exported = shell.made
+    installed, tested, exported, recorded, zoo, demo = shell.made
     assert 'requirements/tests.txt' in installed and '-m pytest' in tested
     assert 'tools/export_table.py' in exported
+    assert '--record test -m' in recorded and '--record test-zoo -m' in zoo
+    assert 'tools/demo_table.py' in demo
 
 
 def test_checks_of_every_commit():

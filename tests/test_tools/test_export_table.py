@@ -106,6 +106,7 @@ def test_mistakes_are_named(tool, errors, monkeypatch):
         tool.main([])
 
 
+@pytest.mark.slow
 def test_a_measured_row(tool, tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG)
     onnx, program = tool.measure(str(tmp_path / 'config.py'), 'backbone')

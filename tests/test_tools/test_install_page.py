@@ -1,6 +1,10 @@
 """docs/install.md: its commands, the Dockerfile and the Makefile behind it."""
 import re
+import runpy
 
+import setuptools
+from packaging.requirements import Requirement
+from packaging.version import Version
 from mmhier import apis
 from .pages import ROOT, Shell, commands
 
@@ -48,6 +52,26 @@ def test_commands(tmp_path, fake_mmcv, monkeypatch, capfd):
         'make install PYTHON=python3.12 VENV=.venv-3.12']
     assert 'requirements/tests.txt' in made['make install-tests']
     assert '-m sphinx' in made['make docs']
+
+
+def test_the_floors_are_what_make_test_floor_installs(monkeypatch):
+    project: dict = {}
+    monkeypatch.setattr(setuptools, 'setup', lambda **kw: project.update(kw))
+    runpy.run_path(str(ROOT / 'setup.py'))
+    stated = {}
+    for text in (*project['install_requires'],
+                 *project['extras_require']['openmmlab']):
+        requirement = Requirement(text)
+        stated[requirement.name], = (
+            part.version for part in requirement.specifier
+            if part.operator == '>=')
+    installed = dict(
+        re.findall(r'^([\w-]+)==(\S+)$',
+                   (ROOT / 'requirements/floor.txt').read_text(), re.M))
+    for name in stated.keys() - {'filelock', 'jinja2'}:
+        assert Version(
+            installed[name]).release[:len(Version(stated[name]).release
+                                          )] == Version(stated[name]).release
 
 
 def test_dockerfile():
