@@ -192,6 +192,7 @@ class AtrousBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1:3]
         layout = WINDOW_SIZE, self.dilation
         qkv = sequence(x, self.norm, self.qkv)
         windows = partition_windows(qkv, *layout)
@@ -201,7 +202,7 @@ class AtrousBranch(nn.Module):
         mask = window_mask(qkv, *layout)
         out = attend(q, k, v, bias, mask, self.attn_impl)
         out = out.transpose(1, 2).flatten(2)
-        return self.proj(merge_windows(out, *x.shape[1:3], *layout))
+        return self.proj(merge_windows(out, height, width, *layout))
 
 
 class AtrousAttention(nn.Module):

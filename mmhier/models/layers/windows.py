@@ -110,7 +110,8 @@ def window_mask(x: Tensor, size: int, dilation: int = 1) -> Tensor | None:
         size * size), 0 at real tokens and ``MASKED`` at padding, or None when
         no window holds padding.
     """
-    if not may_need_padding(*x.shape[1:3], size * dilation):
+    height, width = x.shape[1:3]
+    if not may_need_padding(height, width, size * dilation):
         return None
     masks = None if is_traced() else _MASKS.get()
     if masks is None:
