@@ -100,7 +100,8 @@ def test_a_small_pass_has_no_fault(runtime):
 @pytest.mark.slow
 @pytest.mark.parametrize('family, arch, stages', [('HATNet', 'tiny', [1, 4]),
                                                   ('LIT', 'tiny', [4]),
-                                                  ('LIT', 'small', [4])])
+                                                  ('LIT', 'small', [4]),
+                                                  ('ACCViT', 'femto', [1, 4])])
 def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
     cases = {s: dict(run='show_attention', stage=s) for s in stages}
     for result in simulate(runtime, family, arch, cases).values():
