@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch import nn
+from mmhier.engine import determinism, fsdp
 from mmhier.engine import runner as runner_module
 from mmhier.engine.determinism import (
     check_deterministic,
@@ -11,11 +12,10 @@ from mmhier.engine.runner import Runner
 from mmhier.errors import MMHierError
 from .config_zoo import build, read, register_all, shrink
 
-ROI_ALIGN, DEFORM_CONV, BICUBIC, POOL, NLL = ('roi_align backward',
-                                              'deform_conv2d backward',
-                                              'upsample_bicubic2d backward',
-                                              'adaptive_avg_pool2d backward',
-                                              'nll_loss2d')
+ROI_ALIGN, DEFORM_CONV, POOL, NLL = ("mmcv's roi_align backward",
+                                     'deform_conv2d backward',
+                                     'adaptive_avg_pool2d backward',
+                                     'nll_loss2d')
 COCO, ADE20K = 'fpn_1x_coco', 'ade20k-512x512'
 
 
@@ -28,20 +28,26 @@ def strict():
 
 
 @pytest.mark.parametrize('name, operators', [
-    (f'hatnet/mask-rcnn_hatnet-tiny_{COCO}', {ROI_ALIGN}),
+    (f'hatnet/mask-rcnn_hatnet-tiny_{COCO}', set()),
     (f'hatnet/retinanet_hatnet-tiny_{COCO}', set()),
     (f'accvit/retinanet_accvit-tiny_{COCO}', set()),
     (f'lit/retinanet_lit-tiny_{COCO}', {DEFORM_CONV}),
-    (f'hvt/retinanet_hvt-s-1_{COCO}', {BICUBIC}),
+    (f'hvt/retinanet_hvt-s-1_{COCO}', set()),
+    (f'litv2/retinanet_litv2-small_{COCO}', {DEFORM_CONV}),
     (f'accvit/upernet_accvit-tiny_160k_{ADE20K}', {POOL, NLL}),
     (f'hatnet/semantic-fpn_hatnet-tiny_80k_{ADE20K}', {NLL}),
     ('accvit/accvit-tiny_32xb128_in1k', set()),
 ])
-def test_families_and_heads(name, operators):
+def test_families_and_heads(name, operators, monkeypatch):
     register_all()
+    monkeypatch.setattr(determinism, 'operator_source', lambda: 'torchvision')
     cfg = read(f'configs/{name}.py')
     shrink(cfg)
-    assert set(nondeterministic_modules(build(cfg, 'meta'))) == operators
+    model = build(cfg, 'meta')
+    assert set(nondeterministic_modules(model)) == operators
+    monkeypatch.setattr(determinism, 'operator_source', lambda: 'compiled')
+    pools = {ROI_ALIGN} if 'mask-rcnn' in name else set()
+    assert set(nondeterministic_modules(model)) == operators | pools
 
 
 def test_only_pooling_to_several_cells_is_named():
@@ -70,3 +76,11 @@ def test_the_runner_checks_before_training(strict, tmp_path, monkeypatch):
     runner.model = nn.Sequential(nn.AdaptiveAvgPool2d(2))
     with pytest.raises(MMHierError, match='no deterministic form on CUDA'):
         runner.train()
+
+
+def test_fsdp_checks_before_training(strict, monkeypatch):
+    monkeypatch.setattr(fsdp, 'get_device', lambda: 'cuda')
+    strategy = object.__new__(fsdp.ResumableFSDPStrategy)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2))
+    with pytest.raises(MMHierError, match='no deterministic form on CUDA'):
+        strategy.build_optim_wrapper(dict(type='OptimWrapper'), model)

@@ -36,25 +36,53 @@ def bars(name: str) -> dict:
     return Config.fromfile(FOLDER / name).lowest_metrics
 
 
-def train_and_test(name: str, data_root: Path, work_dir: Path,
-                   **options) -> dict:
-    """Metrics of the checkpoint that training leaves behind."""
+def train(name: str,
+          data_root: Path,
+          work_dir: Path,
+          options: dict | None = None,
+          **settings) -> dict:
+    """Arguments of apis.test for the checkpoint that training leaves."""
     arguments = dict(
         config=str(FOLDER / name),
         data_root=str(data_root),
         work_dir=str(work_dir),
         cfg_options=options)
-    apis.train(no_validate=True, **arguments)
+    apis.train(no_validate=True, **arguments, **settings)
     checkpoint, = work_dir.glob('iter_*.pth')
-    return apis.test(checkpoint=str(checkpoint), **arguments)
+    return dict(arguments, checkpoint=str(checkpoint))
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize('name', NAMES)
 def test_learns(name, shapes_root, tmp_path):
-    metrics = train_and_test(name, shapes_root, tmp_path)
+    """And tests as well in bfloat16: within 0.002, 0.2 of percent."""
+    trained = train(name, shapes_root, tmp_path)
+    metrics = apis.test(**trained)
     for key, lowest in bars(name).items():
         assert metrics[key] >= lowest
+    half = apis.test(amp_dtype='bfloat16', **trained)
+    for key in bars(name):
+        scale = 1 if key.startswith('coco/') else 100
+        assert half[key] == pytest.approx(metrics[key], abs=0.002 * scale)
+
+
+@pytest.mark.zoo
+def test_learns_in_bfloat16_as_in_float32(shapes_root, tmp_path):
+    """AP within 0.02, mean of three seeds."""
+    means = []
+    for dtype in (None, 'bfloat16'):
+        precisions = []
+        for seed in range(3):
+            trained = train(
+                DETECTORS[0],
+                shapes_root,
+                tmp_path / f'{dtype}-{seed}',
+                seed=seed,
+                amp_dtype=dtype)
+            found = apis.test(amp_dtype=dtype, **trained)
+            precisions.append(found['coco/bbox_mAP'])
+        means.append(np.mean(precisions))
+    assert means[1] == pytest.approx(means[0], abs=0.02)
 
 
 @pytest.mark.zoo
@@ -68,7 +96,7 @@ def test_does_not_pass_unlearned(name, shapes_root, tmp_path):
     }
     if name != CLASSIFIER:  # whose pictures are sorted by class
         options['test_dataloader.dataset.indices'] = 40
-    metrics = train_and_test(name, shapes_root, tmp_path, **options)
+    metrics = apis.test(**train(name, shapes_root, tmp_path, options))
     for key, lowest in bars(name).items():
         # The detector may find nothing at all, and then reports nothing.
         assert metrics.get(key, 0.) < lowest / 2

@@ -222,7 +222,7 @@ def markdown_table(results: Sequence[Measurement]) -> str:
 @cache
 def machine(device: str) -> str:
     """Hardware, what fresh memory costs on it, and versions, in a line."""
-    facts = describe_environment()
+    facts = describe_environment(device)
     names = ('torch', 'torchvision', 'mmhier')
     versions = ', '.join(f'{n} {facts.packages[n]}' for n in names)
     return (f'{facts.device}, {torch.get_num_threads()} threads, fresh memory '
@@ -279,6 +279,9 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
     if arguments.device != 'cpu' and not torch.cuda.is_available():
         raise MMHierError(f'--device {arguments.device}: no such device here, '
                           'expected cpu')
+    if arguments.device != 'cpu':
+        # Waits and memory figures are those of the current device.
+        torch.cuda.set_device(arguments.device)
     if arguments.threads is None:
         arguments.threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)

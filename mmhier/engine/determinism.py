@@ -9,6 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from mmhier.errors import MMHierError
+from mmhier.ops import operator_source
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return operator_source() == 'compiled'
 
 
 def _pools_cells(module: nn.Module) -> bool:
@@ -24,12 +29,11 @@ def _softmax_on_maps(module: nn.Module) -> bool:
 # class runs it, by default always. From the list in
 # torch.use_deterministic_algorithms (2.11) and torchvision's kernels.
 OPERATORS: dict[str, tuple[str, Callable[[nn.Module], bool] | None]] = {
-    'RoIAlign': ('roi_align backward', None),
+    'RoIAlign': ("mmcv's roi_align backward", _is_compiled),
     'RoIPool': ('roi_pool backward', None),
     'DeformConv': ('deform_conv2d backward', None),
     'DeformConv2d': ('deform_conv2d backward', None),
     'ModulatedDeformConv2d': ('deform_conv2d backward', None),
-    'HVT': ('upsample_bicubic2d backward', None),
     'AdaptiveAvgPool2d': ('adaptive_avg_pool2d backward', _pools_cells),
     'AdaptiveMaxPool2d': ('adaptive_max_pool2d backward', None),
     'CrossEntropyLoss': ('nll_loss2d', _softmax_on_maps),

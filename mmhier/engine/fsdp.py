@@ -16,6 +16,7 @@ from mmhier.engine import build
 from mmhier.errors import MMHierError
 from mmhier.registry import STRATEGIES
 from .checkpoints import load_training_checkpoint
+from .determinism import check_deterministic
 from .environment import join_cpu_processes, unique_timestamp
 from .geometry import keep_geometry_in_float32
 from .resuming import check_optimizer_fits, resumed_facts
@@ -115,6 +116,23 @@ class ResumableFSDPStrategy(FSDPStrategy):
             self.resumed = resumed_facts(checkpoint)
 
         return super().resume(filename, callback=compare, **kwargs)
+
+    def build_optim_wrapper(self,
+                            optim_wrapper: Any,
+                            model: nn.Module | None = None) -> Any:
+        """Build the optimizer, so before training alone.
+
+        Args:
+            optim_wrapper (OptimWrapper | dict): See mmengine's strategy.
+            model (nn.Module, optional): See mmengine's strategy.
+
+        Raises:
+            MMHierError: If deterministic kernels were asked for that CUDA
+                lacks.
+        """
+        if model is not None:
+            check_deterministic(model, get_device())
+        return super().build_optim_wrapper(optim_wrapper, model)
 
     def load_checkpoint(self,
                         filename: str,

@@ -144,8 +144,13 @@ def _count_listed(annotations: list[str], folder: str,
         for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
-def describe_environment() -> EnvironmentRecord:
-    """Describe the interpreter, the packages and the machine."""
+def describe_environment(device: str | None = None) -> EnvironmentRecord:
+    """Describe the interpreter, the packages and the machine.
+
+    Args:
+        device (str, optional): Such as 'cpu' or 'cuda:1'. Defaults to None,
+            a GPU if there is one.
+    """
     versions = {'mmhier': mmhier.__version__}
     for name in _PACKAGES:
         try:
@@ -155,16 +160,16 @@ def describe_environment() -> EnvironmentRecord:
     return EnvironmentRecord(
         python=platform.python_version(),
         platform=platform.platform(),
-        device=_device_name(),
+        device=_device_name(device),
         num_threads=torch.get_num_threads(),
         packages=versions,
         operators=operator_source(),
         commit=_commit())
 
 
-def _device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _device_name(device: str | None) -> str:
+    if device != 'cpu' and torch.cuda.is_available():
+        return torch.cuda.get_device_name(device)
     try:
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):

@@ -298,19 +298,18 @@ def _branch_probabilities(branch: AtrousBranch, x: Tensor,
     dilation = branch.dilation
     x = branch.norm(x[0])
     # Rows and columns of the window, and the token's place in them.
-    places, windows = [], []
+    places, window = [], []
     for position, length in zip(token, x.shape[:2]):
         step, offset = divmod(position, dilation)
         first = step // WINDOW_SIZE * WINDOW_SIZE
-        window = torch.arange(WINDOW_SIZE) + first
-        window = window * dilation + offset
-        windows.append(window[window < length])
+        start = first * dilation + offset
+        end = min(start + WINDOW_SIZE * dilation, length)
+        window.append(slice(start, end, dilation))
         places.append(step - first)
-    grid = torch.meshgrid(*windows, indexing='ij')
-    qkv = branch.qkv(x[grid]).unflatten(2, (3, branch.num_heads, -1))
+    qkv = branch.qkv(x[tuple(window)]).unflatten(2, (3, branch.num_heads, -1))
     q, k, _ = qkv.permute(2, 3, 0, 1, 4)
     row, column = places
-    height, width = grid[0].shape
+    height, width = qkv.shape[:2]
     table = branch.relative_position_bias_table.t().unflatten(
         1, (2 * WINDOW_SIZE - 1, -1))
     rows = row - torch.arange(height) + WINDOW_SIZE - 1
@@ -318,5 +317,5 @@ def _branch_probabilities(branch: AtrousBranch, x: Tensor,
     bias = table[:, rows][:, :, columns]
     probs = _probabilities(q[:, row, column], k.flatten(1, 2), bias.flatten(1))
     out = torch.zeros(len(probs), *x.shape[:2])
-    out[:, grid[0], grid[1]] = probs.view(-1, height, width)
+    out[(slice(None), *window)] = probs.view(-1, height, width)
     return out

@@ -14,12 +14,16 @@ from contextlib import nullcontext
 
 from . import fake_cuda  # isort: skip  # noqa: F401  before all else
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from mmhier.models.backbones.base import HierarchicalBackbone
+from mmhier.analysis.variants import PEERS
 from mmhier.models.layers.sequence import sequence
 from mmhier.registry import MODELS
 from mmhier.visualization import attention_maps
@@ -27,6 +31,8 @@ from mmhier.visualization import attention_maps
 BYTES_PER_SECOND = 2.6e12
 HALF_FLOPS, FLOAT_FLOPS = 500e12, 50e12
 LAUNCH_SECONDS = 2.5e-6
+# Of a list, as torch's kernels take them (depth_to_max_tensors, two lists).
+TENSORS_PER_LAUNCH = 64
 PAGE = 512  # bytes, of the caching allocator
 # Operators that wait for the device, and those that launch nothing.
 WAITS = {
@@ -76,6 +82,10 @@ class Recorder(TorchDispatchMode):
         inputs = [
             t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
         ]
+        launches = 1
+        if name.startswith('_foreach_'):
+            launches = -(-len(args[0]) // TENSORS_PER_LAUNCH)
+            outputs = outputs or list(args[0])
         self.track(outputs)
         devices = {t.device.type for t in inputs + outputs}
         if name in WAITS or ('copy' in name and len(devices) > 1):
@@ -86,14 +96,14 @@ class Recorder(TorchDispatchMode):
             self.faults[f'{self.phase}: {name} on the CPU'] += 1
         if func.namespace not in ('aten', 'torchvision'):
             self.faults[f'{self.phase}: {func}'] += 1
-        self.calls[self.phase] += 1
+        self.calls[self.phase] += launches
         self.seconds[self.phase] += max(
             sum(t.numel() * t.element_size()
                 for t in inputs + outputs) / BYTES_PER_SECOND,
             count_flops(func._overloadpacket, args, kwargs, out) /
             (HALF_FLOPS if any(
                 t.dtype in (torch.float16, torch.bfloat16)
-                for t in inputs) else FLOAT_FLOPS), LAUNCH_SECONDS)
+                for t in inputs) else FLOAT_FLOPS), launches * LAUNCH_SECONDS)
         return out
 
 
@@ -110,14 +120,23 @@ def count_flops(packet, args: tuple, kwargs: dict, out) -> int:
     return 0 if count is None else count(*args, **kwargs, out_val=out)
 
 
-def build(family: str, arch: str, **settings) -> HierarchicalBackbone:
-    with torch.device('cuda'):
-        model = MODELS.build(
-            dict(
-                type=f'mmhier.{family}',
-                arch=arch,
-                drop_path_rate=0.,
-                **settings))
+def build(family: str, arch: str, **settings) -> nn.Module:
+    """A backbone of mmhier, or of the family 'peer' one to compare with."""
+    if family == 'peer':
+        import mmdet.models  # noqa: F401  registers the peers
+        import mmpretrain.models  # noqa: F401
+        # Their constructors read numbers from tensors.
+        with unset_fake_temporarily():
+            model = MODELS.build(PEERS[arch][0])
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        model._apply(lambda t: torch.empty_like(t, device='cuda'))
+    else:
+        with torch.device('cuda'):
+            model = MODELS.build(
+                dict(type=f'mmhier.{family}', arch=arch, **settings))
+    for module in model.modules():
+        if type(module).__name__ == 'DropPath':
+            module.drop_prob = 0.
     assert {t.device.type for t in model.state_dict().values()} == {'cuda'}
     return model
 
@@ -141,13 +160,15 @@ def simulate(family: str,
         **settings: Of the backbone.
 
     Returns:
-        dict: `calls` and `milliseconds` by phase; MiB that the forward pass
+        dict: Number of `parameters`; `calls` and `milliseconds` by phase;
+        MiB that the forward pass
         leaves for the backward pass (`saved`) and at most takes (`peak`);
         `faults`.
     """
     mib = 2**20
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build(family, arch, **settings).train(training)
+        model = build(family, arch, **settings)
+        model.train(training)  # which returns None for some
         x = torch.randn(batch, 3, *size, device='cuda')
         recorder = Recorder()
         recorder.track([*model.parameters(), *model.buffers(), x])
@@ -160,7 +181,8 @@ def simulate(family: str,
                 outs = model(x)
             result = dict(saved=(recorder.bytes - before) / mib)
             for out in outs:
-                assert out.device.type == 'cuda' and out.is_contiguous()
+                assert out.device.type == 'cuda'
+                assert family == 'peer' or out.is_contiguous()
             if training:
                 recorder.phase = 'backward'
                 loss = sum(out.float().mean() for out in outs)
@@ -176,6 +198,7 @@ def simulate(family: str,
                 faults[name] = f'{grad.dtype} {grad.device}'
     return dict(
         result,
+        parameters=sum(p.numel() for p in model.parameters()),
         peak=(recorder.peak - before) / mib,
         calls=dict(recorder.calls),
         milliseconds={

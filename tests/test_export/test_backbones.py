@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.export.passes import move_to_device_pass
 from mmhier.export import build_graphs, check_export
 from mmhier.export.checking import TOLERANCE
 from mmhier.export.exporting import write_graph
@@ -64,6 +65,21 @@ def test_a_torch_program_gives_the_maps_at_sizes_unseen(tmp_path):
     export_backbone(model, path, 'torch')
     differences = check_export(model, path, 'backbone', SIZES)
     assert max(d.error for d in differences) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family, arch', [('HVT', 'ti-1'), ('HATNet', 'tiny'),
+                                          ('LIT', 'tiny')])
+def test_a_torch_program_moves_to_another_device(family, arch, tmp_path):
+    """To one without storage, where a CPU tensor would be an error."""
+    path = tmp_path / 'backbone.pt2'
+    export_backbone(
+        OnlyBackbone(family, arch, out_indices=(0, 1)), path, 'torch')
+    program = move_to_device_pass(torch.export.load(path), 'meta')
+    outs = program.module()(torch.zeros(2, 3, 96, 128, device='meta'))
+    outs = outs.values() if isinstance(outs, dict) else outs
+    assert [out.shape[2:] for out in outs] == [(24, 32), (12, 16)]
+    assert {out.device.type for out in outs} == {'meta'}
 
 
 class Operators(ExportGraph):

@@ -3,7 +3,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from mmhier.models.backbones import LIT
-from mmhier.models.layers import attend, attend_grid, relative_position_bias
+from mmhier.models.layers import (
+    attend,
+    attend_grid,
+    relative_position_bias,
+    window_position_bias,
+)
 from mmhier.models.layers.cpu import grid_attention
 from mmhier.models.layers.cuda import grid_attention as cuda_grid_attention
 
@@ -141,3 +146,14 @@ def test_second_derivative_is_refused():
         out.square().sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize('size', [1, 2, 7])
+def test_bias_of_windows_is_that_of_their_grid(size):
+    table = inputs(1, 3, size, size, 4)[3]
+    bias = window_position_bias(table, size)
+    expected = relative_position_bias(table, size, size)
+    assert torch.equal(bias, expected)
+    for found, wanted in zip(
+            gradients(bias, [table]), gradients(expected, [table])):
+        torch.testing.assert_close(found, wanted)

@@ -12,7 +12,7 @@ from mmhier.models.layers import (
     attend,
     merge_windows,
     partition_windows,
-    window_key_mask,
+    window_mask,
 )
 from tests import golden
 from tests.reference import litv2 as reference
@@ -85,8 +85,7 @@ def masked_windows(self, x):
     size = self.window_size
     windows = partition_windows(x, size)
     q, k, v = litv2.split_heads(self.h_qkv(windows), 3, self.high_heads)
-    mask = window_key_mask(height, width, size)[:, None, None]
-    out = attend(q, k, v, key_mask=mask)
+    out = attend(q, k, v, mask=window_mask(x, size))
     out = self.h_proj(out.transpose(1, 2).flatten(2))
     return merge_windows(out, height, width, size)
 

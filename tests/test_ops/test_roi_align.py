@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from mmcv.ops import RoIAlign, roi_align
 from torch import nn
 from torch.autograd import gradcheck
+from mmhier.ops import roi_align as module
 
 pytestmark = pytest.mark.usefixtures('ext')
 
@@ -196,3 +199,49 @@ def test_roi_align_max_pooling_is_refused():
             match="roi_align_forward with pool_mode='max'"
             ' needs compiled mmcv'):
         roi_align(ramp(), rois_of([0, 1, 2, 5, 6]), (2, 2), 1.0, 2, 'max')
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('sampling_ratio', [0, 3])
+@pytest.mark.parametrize('chunk_size', [2, 64])
+def test_gradient_by_products_is_that_of_the_kernel(aligned, sampling_ratio,
+                                                    chunk_size, monkeypatch):
+    """For regions within, across and outside of the maps, and empty ones."""
+    monkeypatch.setattr(module, 'CHUNK_SIZE', chunk_size)
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.rand, generator=generator, dtype=torch.float64)
+    corners = draw(12, 2) * 60 - 15
+    rois = torch.cat(
+        [torch.arange(12)[:, None] % 3, corners, corners + draw(12, 2) * 40], 1)
+    rois[3:6, 1:] = torch.tensor([[4., 4, 4, 4], [90, 90, 99, 99],
+                                  [-3, -3, 80, 70]])
+    rois[rois[:, 0] == 2, 0] = 0
+    shape = 3, 5, 9, 13
+    grad = draw(12, 5, 3, 4)
+    settings = 0.25, 3, 4, *shape, sampling_ratio, aligned
+    found = module.gradient_by_products(grad, rois, *settings)
+    expected = torch.ops.torchvision._roi_align_backward(grad, rois, *settings)
+    assert found.shape == shape and not found[2].any()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('is_strict', [True, False])
+def test_gradient_by_products_where_determinism_was_asked_for(
+        is_strict, monkeypatch):
+    """On other devices than CPUs, so not here."""
+    calls = []
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled',
+                        lambda: is_strict)
+    monkeypatch.setattr(
+        module, 'gradient_by_products', lambda grad, rois, *settings: calls.
+        append(settings) or grad.new_zeros(settings[3:7]))
+    monkeypatch.setattr(
+        module, 'call_torchvision',
+        lambda name, grad, rois, *settings: grad.new_zeros(settings[3:7]))
+    for device in ('cpu', 'meta'):
+        grad_input = torch.zeros(1, 2, 4, 4, device=device)
+        module.roi_align_backward(
+            torch.zeros(1, 2, 3, 3, device=device),
+            torch.zeros(1, 5, device=device), None, None, grad_input, 3, 3, 1.,
+            0, 1, True)
+    assert calls == [(1., 3, 3, 1, 2, 4, 4, 0, True)] * is_strict

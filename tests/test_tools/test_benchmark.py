@@ -35,6 +35,7 @@ from mmhier.analysis.variants import (
     load_target,
     variant_config,
 )
+from mmhier.cli import benchmark
 from mmhier.models import LIT
 from ..lanes import fast_first
 from .conftest import DETECTOR
@@ -142,6 +143,19 @@ def test_names_mistakes(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert error.startswith('error: ') and message in error
         assert error.count('\n') == 1
+
+
+def test_a_gpu_is_made_the_current_device(monkeypatch):
+    """Of which waits and memory figures are."""
+    devices = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', devices.append)
+    monkeypatch.setattr(benchmark_report, 'report', lambda arguments:
+                        ('table', []))
+    monkeypatch.setattr(benchmark_report, 'machine', devices.append)
+    for device in ('cpu', 'cuda:1'):
+        benchmark.main(['hatnet-tiny', '--device', device])
+    assert devices == ['cpu', 'cuda:1', 'cuda:1']
 
 
 @pytest.mark.slow

@@ -29,9 +29,10 @@ from ..layers import (
     attend,
     merge_windows,
     partition_windows,
-    relative_position_bias,
     sequence,
-    window_key_mask,
+    split_heads,
+    window_mask,
+    window_position_bias,
 )
 from .base import HierarchicalBackbone
 
@@ -191,19 +192,17 @@ class AtrousBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        batch, height, width = x.shape[:3]
-        layout = height, width, WINDOW_SIZE, self.dilation
+        height, width = x.shape[1:3]
+        layout = WINDOW_SIZE, self.dilation
         qkv = sequence(x, self.norm, self.qkv)
-        windows = partition_windows(qkv, WINDOW_SIZE, self.dilation)
-        q, k, v = windows.unflatten(2, (3, self.num_heads, -1)).permute(
-            2, 0, 3, 1, 4)
-        bias = relative_position_bias(self.relative_position_bias_table,
-                                      WINDOW_SIZE, WINDOW_SIZE)
-        mask = window_key_mask(*layout, device=x.device)
-        if mask is not None:
-            mask = mask.repeat(batch, 1)[:, None, None]
+        windows = partition_windows(qkv, *layout)
+        q, k, v = split_heads(windows, 3, self.num_heads)
+        bias = window_position_bias(self.relative_position_bias_table,
+                                    WINDOW_SIZE)
+        mask = window_mask(qkv, *layout)
         out = attend(q, k, v, bias, mask, self.attn_impl)
-        return self.proj(merge_windows(out.transpose(1, 2).flatten(2), *layout))
+        out = out.transpose(1, 2).flatten(2)
+        return self.proj(merge_windows(out, height, width, *layout))
 
 
 class AtrousAttention(nn.Module):
@@ -253,12 +252,12 @@ class Block(nn.Module):
         """(B, in_channels, H, W) -> (B, embed_dims, H', W')."""
         x = self.conv(x).permute(0, 2, 3, 1)
         if self.topology == 'figure':
-            x = x + self.drop_path(self.mlp(self.norm(self.attn(x))))
+            x = x + self.drop_path(sequence(self.attn(x), self.norm, self.mlp))
         else:
             # The gates sum to one, so that a residual of every branch
             # amounts to this single one.
             x = x + self.drop_path(self.attn(x))
-            x = x + self.drop_path(self.mlp(self.norm(x)))
+            x = x + self.drop_path(sequence(x, self.norm, self.mlp))
         return x.permute(0, 3, 1, 2)
 
 

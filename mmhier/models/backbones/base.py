@@ -11,8 +11,10 @@ from mmhier.checkpoints.loading import load_backbone_weights
 from mmhier.errors import MMHierError
 from ..layers import (
     any_size,
+    call_block,
     call_compiled,
     recompute_block,
+    shared_masks,
     tie_gradients,
 )
 
@@ -291,7 +293,7 @@ class HierarchicalBackbone(BaseModule):
             maps = call_compiled(
                 type(self).forward_maps, self, x, **self.compile_cfg)
         else:
-            with any_size():
+            with any_size(), shared_masks():
                 maps = self.forward_maps(x)
         return tie_gradients(maps) if self.training else maps
 
@@ -302,7 +304,7 @@ class HierarchicalBackbone(BaseModule):
         """
         if self.with_cp and self.training:
             return recompute_block(block, *args)
-        return block(*args)
+        return call_block(block, *args)
 
     def freeze_stages(self) -> None:
         """Put the frozen stages into eval mode and stop their gradients."""

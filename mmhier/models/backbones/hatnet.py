@@ -32,7 +32,7 @@ from ..layers import (
     partition_windows,
     sequence,
     split_heads,
-    window_key_mask,
+    window_mask,
 )
 from .base import HierarchicalBackbone
 
@@ -87,21 +87,15 @@ class HierarchicalAttention(nn.Module):
     def attend_windows(self, u: Tensor) -> Tensor:
         """Self-attention within each window of (B, H, W, C)."""
         height, width = u.shape[1:3]
-        layout = height, width, self.grid_size, self.dilation
+        layout = self.grid_size, self.dilation
         windows = self.attend_self(
-            partition_windows(u, self.grid_size, self.dilation),
-            window_key_mask(*layout, u.device))
-        return merge_windows(windows, *layout)
+            partition_windows(u, *layout), window_mask(u, *layout))
+        return merge_windows(windows, height, width, *layout)
 
-    def attend_self(self,
-                    tokens: Tensor,
-                    key_mask: Tensor | None = None) -> Tensor:
-        """(B', N, C) -> (B', N, C); key_mask (windows, N) as bool."""
+    def attend_self(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B', N, C) -> (B', N, C)."""
         q, k, v = split_heads(self.qkv(tokens), 3, self.num_heads)
-        if key_mask is not None:
-            images = tokens.shape[0] // key_mask.shape[0]
-            key_mask = key_mask.repeat(images, 1)[:, None, None]
-        out = attend(q, k, v, key_mask=key_mask, attn_impl=self.attn_impl)
+        out = attend(q, k, v, mask=mask, attn_impl=self.attn_impl)
         return out.transpose(1, 2).flatten(2)
 
     def attend_pooled(self, g: Tensor, kv: Tensor) -> Tensor:

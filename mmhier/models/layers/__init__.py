@@ -1,4 +1,5 @@
 from .attention import SelfAttention, attend, split_heads
+from .cuda.casts import call_block
 from .deformable_merging import DeformableMerging
 from .dilated_depthwise import DilatedDepthwiseConv
 from .dynamic import (
@@ -17,11 +18,20 @@ from .linear import Conv, DepthwiseConv, Linear, PointwiseConv
 from .mlp import Mlp
 from .norm import GlobalNorm
 from .patch_embed import PatchEmbed
-from .position_bias import relative_position_bias, resize_bias_table
+from .position_bias import (
+    relative_position_bias,
+    resize_bias_table,
+    window_position_bias,
+)
 from .recompute import recompute_block
 from .sequence import by_rows, sequence
 from .tied_gradients import tie_gradients
-from .windows import merge_windows, partition_windows, window_key_mask
+from .windows import (
+    merge_windows,
+    partition_windows,
+    shared_masks,
+    window_mask,
+)
 
 __all__ = [
     'BranchGate',
@@ -40,6 +50,7 @@ __all__ = [
     'attend_grid',
     'average_cells',
     'by_rows',
+    'call_block',
     'call_compiled',
     'crop',
     'max_cells',
@@ -52,7 +63,9 @@ __all__ = [
     'resize',
     'resize_bias_table',
     'sequence',
+    'shared_masks',
     'split_heads',
     'tie_gradients',
-    'window_key_mask',
+    'window_mask',
+    'window_position_bias',
 ]

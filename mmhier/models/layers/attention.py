@@ -1,4 +1,4 @@
-"""Multi-head attention with optional position bias and key mask."""
+"""Multi-head attention with optional position bias and mask."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .cpu.few_keys import attend_few_keys, suits_few_keys
@@ -9,9 +9,9 @@ def attend(q: Tensor,
            k: Tensor,
            v: Tensor,
            bias: Tensor | None = None,
-           key_mask: Tensor | None = None,
+           mask: Tensor | None = None,
            attn_impl: str = 'auto') -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v over the keys that are not masked.
+    """softmax(q k^T / sqrt(d) + bias + mask) v.
 
     Args:
         q (Tensor): Queries, (..., num_heads, N, d).
@@ -19,9 +19,8 @@ def attend(q: Tensor,
         v (Tensor): Values, (..., num_heads, M, d).
         bias (Tensor, optional): Added to the logits, broadcastable to
             (..., num_heads, N, M). Defaults to None.
-        key_mask (Tensor, optional): Bool, True where a key takes part,
-            broadcastable to (..., num_heads, N, M). Every query needs at
-            least one key. Defaults to None.
+        mask (Tensor, optional): Likewise, without a gradient, such as
+            :func:`~mmhier.models.layers.window_mask`. Defaults to None.
         attn_impl (str): 'eager' is the readable form, anything else torch's
             fused scaled_dot_product_attention. Defaults to 'auto'.
 
@@ -32,21 +31,19 @@ def attend(q: Tensor,
     if attn_impl == 'eager' or (bias is not None and bias.requires_grad
                                 and bias.device.type == 'cpu'):
         logits = (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
-        if bias is not None:
-            logits = logits + bias
-        if key_mask is not None:
-            logits = logits.masked_fill(~key_mask, float('-inf'))
+        for term in (bias, mask):
+            if term is not None:
+                logits = logits + term
         return logits.softmax(-1).to(v.dtype) @ v
-    if bias is None and key_mask is None and suits_few_keys(q, k):
-        return attend_few_keys(q, k, v)
-    mask = key_mask
-    if bias is not None:
-        mask = bias.to(q.dtype)
-        if key_mask is not None:
-            mask = mask.masked_fill(~key_mask, float('-inf'))
-        # The fused CPU kernel is not taken for a mask of fewer dimensions.
-        mask = mask[(None, ) * (q.ndim - mask.ndim)]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    terms = [t.to(q.dtype) for t in (bias, mask) if t is not None]
+    if not terms:
+        if suits_few_keys(q, k):
+            return attend_few_keys(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+    total = sum(terms[1:], terms[0])
+    # The fused CPU kernel is not taken for a mask of fewer dimensions.
+    total = total[(None, ) * (q.ndim - total.ndim)]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=total)
 
 
 def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:

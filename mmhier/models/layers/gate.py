@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from .cuda.recomputed_norm import origin
 
 
 class BranchGate(nn.Conv2d):
@@ -45,7 +46,8 @@ class BranchGate(nn.Conv2d):
             factors = torch.stack(list(scales)).flatten(2, 3)
         if self.attn_impl != 'eager' and not torch.compiler.is_compiling():
             out = _GatedSum.apply(
-                _GatedSum.chunks(x), x.flatten(1, 2), weight, bias, factors,
+                _GatedSum.chunks(x), [origin(y) for y in branches],
+                x.flatten(1, 2), weight, bias, factors,
                 *(y.flatten(1, 2) for y in branches))
             return out.view_as(branches[0])
         gates = torch.addcmul(bias[:, None], x[None], weight[:, None])
@@ -62,7 +64,8 @@ class _GatedSum(torch.autograd.Function):
     Gates live for one chunk, on a CPU in its cache, and are computed again
     in the backward pass, so that no K maps of them are ever stored. On a GPU
     training takes a single chunk, for fewer launches: activations that are
-    freed by then leave room for it.
+    freed by then leave room for it. Branches that can be computed again from
+    maps stored anyway, see :func:`origin`, are not stored.
 
     Shapes: x and each branch (B, N, C), weight and bias (K, 1, 1, C), scales
     (K, B, 1, C).
@@ -86,9 +89,11 @@ class _GatedSum(torch.autograd.Function):
         return [slice(i, i + size) for i in range(0, length, size)]
 
     @staticmethod
-    def forward(ctx, parts, x, weight, bias, scales, *branches):
+    def forward(ctx, parts, origins, x, weight, bias, scales, *branches):
         ctx.parts = parts
-        ctx.save_for_backward(x, weight, bias, scales, *branches)
+        ctx.forms = [None if o is None else o[1] for o in origins]
+        stored = (y if o is None else o[0] for o, y in zip(origins, branches))
+        ctx.save_for_backward(x, weight, bias, scales, *stored)
         out = torch.empty_like(branches[0])
         for part in parts:
             gates = torch.addcmul(bias, x[None, :, part], weight).softmax(0)
@@ -103,7 +108,11 @@ class _GatedSum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, weight, bias, scales, *branches = ctx.saved_tensors
+        x, weight, bias, scales, *stored = ctx.saved_tensors
+        branches = [
+            y if form is None else form(y).permute(0, 2, 3, 1).flatten(1, 2)
+            for form, y in zip(ctx.forms, stored)
+        ]
         grad_x = torch.empty_like(x)
         grad_branches = [torch.empty_like(branch) for branch in branches]
         grad_weight, grad_bias = map(torch.zeros_like, (weight, bias))
@@ -120,11 +129,11 @@ class _GatedSum(torch.autograd.Function):
                 shares *= scales
                 weights = gates * scales
             for k, grad_branch in enumerate(grad_branches):
-                grad_branch[:, part] = weights[k] * grad[:, part]
+                torch.mul(weights[k], grad[:, part], out=grad_branch[:, part])
             grad_logits = shares.addcmul_(gates, shares.sum(0), value=-1)
             grad_x[:, part] = (grad_logits * weight).sum(0)
             grad_bias += grad_logits.sum((1, 2), keepdim=True)
             grad_weight += (grad_logits * x[None, :, part]).sum((1, 2),
                                                                 keepdim=True)
-        return (None, grad_x, grad_weight, grad_bias, grad_scales,
+        return (None, None, grad_x, grad_weight, grad_bias, grad_scales,
                 *grad_branches)

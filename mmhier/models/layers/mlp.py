@@ -1,10 +1,12 @@
 """The feed-forward half of a transformer block."""
-from torch import Tensor, nn
+from collections import OrderedDict
+
+from torch import nn
 from .linear import Linear
-from .sequence import sequence
+from .sequence import Layers
 
 
-class Mlp(nn.Module):
+class Mlp(Layers):
     """Linear, GELU, Linear, over the last dimension.
 
     Args:
@@ -13,11 +15,8 @@ class Mlp(nn.Module):
     """
 
     def __init__(self, embed_dims: int, hidden_dims: int):
-        super().__init__()
-        self.fc1 = Linear(embed_dims, hidden_dims)
-        self.act = nn.GELU()
-        self.fc2 = Linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., embed_dims) -> (B, ..., embed_dims)."""
-        return sequence(x, self.fc1, self.act, self.fc2)
+        super().__init__(
+            OrderedDict(
+                fc1=Linear(embed_dims, hidden_dims),
+                act=nn.GELU(),
+                fc2=Linear(hidden_dims, embed_dims)))

@@ -18,11 +18,12 @@ class GlobalNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if x.device.type != 'cpu' and not is_traced():
+        if x.device.type == 'cpu':
+            if torch.is_grad_enabled() and not x.requires_grad:
+                # The same in other words: behind frozen stages torch's
+                # backward of a channels-last group_norm crashes (2.11, CPU).
+                x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+                return torch.addcmul(self.bias, x, self.weight)
+        elif not is_traced():
             return global_norm(x, self.weight, self.bias, self.eps)
-        if torch.is_grad_enabled() and not x.requires_grad:
-            # The same in other words: behind frozen stages torch's backward
-            # of a channels-last group_norm crashes (2.11, CPU).
-            x = F.layer_norm(x, x.shape[1:], eps=self.eps)
-            return torch.addcmul(self.bias, x, self.weight)
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

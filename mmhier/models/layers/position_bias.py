@@ -30,6 +30,24 @@ def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, num_tokens, num_tokens)
 
 
+def window_position_bias(table: Tensor, size: int) -> Tensor:
+    """:func:`relative_position_bias` of a window of fixed size.
+
+    In fewer operations, but not for graphs whose sizes vary.
+
+    Args:
+        table (Tensor): ((2 * size - 1)**2, num_heads).
+        size (int): Window side in tokens.
+
+    Returns:
+        Tensor: (num_heads, size * size, size * size).
+    """
+    grid = table.view(2 * size - 1, 2 * size - 1, -1)
+    # A query's window of the table holds its keys in reverse order.
+    bias = grid.unfold(0, size, 1).unfold(1, size, 1).flip(3, 4)
+    return bias.permute(2, 0, 1, 3, 4).reshape(-1, size**2, size**2)
+
+
 def resize_bias_table(table: Tensor, height: int, width: int) -> Tensor:
     """Bias table of a square grid -> of a height x width grid, bicubic.
 

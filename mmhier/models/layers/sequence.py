@@ -18,7 +18,7 @@ from .cpu.tiles import apply_by_tiles
 from .cuda.recomputed_norm import normalize_and_activate
 from .dilated_depthwise import DilatedDepthwiseConv
 from .dynamic import is_traced
-from .linear import DepthwiseConv, Linear, PointwiseConv, linear
+from .linear import Conv, DepthwiseConv, Linear, PointwiseConv, linear
 from .norm import GlobalNorm
 from .recompute import recompute_conv, recompute_linear, records_graph
 
@@ -31,7 +31,7 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # Cheap to compute again in the backward pass.
 RECOMPUTED = (*ACTIVATIONS, nn.LayerNorm)
 # Deterministic modules that compute each row, or window, by itself.
-PLAIN = (*ACTIVATIONS, *LAST, *CONVOLUTIONS, *BATCH_NORMS, GlobalNorm,
+PLAIN = (*ACTIVATIONS, *LAST, *CONVOLUTIONS, *BATCH_NORMS, Conv, GlobalNorm,
          nn.LayerNorm, nn.Identity, nn.Sequential, nn.ModuleList)
 PLAIN_TENSORS = (nn.Parameter, Tensor)
 
@@ -41,7 +41,7 @@ def sequence(x: Tensor, *layers: nn.Module) -> Tensor:
 
     Args:
         x (Tensor): The input of the first layer.
-        *layers (nn.Module): Layers, or nn.Sequential of them.
+        *layers (nn.Module): Layers, or containers of them.
 
     Returns:
         Tensor: The output of the last layer.
@@ -57,6 +57,14 @@ def sequence(x: Tensor, *layers: nn.Module) -> Tensor:
             x, count = _run_first(x, steps)
         steps = steps[count:]
     return x
+
+
+class Layers(nn.Sequential):
+    """:class:`torch.nn.Sequential` by :func:`sequence`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the last layer."""
+        return sequence(x, *self)
 
 
 def by_rows(method: Callable[..., Tensor],
@@ -111,7 +119,7 @@ def _is_observed(module: nn.Module) -> bool:
 
 def _unpack(layer: nn.Module, steps: list[nn.Module]) -> None:
     """Append a layer, or the layers of a container that only calls them."""
-    if (type(layer).forward is nn.Sequential.forward
+    if (type(layer).forward in (nn.Sequential.forward, Layers.forward)
             and not _is_observed(layer)):
         for child in layer.children():
             _unpack(child, steps)

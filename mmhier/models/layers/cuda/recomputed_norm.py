@@ -1,8 +1,11 @@
 """BatchNorm and an activation that keep one map for the backward pass."""
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def normalize_and_activate(x: Tensor, norm: nn.BatchNorm2d,
@@ -20,36 +23,78 @@ def normalize_and_activate(x: Tensor, norm: nn.BatchNorm2d,
     Returns:
         Tensor: (B, C, H, W).
     """
-    return _NormAndActivation.apply(x, norm.weight, norm.bias, norm, activation)
+    of_batch = norm.training or norm.running_mean is None
+    form = NormAndActivation(norm, activation,
+                             None if of_batch else norm.running_mean,
+                             None if of_batch else norm.running_var)
+    out = _NormAndActivation.apply(x, norm.weight, norm.bias, form)
+    _ORIGINS[out] = x, form
+    return out
+
+
+def origin(y: Tensor) -> tuple[Tensor, 'NormAndActivation'] | None:
+    """Find out how a map can be computed again.
+
+    Args:
+        y (Tensor): A map, or a view of it.
+
+    Returns:
+        tuple | None: x and the function of x that gives the whole map, if
+        :func:`normalize_and_activate` made it; None otherwise.
+    """
+    return _ORIGINS.get(y if y._base is None else y._base)
+
+
+class NormAndActivation(NamedTuple):
+    """The two layers; `mean` and `var` are None for those of the batch."""
+    norm: nn.BatchNorm2d
+    activation: nn.Module
+    mean: Tensor | None
+    var: Tensor | None
+
+    def __call__(self,
+                 x: Tensor,
+                 weight: Tensor | None = None,
+                 bias: Tensor | None = None) -> Tensor:
+        """Compute the map, updating no statistics.
+
+        Args:
+            x (Tensor): (B, C, H, W).
+            weight (Tensor, optional): Instead of the norm's.
+            bias (Tensor, optional): Likewise.
+        """
+        norm = self.norm
+        return self.activation(
+            F.batch_norm(
+                x,
+                self.mean,
+                self.var,
+                norm.weight if weight is None else weight,
+                norm.bias if bias is None else bias,
+                self.mean is None,
+                eps=norm.eps))
+
+
+_ORIGINS = WeakTensorKeyDictionary()
 
 
 class _NormAndActivation(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, weight, bias, norm, activation):
+    def forward(ctx, x, weight, bias, form):
         ctx.save_for_backward(x, weight, bias)
-        ctx.settings = norm, activation
-        # Those of the batch need no buffers.
-        ctx.statistics = None, None
-        ctx.of_batch = norm.training or norm.running_mean is None
-        if not ctx.of_batch:
-            ctx.statistics = norm.running_mean, norm.running_var
-        return activation(norm(x))
+        ctx.form = form
+        return form.activation(form.norm(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        norm, activation = ctx.settings
         leaves = [
             t.detach().requires_grad_(needed)
             for t, needed in zip(ctx.saved_tensors, ctx.needs_input_grad)
         ]
-        x, weight, bias = leaves
         with torch.enable_grad():
-            out = F.batch_norm(
-                x, *ctx.statistics, weight, bias, ctx.of_batch, eps=norm.eps)
-            out = activation(out)
+            out = ctx.form(*leaves)
         wanted = [t for t in leaves if t.requires_grad]
         grads = iter(torch.autograd.grad(out, wanted, grad))
-        return (*(next(grads) if t.requires_grad else None
-                  for t in leaves), None, None)
+        return *(next(grads) if t.requires_grad else None for t in leaves), None

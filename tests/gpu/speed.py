@@ -1,0 +1,169 @@
+"""Parts that measure time and memory."""
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from mmhier.analysis.variants import (
+    PEERS,
+    WholeModel,
+    build_variant,
+    load_target,
+    variant_config,
+)
+from mmhier.apis.trial_batches import build_wrapper
+from mmhier.engine.build import build_model
+from . import models
+from .rows import ROOT, Rows
+
+
+def measure(rows: Rows,
+            step: Callable[[], Any],
+            rounds: int = 6) -> dict[str, float]:
+    """Milliseconds, kernels and memory of a step."""
+    step()
+    if rows.device != 'cuda':
+        start = time.perf_counter()
+        step()
+        return dict(ms=1e3 * (time.perf_counter() - start))
+    step()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(rounds):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        step()
+        last.record()
+        torch.cuda.synchronize()
+        times.append(first.elapsed_time(last))
+    peak = torch.cuda.max_memory_allocated()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        torch.cuda.synchronize()
+    kernels = [e for e in profile.events() if e.device_type.name == 'CUDA']
+    return dict(
+        ms=median(times),
+        busy_ms=sum(e.device_time for e in kernels) / 1e3,
+        kernels=len(kernels),
+        peak_MiB=(peak - before) / 2**20,
+        all_MiB=peak / 2**20)
+
+
+def check_backbone_speed(rows: Rows) -> None:
+    """Forms and peers at 800x1344, batch 2: the bars of our forms are twice
+    the speed of eager and of the authors' at half the memory."""
+    size = (64, 96) if rows.is_dry else (800, 1344)
+    names = [('swin-t', 'auto'), ('hatnet-tiny', 'auto')]
+    if not rows.is_dry:
+        names = [(name, 'auto') for name in PEERS]
+        for family, arch in [*models.ONE_EACH, ('LIT', 'tiny')]:
+            names += [(f'{family}-{arch}'.lower(), form)
+                      for form in ('auto', 'eager', 'compiled')]
+        names.append(('lit-small', 'sdpa'))
+    for dtype in ('bfloat16', 'float32'):
+        for mode in ('training', 'inference'):
+            for name, form in names:
+                if dtype == 'bfloat16' or form == 'auto':
+                    what = f'{name} {form} {mode} {dtype}'
+                    with rows.case(what):
+                        rows.add(
+                            what, None,
+                            **time_backbone(rows, name, form, mode, dtype,
+                                            size))
+    # The authors' computation takes maps that windows tile.
+    for form in () if rows.is_dry else ('plain', 'auto'):
+        for name in ('hatnet-tiny', 'lit-tiny', 'hvt-s-1', 'accvit-tiny'):
+            what = f'{name} {form} training bfloat16 896x1344'
+            with rows.case(what):
+                rows.add(
+                    what, None,
+                    **time_backbone(rows, name, form, 'training', 'bfloat16',
+                                    (896, 1344)))
+
+
+def time_backbone(rows: Rows, name: str, form: str, mode: str, dtype: str,
+                  size: tuple[int, int]) -> dict[str, float]:
+    is_training = mode == 'training'
+    model = build_variant(load_target(name), form, is_training, rows.device)
+    x = torch.randn(2, 3, *size, device=rows.device)
+
+    def step() -> None:
+        with torch.autocast(
+                rows.device, torch.bfloat16, enabled=dtype ==
+                'bfloat16'), torch.set_grad_enabled(is_training):
+            outs = model(x)
+        if is_training:
+            model.zero_grad(set_to_none=True)
+            sum(out.float().mean() for out in outs).backward()
+
+    return measure(rows, step)
+
+
+def check_detector_speed(rows: Rows) -> None:
+    """Training steps of Mask R-CNN beside Swin-T and ResNet-50."""
+    config = 'hatnet/mask-rcnn_hatnet-tiny_fpn_1x_coco'
+    pairs = [(config, form) for form in ('auto', 'swin-t', 'resnet50')]
+    pairs += [(f'{f}/mask-rcnn_{f}-{a}_fpn_1x_coco', 'auto')
+              for f, a in (('lit', 'tiny'), ('hvt', 's-1'), ('accvit', 'tiny'))]
+    size = (800, 1344)
+    if rows.is_dry:
+        pairs, size = [('demo/mask-rcnn_hatnet-demo_shapes', 'auto')], (96, 128)
+    for name, form in pairs:
+        with rows.case(f'{name} {form}'):
+            target = load_target(str(ROOT / f'configs/{name}.py'))
+            cfg = variant_config(target, form)
+            model = build_model(cfg).to(rows.device)
+            module = WholeModel(model, cfg.default_scope).train()
+            wrapper = build_wrapper(cfg, model, 'bfloat16')
+            images = torch.randn(2, 3, *size, device=rows.device)
+
+            def step() -> None:
+                with wrapper.optim_context(model):
+                    loss = sum(module(images))
+                wrapper.update_params(loss)
+
+            facts = measure(rows, step)
+            rows.add(
+                f'{name} {form}', None, images_s=2e3 / facts['ms'], **facts)
+
+
+def check_kernel_speed(rows: Rows) -> None:
+    """torch's attention kernels, for images of new and of known sizes."""
+    kinds = SDPBackend
+    backends = {
+        'any': None,
+        'no cuDNN':
+        [kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION, kinds.MATH],
+        'efficient': [kinds.EFFICIENT_ATTENTION, kinds.MATH]
+    }
+    if rows.device != 'cuda':
+        rows.add('kernels', None, note='needs a GPU')
+        return
+    sizes = [(480 + 32 * i, 640 + 32 * i) for i in range(6)]
+    for family, arch in models.ONE_EACH:
+        model = models.backbone(family, arch).cuda()
+        for label, allowed in backends.items():
+            what = f'{family} {arch}, {label}'
+            context = sdpa_kernel(allowed) if allowed else nullcontext()
+            with rows.case(what), context, torch.autocast(
+                    'cuda', torch.bfloat16):
+                times: list[list[float]] = [[], []]
+                for own in times:
+                    for size in sizes:
+                        x = torch.randn(1, 3, *size, device='cuda')
+                        torch.cuda.synchronize()
+                        start = time.perf_counter()
+                        sum(o.float().mean() for o in model(x)).backward()
+                        torch.cuda.synchronize()
+                        own.append(1e3 * (time.perf_counter() - start))
+                rows.add(
+                    what,
+                    None,
+                    new_ms=median(times[0]),
+                    known_ms=median(times[1]))
