@@ -167,10 +167,10 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
     forms = list(longest)
     subject, others = forms[-1], forms[:-1]
     header = ['model', 'pass', 'size', *(f'{form}, ms' for form in forms)]
-    header += [f'{subject} vs {form}' for form in others]
+    header += [f'vs {form}' for form in others]
     has_peaks = any(row['peak MiB'] for row in rows)
     if has_peaks:
-        header.append(f'peak MiB, {" / ".join(forms)}')
+        header.append(f'MiB, {" / ".join(forms[-2:])}')
     lines = [header]
     for (model, mode, size), found in cases.items():
 
@@ -184,7 +184,7 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
             for form in others
         ]
         if has_peaks:
-            peaks = [value(form, 'peak MiB') or '-' for form in forms]
+            peaks = [value(form, 'peak MiB') or '-' for form in forms[-2:]]
             line.append(' / '.join(peaks) if any(p != '-'
                                                  for p in peaks) else '')
         lines.append(line)
