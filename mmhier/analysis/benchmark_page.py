@@ -177,7 +177,8 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
         def value(form: str, key: str, found: dict[str, Row] = found) -> str:
             return found[form][key] if form in found else ''
 
-        line = [model, mode, size, *(value(form, 'ms') for form in forms)]
+        line = [model, mode, size]
+        line += [_shorten(value(form, 'ms')) for form in forms]
         line += [
             f'{float(value(form, "ms")) / float(value(subject, "ms")):.2f}'
             if value(form, 'ms') and value(subject, 'ms') else ''
@@ -189,6 +190,12 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
                                                  for p in peaks) else '')
         lines.append(line)
     return lines
+
+
+def _shorten(number: str) -> str:
+    """A number with tenths only below 100."""
+    is_long = number and float(number) >= 100
+    return f'{float(number):.0f}' if is_long else number
 
 
 def _peaks(rows: Sequence[Row]) -> list[list[str]]:

@@ -167,7 +167,7 @@ def test_page_is_measured_anew(tmp_path, monkeypatch):
 def test_tables_follow_from_rows():
     case = dict(model='lit', mode='training', size='64x64', machine='here')
     rows = [
-        dict(case, form='swin-t', ms='30.0', **{'peak MiB': ''}),
+        dict(case, form='swin-t', ms='129.7', **{'peak MiB': ''}),
         dict(case, form='plain', ms='20.0', **{'peak MiB': '9'}),
         dict(case, form='eager', ms='15.0', **{'peak MiB': ''}),
         dict(case, form='auto', ms='99.0', **{'peak MiB': ''}),
@@ -177,7 +177,7 @@ def test_tables_follow_from_rows():
         '| model | pass | size | swin-t, ms | plain, ms | auto, ms | '
         'vs swin-t | vs plain | MiB, plain / auto |\n'
         '|---|---|---|---|---|---|---|---|---|\n'
-        '| lit | training | 64x64 | 30.0 | 20.0 | 10.0 | 3.00 | 2.00 | '
+        '| lit | training | 64x64 | 130 | 20.0 | 10.0 | 12.97 | 2.00 | '
         '9 / 4 |\n\nMeasured on: here.\n')
     peaks = [
         dict(model='lit', size=size, ms='', machine=size, **{'peak MiB': size})
