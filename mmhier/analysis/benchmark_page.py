@@ -167,28 +167,35 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
     forms = list(longest)
     subject, others = forms[-1], forms[:-1]
     header = ['model', 'pass', 'size', *(f'{form}, ms' for form in forms)]
-    header += [f'{subject} vs {form}' for form in others]
+    header += [f'vs {form}' for form in others]
     has_peaks = any(row['peak MiB'] for row in rows)
     if has_peaks:
-        header.append(f'peak MiB, {" / ".join(forms)}')
+        header.append(f'MiB, {" / ".join(forms[-2:])}')
     lines = [header]
     for (model, mode, size), found in cases.items():
 
         def value(form: str, key: str, found: dict[str, Row] = found) -> str:
             return found[form][key] if form in found else ''
 
-        line = [model, mode, size, *(value(form, 'ms') for form in forms)]
+        line = [model, mode, size]
+        line += [_shorten(value(form, 'ms')) for form in forms]
         line += [
             f'{float(value(form, "ms")) / float(value(subject, "ms")):.2f}'
             if value(form, 'ms') and value(subject, 'ms') else ''
             for form in others
         ]
         if has_peaks:
-            peaks = [value(form, 'peak MiB') or '-' for form in forms]
+            peaks = [value(form, 'peak MiB') or '-' for form in forms[-2:]]
             line.append(' / '.join(peaks) if any(p != '-'
                                                  for p in peaks) else '')
         lines.append(line)
     return lines
+
+
+def _shorten(number: str) -> str:
+    """A number with tenths only below 100."""
+    is_long = number and float(number) >= 100
+    return f'{float(number):.0f}' if is_long else number
 
 
 def _peaks(rows: Sequence[Row]) -> list[list[str]]:

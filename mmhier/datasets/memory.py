@@ -31,10 +31,10 @@ def release_parsed_annotations(dataset: Any) -> None:
                                     for i in images) else images
             for category, images in ids.items()
         }
-        _trim()
+        return_freed_memory()
 
 
-def _trim() -> None:
+def return_freed_memory() -> None:
     """Give freed memory back to the system, where malloc can."""
     if sys.platform == 'linux':
         trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import cv2
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from mmhier.datasets.memory import return_freed_memory
 from mmhier.errors import MMHierError
 from .loading_errors import explain_failure, find_flaw
 from .seeding import SeededBatches, seed_generators
@@ -144,6 +145,8 @@ class SampleLoader(DataLoader):
         if (self.batch_sampler is None
                 or isinstance(self.dataset, IterableDataset)):
             return super()._get_iterator()
+        # Of checks and records: each worker would share it, freed or not.
+        return_freed_memory()
         settings = {key: getattr(self, key) for key in _SETTINGS}
         settings['collate_fn'] = _Collate(self.collate_fn)
         inner = DataLoader(

@@ -180,6 +180,9 @@ class CocoMetric(MMDetCocoMetric):
                  **kwargs: Any) -> None:
         self.eval_class = coco_eval_class(backend)
         self.per_class: PerClass = {}
+        self.ann_file = ann_file
+        self.sort_categories = sort_categories
+        self._truth: TolerantCOCO | None = None
         super().__init__(
             None,
             *args,
@@ -190,14 +193,28 @@ class CocoMetric(MMDetCocoMetric):
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
         if set(self.metrics) != {'proposal_fast'}:
             self._check_names()
-        if ann_file is None:
-            return
-        with get_local_path(ann_file, backend_args=backend_args) as path:
-            self._coco_api = TolerantCOCO(path)
-        if sort_categories:
-            coco = self._coco_api
+        if ann_file is not None:
+            self._read_truth()  # Refuse an unusable file early.
+
+    @property
+    def _coco_api(self) -> Any:
+        """Ground truth of ``ann_file``, in memory during an evaluation only."""
+        if self._truth is None and self.ann_file is not None:
+            self._truth = self._read_truth()
+        return self._truth
+
+    @_coco_api.setter
+    def _coco_api(self, truth: TolerantCOCO | None) -> None:
+        self._truth = truth
+
+    def _read_truth(self) -> TolerantCOCO:
+        with get_local_path(
+                self.ann_file, backend_args=self.backend_args) as path:
+            coco = TolerantCOCO(path)
+        if self.sort_categories:
             coco.dataset['categories'].sort(key=lambda c: c['id'])
             coco.cats = {c['id']: c for c in coco.dataset['categories']}
+        return coco
 
     def _check_names(self) -> None:
         if len(self.proposal_nums) != 3:
@@ -258,6 +275,8 @@ class CocoMetric(MMDetCocoMetric):
                             recalls))
                 else:
                     metrics.update(self._evaluate(kind, load(files[kind])))
+        if self.ann_file is not None:
+            self._truth = None
         return metrics
 
     def _evaluated_images(self, truths: Sequence[dict]) -> list[int]:

@@ -42,8 +42,12 @@ def evaluate_by_class(truth,
     metric = CocoMetric(
         ann_file=truth, metric=list(metric), backend=backend, **kwargs)
     metric.dataset_meta = dict(classes=classes)
+    # In memory during an evaluation only.
+    assert metric._truth is None
     metric.process({}, samples)
-    return metric.evaluate(len(samples)), metric.per_class
+    found = metric.evaluate(len(samples)), metric.per_class
+    assert metric._truth is None or truth is None
+    return found
 
 
 def evaluate(*args, **kwargs) -> dict:
