@@ -51,8 +51,8 @@ def build(family, arch, seed=0, **kwargs):
     Zero-initialised offsets, gates and biases would hide mistakes.
     """
     torch.manual_seed(seed)
-    if arch in MODEL_ARGS:
-        kwargs['model_args'] = MODEL_ARGS[arch]
+    if family == 'TimmBackbone':
+        kwargs['model_args'] = MODEL_ARGS.get(arch)
     model = MODELS.build(dict(type=f'mmhier.{family}', arch=arch, **kwargs))
     with torch.no_grad():
         for parameter in model.parameters():
