@@ -1,4 +1,4 @@
-"""Progress bars: shown on a terminal alone, with the time that is left."""
+"""Progress bars: shown on a terminal only, with the remaining time."""
 import io
 import re
 import sys

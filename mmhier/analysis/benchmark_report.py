@@ -1,4 +1,4 @@
-"""Tables of a benchmark: what `mmhier benchmark` prints and writes."""
+"""Tables that `mmhier benchmark` prints and writes."""
 import argparse
 import ctypes
 import logging
@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
-    """All that was asked for."""
+    """Cases that the arguments ask for."""
     return [
         Case(mode, height, width, arguments.batch_size, dtype, arguments.device)
         for mode in arguments.mode for dtype in arguments.dtypes
@@ -62,7 +62,7 @@ def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
                 for form in arguments.forms
             }
         own = [form for form in arguments.forms if form not in PEERS]
-        found = measure(forms, case, arguments.rounds, (own or [None])[0])
+        found = measure(forms, case, arguments.rounds, next(iter(own), None))
         for result in found:
             model = forms[result.variant]
             if result.variant in PEERS:
@@ -232,7 +232,7 @@ def machine(device: str) -> str:
 
 def csv_rows(arguments: argparse.Namespace,
              results: Sequence[Measurement]) -> list[Row]:
-    """Rows of all that was measured, each with the machine."""
+    """Rows of the measurements, each with the machine."""
     conditions = machine(arguments.device)
     if arguments.rates:
         return [
@@ -280,7 +280,7 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
         raise MMHierError(f'--device {arguments.device}: no such device here, '
                           'expected cpu')
     if arguments.device != 'cpu':
-        # Waits and memory figures are those of the current device.
+        # torch synchronizes and counts memory on the current device.
         torch.cuda.set_device(arguments.device)
     if arguments.threads is None:
         arguments.threads = torch.get_num_threads()

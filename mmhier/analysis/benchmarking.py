@@ -122,8 +122,8 @@ def measure(variants: dict[str, Callable[[Tensor], Any]],
     """Time variants in turn.
 
     Args:
-        variants (dict[str, Callable]): Forms by name, in train or eval mode as
-            the case asks. Speed-ups are over the first.
+        variants (dict[str, Callable]): Forms by name, in the train or eval
+            mode of the case. Speed-ups are over the first.
         case (Case): What to run.
         rounds (int): How often each form is timed, after one pass that is
             not; 0 for not at all. Defaults to 7.

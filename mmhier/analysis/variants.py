@@ -80,7 +80,7 @@ class WholeModel(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         if self._batch[0] is not images:
-            # Labels go to the device once, not in each timed pass.
+            # Move labels to the device once, not in each timed pass.
             self._batch = images, [self._sample(image) for image in images]
         samples = [sample.new() for sample in self._batch[1]]
         if self.training:

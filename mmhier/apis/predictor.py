@@ -44,7 +44,7 @@ class Prediction:
     labels: np.ndarray | None = None
 
     def to_supervision(self) -> Any:
-        """Convert to supervision's form.
+        """Convert to supervision's Detections.
 
         Returns:
             supervision.Detections: Boxes, and masks where the model predicts
@@ -242,11 +242,14 @@ class Predictor:
         return f'class {label}'
 
     def __call__(self, image: str | np.ndarray) -> Prediction:
-        """Prediction for an image.
+        """Predict an image.
 
         Args:
-            image (str | np.ndarray): File; or (H, W, 3) uint8, BGR as OpenCV
+            image (str | np.ndarray): File, or (H, W, 3) uint8, BGR as OpenCV
                 reads it.
+
+        Returns:
+            Prediction: Its predictions and their picture.
 
         Raises:
             MMHierError: If the file cannot be read or the model cannot take

@@ -206,8 +206,7 @@ def _dump_metric(scope: str | None, path: str) -> DumpResults:
 
 def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
                       wait_time: float) -> None:
-    """Draw by a hook of ours in place of the config's, which names pictures
-    by the base name of their image."""
+    """Replace the config's visualization hook by PredictionPicturesHook."""
     scope = cfg.get('default_scope')
     visualizer = dict(
         mmdet='DetLocalVisualizer',

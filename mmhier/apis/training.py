@@ -64,9 +64,9 @@ def train(config: str,
             Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         tf32 (bool): Multiply float32 matrices in TF32 on GPUs that can.
             Defaults to False: torch's choice.
-        track (str, optional): 'tensorboard', 'mlflow', 'wandb' or 'aim', which
-            logs the run too; see :func:`mmhier.engine.tracking.use_tracker`.
-            Defaults to None.
+        track (str, optional): Tracker that also logs the run: 'tensorboard',
+            'mlflow', 'wandb' or 'aim'; see
+            :func:`mmhier.engine.tracking.use_tracker`. Defaults to None.
         auto_scale_lr (bool): Scale the learning rate by the total batch size
             over ``auto_scale_lr.base_batch_size``. Defaults to False.
         no_validate (bool): Leave validation out. Defaults to False.

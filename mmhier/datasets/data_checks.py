@@ -63,9 +63,9 @@ def check_data(cfg: Config,
             evenly spread over it; None for all. Defaults to 200.
         warn (Callable, optional): Called with each warning. Defaults to
             None: they go to the log.
-        keep (bool): Keep the last annotation file in memory, for
-            :func:`mmhier.evaluation.dry_run.dry_evaluate`, which lets go of
-            it. Defaults to False.
+        keep (bool): Keep the last annotation file in memory until
+            :func:`mmhier.evaluation.dry_run.dry_evaluate` has used it.
+            Defaults to False.
 
     Raises:
         MMHierError: Names the key, the file and what is wrong with it.

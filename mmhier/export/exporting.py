@@ -35,7 +35,7 @@ OPSETS = range(18, 22)
 # Any size but those that tests and users ask for; two images, since a length
 # of one would be taken for a constant.
 _EXAMPLE = (2, 176, 208)
-# Of transforms that change the size of images.
+# Attributes of transforms that change the size of images.
 _SETTINGS = ('scale', 'scale_factor', 'keep_ratio', 'edge', 'crop_size', 'size',
              'size_divisor', 'pad_val', 'interpolation', 'backend')
 
@@ -250,14 +250,14 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
 
 
 def inference_settings(model: nn.Module) -> dict[str, Any]:
-    """How the outputs of a model become predictions.
+    """Settings that turn the outputs of a model into predictions.
 
     Args:
         model (nn.Module): Of any package.
 
     Returns:
-        dict: ``activation`` that is still to be applied to the outputs:
-        'softmax', 'sigmoid' or 'none'. For a segmentor, ``mode`` ('whole' or
+        dict: ``activation`` to be applied to the outputs: 'softmax',
+        'sigmoid' or 'none'. For a segmentor, ``mode`` ('whole' or
         'slide'), with ``crop_size`` and ``stride`` (height, width) of
         windows; ``align_corners`` of the logits' resizing; and the
         ``threshold`` of a sigmoid. For a detector, ``test_cfg``.

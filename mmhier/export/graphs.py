@@ -146,8 +146,8 @@ def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
 def unsupported(model: nn.Module,
                 key: str | None = None,
                 part: Any = None) -> MMHierError:
-    """Error that names the part of a model that stops its export, if it is
-    not the model itself."""
+    """Error that names the part that prevents the export of a model; the
+    whole model by default."""
     owner = '' if key is None else f' with {key}.type={type(part).__name__}'
     return MMHierError(
         f'{type(model).__name__}{owner} cannot be exported as a whole: export '

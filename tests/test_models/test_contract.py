@@ -1,4 +1,4 @@
-"""What every backbone promises, over all families and variants."""
+"""The contract of a backbone, over all families and variants."""
 import io
 from itertools import combinations
 from math import ceil
@@ -14,7 +14,7 @@ from mmhier.registry import MODELS
 from ..lanes import fast_first, slow
 
 MODELS.import_from_location()
-MODELS.get('TimmBackbone')  # which is imported on demand
+MODELS.get('TimmBackbone')  # imported on demand
 FAMILIES = {
     name: cls
     for name, cls in MODELS.module_dict.items()

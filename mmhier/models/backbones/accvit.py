@@ -69,7 +69,7 @@ class AveragePool(nn.Module):
     compiled graph to odd or even sizes.
 
     Args:
-        stride (int): Stride.
+        stride (int): Of the pooling.
         dilation (int): Distance of neighbouring pixels of a cell.
     """
 

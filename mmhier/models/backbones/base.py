@@ -150,8 +150,8 @@ class HierarchicalBackbone(BaseModule):
         return self.stage_stride(stage) // self.stage_stride(stage - 1)
 
     def stage_dilation(self, stage: int) -> int:
-        """Distance of neighbouring taps in stage 0 to 3, 1 unless
-        output_stride keeps the map larger."""
+        """Dilation of stage 0 to 3; 1 unless output_stride keeps its map
+        larger."""
         return self.all_strides[stage] // self.stage_stride(stage)
 
     @classmethod

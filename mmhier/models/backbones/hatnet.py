@@ -47,8 +47,8 @@ class HierarchicalAttention(nn.Module):
         ds_ratio (int): Side of the cells that are averaged into one global
             key and value.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
-        dilation (int): Distance of neighbouring tokens of a window; the
-            cells are as many times larger. Defaults to 1.
+        dilation (int): Distance of neighbouring tokens of a window; scales
+            the side of the cells too. Defaults to 1.
     """
 
     def __init__(self,
