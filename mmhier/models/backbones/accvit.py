@@ -337,7 +337,8 @@ class ACCViT(HierarchicalBackbone):
             MaxViT's 1e-3 and 0.01. Defaults to ``dict(type='BN')``.
         **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
             ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
-            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
+            'eager'), ``compile`` and ``init_cfg`` of
+            :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in

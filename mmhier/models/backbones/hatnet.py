@@ -201,7 +201,8 @@ class HATNet(HierarchicalBackbone):
             and small, 0.3 for medium and large. Defaults to 0.
         **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
             ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
-            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
+            'eager'), ``compile`` and ``init_cfg`` of
+            :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in
