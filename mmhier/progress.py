@@ -47,7 +47,7 @@ def track(items: Iterable[T],
     """Iterate under a progress bar; see :func:`progress_bar`.
 
     Args:
-        items (Iterable): What to iterate over.
+        items (Iterable): Of any type.
         description (str): Such as 'Reading labels'.
         total (int, optional): Number of items. Defaults to None, ``len(items)``
             where it has one.

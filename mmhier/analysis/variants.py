@@ -65,7 +65,7 @@ class WholeModel(nn.Module):
     """A detector, segmentor or classifier as its runner calls it.
 
     In training it returns its losses, for one object or a label map of a
-    single class an image; else what the task's ``predict`` computes on.
+    single class per image; else the tensors that ``predict`` starts from.
 
     Args:
         model (nn.Module): Of mmdet, mmseg or mmpretrain.

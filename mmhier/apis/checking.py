@@ -62,8 +62,8 @@ class Finding:
     Attributes:
         level (str): 'error' (training would fail or learn nothing),
             'warning' (probably not what was meant) or 'note'.
-        subject (str): What it is about, such as 'train data' or 'model'.
-        message (str): What was found and what to do.
+        subject (str): Subject of the finding, such as 'train data' or 'model'.
+        message (str): The finding, and how to mend it.
     """
     level: str
     subject: str
@@ -142,8 +142,8 @@ class _DryRun:
 
     @contextmanager
     def part(self, subject: str) -> Iterator[None]:
-        """Turn whatever is raised into a finding: a config can break any
-        line of any package."""
+        """Turn any error into a finding: a config can break any line of any
+        package."""
         try:
             with naming_config_errors(self.cfg):
                 yield
@@ -410,8 +410,8 @@ class _DryRun:
 
     def estimate_memory(self, cfg: Config, model: nn.Module,
                         wrapper: OptimWrapper, kept: int) -> None:
-        """Tell what a float32 step takes, given the bytes that the forward
-        pass keeps."""
+        """Note the memory of a float32 step whose forward pass keeps `kept`
+        bytes."""
         tensors = list(model.parameters())
         moments = [
             value for state in wrapper.optimizer.state.values()

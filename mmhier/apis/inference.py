@@ -95,7 +95,7 @@ def infer(config: str,
         amp_dtype (str, optional): See :class:`Predictor`. Defaults to None.
 
     Returns:
-        dict: What predictions.json holds.
+        dict: Content of predictions.json.
 
     Raises:
         MMHierError: If an argument cannot be used. Files that cannot be used
@@ -163,7 +163,7 @@ def infer(config: str,
 
 
 def list_images(inputs: str) -> list[str]:
-    """Image files that an argument stands for, sorted.
+    """List the images of a file, folder or glob pattern, sorted.
 
     Args:
         inputs (str): A file, a folder, whose image files are listed by their
@@ -225,7 +225,7 @@ def read_image(path: str) -> np.ndarray:
         raise UnreadableImage('is damaged or not an image: OpenCV cannot '
                               'decode it')
     try:
-        # OpenCV before 4.12 fills what is missing with gray, silently.
+        # OpenCV before 4.12 silently fills the missing part with gray.
         with Image.open(BytesIO(content)) as parsed:
             parsed.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):

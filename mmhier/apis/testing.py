@@ -46,7 +46,7 @@ def test(config: str,
          launcher: str = 'none') -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
 
-    What the run was goes to ``test_record_<time>.json`` in work_dir.
+    Writes a record of the run to ``test_record_<time>.json`` in work_dir.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.

@@ -86,8 +86,11 @@ def _image_areas(dataset: Any) -> dict[int, float]:
 
 
 def precisions(cfg: Config) -> list[str]:
-    """Those of the device; float32 alone where the optimizer's wrapper is not
-    mmengine's and may be bound to one."""
+    """Precisions to try on the device.
+
+    Only float32 for optimizer wrappers that are not mmengine's, since they may
+    be bound to one precision.
+    """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if resolve_type(kind, OPTIM_WRAPPERS) not in SWITCHABLE_WRAPPERS:
         return ['float32']

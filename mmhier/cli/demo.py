@@ -230,7 +230,7 @@ def print_ap_table(metrics: dict) -> None:
 
 
 def find_shortfalls(metrics: dict) -> list[str]:
-    """Describe every AP below what this recipe reaches."""
+    """Describe every AP below the lowest that this recipe reaches."""
     return [
         f'{kind} AP {metrics[kind]["AP"]:.3f} is lower than {lowest:.2f}'
         for kind, lowest in LOWEST_AP.items() if metrics[kind]['AP'] < lowest

@@ -24,7 +24,7 @@ AUTO = 'auto'
 def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     """Give every dataset of a config these classes, and the model as many.
 
-    See :func:`set_num_classes` for what follows the number.
+    See :func:`set_num_classes` for the keys that follow the number.
 
     Args:
         cfg (Config): Changed in place.

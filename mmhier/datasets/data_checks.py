@@ -53,8 +53,9 @@ def check_data(cfg: Config,
     labels must be as large as their images and hold labels of the classes;
     ``allow_no_zero_label = True`` in the config lets masks without a 0 pass
     where ``reduce_zero_label`` is set. Class folders must be as many as the
-    classes, and the same in each phase. What the frameworks leave out is
-    counted in a line of the log. Data on remote backends is not looked at.
+    classes, and the same in each phase. Annotations that the frameworks
+    leave out are counted in a line of the log. Data on remote backends is not
+    checked.
 
     Args:
         cfg (Config): Made by :func:`mmhier.apis.load_config`.
@@ -68,7 +69,7 @@ def check_data(cfg: Config,
             Defaults to False.
 
     Raises:
-        MMHierError: Names the key, the file and what is wrong with it.
+        MMHierError: Names the key, the file and the mistake.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     checks = _Checks(cfg, max_masks, warn or _log_warning)

@@ -96,7 +96,7 @@ def convert_data(data_format: str,
         out_dir (str): Folder, created if it is missing.
         copy_images (bool): Copy the images instead of linking to their
             folder. Defaults to False.
-        overwrite (bool): Replace what ``out_dir`` holds. Defaults to False.
+        overwrite (bool): Replace files in ``out_dir``. Defaults to False.
         warn (Callable): Called with each warning. Defaults to print.
 
     Returns:

@@ -28,7 +28,7 @@ def open_yolo(source: Path) -> SourceSet:
         SourceSet: Label files are not read yet.
 
     Raises:
-        MMHierError: If there is no data.yaml, or it lacks what is needed.
+        MMHierError: If there is no data.yaml, or it lacks a required key.
     """
     path = _find_yaml(source)
     try:

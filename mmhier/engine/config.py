@@ -12,7 +12,7 @@ from mmhier.errors import MMHierError, require_utf8
 from mmhier.files import make_writable
 from mmhier.zoo import config_path
 
-# Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs
+# Top-level keys of OpenMMLab 2.x, and their successors. Some 3.x configs
 # carry one of the first group along as a variable, so these count as legacy
 # only where their successor is absent.
 _RENAMED = {
@@ -63,7 +63,7 @@ def load_config(path: str,
                 classes: str | Sequence[str] | None = None,
                 cfg_options: dict[str, Any] | None = None,
                 launcher: str = 'none') -> Config:
-    """Read a config file and apply what was asked on the command line.
+    """Read a config file and apply the options of the command line.
 
     Args:
         path (str): A config file for mmdet, mmseg or mmpretrain, or the name

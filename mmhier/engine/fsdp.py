@@ -182,7 +182,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
         in torch 2.1.
 
         Args:
-            state_dict (dict): What :meth:`optim_state_dict` returned.
+            state_dict (dict): Returned by :meth:`optim_state_dict`.
         """
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(
             self.model, self.optim_wrapper.optimizer, state_dict)

@@ -257,7 +257,7 @@ def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
         checkpoint (dict): Content.
 
     Raises:
-        MMHierError: Names what differs.
+        MMHierError: Names the differences.
     """
     advice = 'or start from the weights with --cfg-options load_from=PATH'
     stored = (checkpoint.get('trained_with') or {}).get('optimizer')

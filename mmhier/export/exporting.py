@@ -217,7 +217,7 @@ def graph_paths(out: Path, graphs: list[ExportGraph]) -> list[Path]:
 
 
 def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """What a data preprocessor does with an image (H, W, 3), BGR as read.
+    """Settings of a data preprocessor for an image (H, W, 3), BGR as read.
 
     Args:
         model (nn.Module): With a ``data_preprocessor`` of mmdet, mmseg or
@@ -338,11 +338,11 @@ def write_program(program: torch.export.ExportedProgram,
                   path: Path,
                   format: str = 'onnx',
                   opset: int = OPSETS[-1]) -> None:
-    """Write what :func:`trace` made of a graph.
+    """Write a graph that :func:`trace` returned.
 
     Args:
         program (ExportedProgram): Stays as it is.
-        graph (ExportGraph): What was traced.
+        graph (ExportGraph): The traced graph.
         path (Path): See :func:`write_graph`.
         format (str): See :func:`export_model`. Defaults to 'onnx'.
         opset (int): Of ONNX. Defaults to 21.

@@ -1,4 +1,4 @@
-"""What is exported: modules from images to tensors, at any height and width.
+"""Exported modules, from images to tensors at any height and width.
 
 Images are float32, normalised, padded and in the channel order that the data
 preprocessor of the model gives them.
@@ -16,7 +16,7 @@ Shape = tuple[Any, ...]
 
 
 class ExportGraph(nn.Module):
-    """A module with what its export needs to know.
+    """A module with the facts that its export needs.
 
     Attributes:
         name (str): '' or, if a model becomes several files, the end of this
