@@ -8,7 +8,7 @@ from mmhier.progress import track
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it is sent."""
+    """A terminal that stores its output."""
 
     def isatty(self):
         return True

@@ -244,7 +244,7 @@ def test_frozen_stages_get_no_gradient_and_stay_in_eval_mode(family, arch):
             sum(p.numel() for p in model.parameters() if p.requires_grad))
     assert trainable == sorted(trainable, reverse=True)
     assert len(set(trainable)) == 6
-    # What is left are norms or pyramid levels of the outputs alone.
+    # The rest are norms or pyramid levels of the outputs.
     assert trainable[-1] < 0.15 * trainable[0]
 
 

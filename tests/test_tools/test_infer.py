@@ -1,4 +1,4 @@
-"""tools/infer.py: what it reads, writes, skips and refuses."""
+"""tools/infer.py: input, output, skipped files and errors."""
 import errno
 import json
 import os
