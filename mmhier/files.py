@@ -65,7 +65,7 @@ def file_sha256(path: str | Path) -> str:
 def distinct_names(files: Sequence[str]) -> dict[str, str]:
     """Name the results of files, without suffix where that is unambiguous.
 
-    Files of several folders keep the folders below the one that they share.
+    Names of files in several folders start below their common folder.
 
     Args:
         files (Sequence[str]): At least one path.
@@ -84,14 +84,14 @@ def distinct_names(files: Sequence[str]) -> dict[str, str]:
 
 
 def make_writable(name: str, folder: str) -> None:
-    """Make a folder, and write a file in it, before a long run does.
+    """Create a folder, and check before a long run that it is writable.
 
     Args:
         name (str): Option that names the folder, such as '--out-dir'.
-        folder (str): Its parents are made if need be.
+        folder (str): Created with its parents if it is missing.
 
     Raises:
-        MMHierError: If either fails.
+        MMHierError: If it cannot be created or written to.
     """
     try:
         os.makedirs(folder, exist_ok=True)

@@ -12,11 +12,14 @@ T = TypeVar('T')
 def progress_bar(*columns: 'ProgressColumn') -> 'Progress':
     """Progress on stderr with elapsed and remaining time.
 
-    Nothing is printed where stderr is no terminal. The bar goes when its
-    ``with`` block ends.
+    Nothing is printed if stderr is not a terminal. The bar disappears at the
+    end of its ``with`` block.
 
     Args:
         *columns (ProgressColumn): Columns of rich behind the bar.
+
+    Returns:
+        Progress: Of rich, to be entered.
     """
     from rich.console import Console
     from rich.progress import (
@@ -41,10 +44,10 @@ def progress_bar(*columns: 'ProgressColumn') -> 'Progress':
 def track(items: Iterable[T],
           description: str,
           total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar; see :func:`progress_bar`.
+    """Iterate under a progress bar; see :func:`progress_bar`.
 
     Args:
-        items (Iterable): What to iterate over.
+        items (Iterable): Of any type.
         description (str): Such as 'Reading labels'.
         total (int, optional): Number of items. Defaults to None, ``len(items)``
             where it has one.

@@ -1,9 +1,9 @@
-"""What sources and measurements say of the configs, by variant and head."""
+"""Published and measured numbers of the configs, by variant and head."""
 from .config_zoo import DETECTOR_VARIANTS
 
 # Parameters of the whole model. LIT publishes 30, 39 (RetinaNet), 40, 48
 # (Mask R-CNN) and 24, 32 (Semantic FPN) million for tiny and small. LITv2's
-# are those of the authors' models to the last one.
+# equal those of the authors' models exactly.
 HEADS = ('in1k', 'mask-rcnn', 'retinanet', 'upernet', 'semantic-fpn',
          'cascade-mask-rcnn')
 PARAMETERS = '''

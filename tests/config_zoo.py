@@ -1,4 +1,4 @@
-"""What the tests of the configs share: their list, small models, batches."""
+"""List of configs, small models and batches for the tests of configs."""
 from copy import deepcopy
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parameters of tests by lane: `make test` runs what is not marked."""
+"""Parameters of tests by lane: `make test` runs unmarked tests."""
 from collections.abc import Iterable
 from typing import Any
 

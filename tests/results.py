@@ -1,4 +1,4 @@
-"""``--record LANE``: write what a lane of tests gave, for readers.
+"""``--record LANE``: publish the outcome of a lane of tests.
 
 README.md gets a row of its table of tested versions; the zoo lane also writes
 its tests and their durations to tests/zoo_results.md.
@@ -28,7 +28,7 @@ def add_option(parser) -> None:
 
 
 def record(reporter, config) -> None:
-    """Write the outcome of a session that was asked for it."""
+    """Write the outcome of a session with ``--record``."""
     lane = config.getoption('record')
     if lane is None:
         return

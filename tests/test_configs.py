@@ -420,7 +420,7 @@ def test_pipelines_run(name, tmp_path):
     cv2.imwrite(
         str(tmp_path / 'm.png'), rng.integers(0, 151, (60, 80), dtype=np.uint8))
     for loader in ('train_dataloader', 'test_dataloader'):
-        # What the three kinds of datasets hand on.
+        # Keys that the three kinds of datasets pass on.
         box = dict(
             bbox=[8, 8, 40, 40],
             bbox_label=3,

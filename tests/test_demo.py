@@ -20,7 +20,7 @@ MAX_ITERS = 6
 
 
 def command(*options):
-    # Few pixels: what is tested is the order of things.
+    # Few pixels: only the order of the steps is tested.
     return [
         sys.executable, TOOL, '--data-root', 'data/shapes', '--work-dir',
         'work_dirs/demo', '--num-train', NUM_TRAIN, '--num-val', NUM_VAL,
@@ -93,7 +93,7 @@ def resume_and_finish(folder):
 
 def repeat(folder):
     result = folder / 'work_dirs/demo/result.json'
-    # What a whole training reaches.
+    # Reached by a whole training.
     good = dict(AP=.9, AP50=.95, AP75=.9, small=.8, medium=.9)
     result.write_text(json.dumps(dict(bbox=good, segm=good)))
     before = {

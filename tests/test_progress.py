@@ -1,4 +1,4 @@
-"""Progress bars: shown on a terminal alone, with the time that is left."""
+"""Progress bars: shown on a terminal only, with the remaining time."""
 import io
 import re
 import sys
@@ -8,7 +8,7 @@ from mmhier.progress import track
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it is sent."""
+    """A terminal that stores its output."""
 
     def isatty(self):
         return True

@@ -1,4 +1,4 @@
-"""What `--record` writes of a lane, and the demo's figures."""
+"""Records of lanes by `--record`, and figures of the demo."""
 from types import SimpleNamespace
 
 import pytest

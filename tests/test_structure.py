@@ -9,7 +9,6 @@ from .conftest import ROOT
 CORE = ('apis', 'checkpoints', 'datasets', 'engine', 'evaluation', 'export',
         'models', 'ops')
 AROUND = ('analysis', 'cli', 'leaderboard', 'visualization')
-# Being replaced: the names of models, and what check.py measures.
 
 
 def sources(*folders: str) -> list[Path]:

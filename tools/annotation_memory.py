@@ -2,10 +2,10 @@
 
 Generates COCO-style annotations of train2017's size and trains a slim
 detector on them for some iterations, by mmhier and by mmdet's runner alone.
-Memory is the proportional set size of the main process and its workers, in
-which a page that several processes share counts once, less that of the same
-training on 200 images. The serialized size is that of mmdet's own form of the
-annotations, one array of bytes. Needs Linux, 8 GB of memory and 15 minutes.
+Memory is the proportional set size of the main process and its workers, which
+counts shared pages once, minus that of the same training on 200 images. The
+serialized size is that of the array of bytes in which mmdet keeps annotations.
+Needs Linux, 8 GB of memory and 15 minutes.
 
 Examples:
     python tools/annotation_memory.py
@@ -170,8 +170,8 @@ def train(package: str, config: str, state: str) -> None:
     Args:
         package (str): 'mmhier' or 'mmdet'.
         config (str): Config file.
-        state (str): File that gets the serialized size once all workers have
-            loaded batches.
+        state (str): File that the serialized size is written to once all
+            workers have loaded batches.
     """
     from mmengine.config import Config
     from mmengine.hooks import Hook
@@ -213,6 +213,9 @@ def measure(package: str, root: Path, num_workers: int) -> Memory:
         package (str): See :func:`train`.
         root (Path): Data of :func:`generate`.
         num_workers (int): Of the training dataloader.
+
+    Returns:
+        Memory: Of the whole training.
 
     Raises:
         MMHierError: If the training fails.
@@ -264,13 +267,13 @@ def tree_memory(pid: int) -> int:
             for child in (task / 'children').read_text().split():
                 total += tree_memory(int(child))
     except (FileNotFoundError, ProcessLookupError, TypeError):
-        pass  # it has ended
+        pass  # the process has ended
     return total
 
 
 def measure_all(packages: Sequence[str], num_images: int,
                 num_workers: int) -> dict[str, Memory]:
-    """Memory of the annotations by package, the rest of a training left out.
+    """Memory of the annotations by package, without the rest of a training.
 
     Args:
         packages (Sequence[str]): Some of 'mmhier' and 'mmdet'.

@@ -1,4 +1,4 @@
-"""Run the demo with several seeds and write what it reaches to README.md.
+"""Run the demo with several seeds and write the results to README.md.
 
 The README gets the last lines of the first run and the average precision and
 computing time of all; .github/demo.png gets its picture.
@@ -24,7 +24,7 @@ END = '<!-- End of the measurements. -->\n'
 
 
 def run_demo(seed: int, folder: Path) -> tuple[list[str], float]:
-    """Lines of a demo's output and its core-minutes, imports and all."""
+    """Lines of a demo's output, and its core-minutes with imports."""
     shutil.rmtree(folder, ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run([
@@ -68,7 +68,7 @@ def describe(output: Sequence[str], rows: Sequence[tuple]) -> str:
 
 
 def replace_block(text: str, block: str) -> str:
-    """A page with another block between the marks."""
+    """Replace the block between the marks of a page."""
     head, start, rest = text.partition(START)
     _, end, tail = rest.partition(END)
     if not start or not end:
@@ -78,6 +78,7 @@ def replace_block(text: str, block: str) -> str:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(

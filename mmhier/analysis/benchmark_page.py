@@ -1,4 +1,4 @@
-"""Tables of a page of benchmarks, and the CSV files of rows behind them."""
+"""Tables of a benchmark page, and the CSV files of their rows."""
 import csv
 import io
 import os
@@ -15,14 +15,14 @@ from mmhier.files import write_text
 
 BLOCK = re.compile(r'(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 Row = dict[str, str]
-# In the CSV files alone: values of attn_impl, slower than auto.
+# Forms left out of the tables: values of attn_impl that are slower than auto.
 _HIDDEN = ('eager', 'sdpa')
 
 
 def update_page(path: str,
                 names: Sequence[str] | None,
                 measure: bool = True) -> None:
-    """Run the commands of a page, and write rows and tables.
+    """Run the commands of a page; write their rows and tables.
 
     Rows go to speed/NAME.csv beside the page after each command, so that an
     interrupted run keeps what it measured.
@@ -32,8 +32,8 @@ def update_page(path: str,
             followed by ``<!-- end -->``. speed/commands.txt beside it has the
             commands of each NAME.
         names (Sequence[str], optional): Names to measure; None for all.
-        measure (bool): Measure, and not only write the tables. Defaults to
-            True.
+        measure (bool): Run the commands; False only writes the tables of
+            the CSV files. Defaults to True.
 
     Raises:
         MMHierError: If the page has no block, a name no command, or a command
@@ -61,6 +61,9 @@ def read_commands(page: Path) -> dict[str, list[str]]:
 
     Args:
         page (Path): The page beside ``speed``.
+
+    Returns:
+        dict[str, list[str]]: Arguments of ``mmhier benchmark`` by NAME.
 
     Raises:
         MMHierError: If there is no such file.
@@ -112,10 +115,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _measure_rows(path: Path, commands: Sequence[str]) -> None:
-    """Run each command in a process of its own; rows of others go.
+    """Run each command in its own process; drop the rows of removed commands.
 
-    How fast a pass is depends on the memory that earlier ones left to the
-    process.
+    The memory that earlier passes leave to a process changes the time of
+    later ones.
     """
     for command in commands:
         with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +138,7 @@ def _measure_rows(path: Path, commands: Sequence[str]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown table of what a reader needs of rows."""
+    """Markdown table of the times in rows, or of the peaks without times."""
     if not rows:
         return 'Not measured yet.\n'
     if any(row['ms'] for row in rows):
@@ -151,7 +154,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _by_case(rows: Sequence[Row]) -> dict[tuple[str, ...], dict[str, Row]]:
-    """Rows by model, mode and size, and then by form; the last one counts."""
+    """Rows by (model, mode, size), then form; later rows replace earlier."""
     cases: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         if row['form'] not in _HIDDEN:
@@ -161,7 +164,7 @@ def _by_case(rows: Sequence[Row]) -> dict[tuple[str, ...], dict[str, Row]]:
 
 
 def _times(rows: Sequence[Row]) -> list[list[str]]:
-    """Times of each form, and speed-ups of the last one over the others."""
+    """Times of each form, and speed-ups of the last form over the others."""
     cases = _by_case(rows)
     longest = max(cases.values(), key=len)
     forms = list(longest)
@@ -193,7 +196,7 @@ def _times(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _shorten(number: str) -> str:
-    """A number with tenths only below 100."""
+    """Drop the tenths of numbers from 100."""
     is_long = number and float(number) >= 100
     return f'{float(number):.0f}' if is_long else number
 

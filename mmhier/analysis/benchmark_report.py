@@ -1,4 +1,4 @@
-"""Tables of a benchmark: what `mmhier benchmark` prints and writes."""
+"""Tables that `mmhier benchmark` prints and writes."""
 import argparse
 import ctypes
 import logging
@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
-    """All that was asked for."""
+    """Cases that the arguments ask for."""
     return [
         Case(mode, height, width, arguments.batch_size, dtype, arguments.device)
         for mode in arguments.mode for dtype in arguments.dtypes
@@ -62,7 +62,7 @@ def run_cases(arguments: argparse.Namespace) -> list[Measurement]:
                 for form in arguments.forms
             }
         own = [form for form in arguments.forms if form not in PEERS]
-        found = measure(forms, case, arguments.rounds, (own or [None])[0])
+        found = measure(forms, case, arguments.rounds, next(iter(own), None))
         for result in found:
             model = forms[result.variant]
             if result.variant in PEERS:
@@ -105,7 +105,7 @@ def count_layers(model: torch.nn.Module, case: Case) -> Complexity:
 
 
 def limits(cost: Complexity, case: Case) -> str:
-    """What the multiply-adds of a pass take at the rates of the machine."""
+    """Time of a pass's multiply-adds at the rates of the machine."""
     rates = machine_rates(case.device)
     times = {}
     for part, macs, forward, backward in (('convolutions and linear layers',
@@ -124,7 +124,7 @@ def limits(cost: Complexity, case: Case) -> str:
 
 
 def rates_table(device: str) -> str:
-    """What the machine reaches."""
+    """Markdown table of the rates that the machine reaches."""
     rates = machine_rates(device)
     lines = ['| | |', '|---|---|']
     lines += [f'| {name} | {rate:.1f} |' for name, rate in rates.items()]
@@ -221,7 +221,7 @@ def markdown_table(results: Sequence[Measurement]) -> str:
 
 @cache
 def machine(device: str) -> str:
-    """Hardware, what fresh memory costs on it, and versions, in a line."""
+    """Hardware, the rate of writing fresh memory, and versions, in a line."""
     facts = describe_environment(device)
     names = ('torch', 'torchvision', 'mmhier')
     versions = ', '.join(f'{n} {facts.packages[n]}' for n in names)
@@ -232,7 +232,7 @@ def machine(device: str) -> str:
 
 def csv_rows(arguments: argparse.Namespace,
              results: Sequence[Measurement]) -> list[Row]:
-    """Rows of all that was measured, each with the machine."""
+    """Rows of the measurements, each with the machine."""
     conditions = machine(arguments.device)
     if arguments.rates:
         return [
@@ -247,7 +247,7 @@ def csv_rows(arguments: argparse.Namespace,
 
 
 def keep_freed_memory() -> None:
-    """Let malloc neither give memory back nor map any by itself."""
+    """Keep malloc from returning memory and from mapping large blocks."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, 'mallopt'):
         raise MMHierError('--keep-memory: expected glibc, whose malloc it sets')
@@ -257,7 +257,7 @@ def keep_freed_memory() -> None:
 
 
 def run_benchmark(arguments: argparse.Namespace) -> None:
-    """Measure what was asked for, print it and write it.
+    """Measure, print and write the cases of the arguments.
 
     Args:
         arguments (argparse.Namespace): Of ``mmhier benchmark``.
@@ -280,7 +280,7 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
         raise MMHierError(f'--device {arguments.device}: no such device here, '
                           'expected cpu')
     if arguments.device != 'cpu':
-        # Waits and memory figures are those of the current device.
+        # torch synchronizes and counts memory on the current device.
         torch.cuda.set_device(arguments.device)
     if arguments.threads is None:
         arguments.threads = torch.get_num_threads()

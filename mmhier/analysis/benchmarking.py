@@ -25,7 +25,7 @@ DTYPES = dict(
 
 @dataclass
 class Case:
-    """What is run.
+    """Mode, size and precision of a pass.
 
     Attributes:
         mode (str): 'inference', or 'training' for forward and backward.
@@ -56,7 +56,7 @@ class Measurement:
 
     Attributes:
         variant (str): Name of the form.
-        case (Case): What was run.
+        case (Case): Mode, size and precision.
         seconds (float, optional): Median time of a pass.
         speed_up (float, optional): Time of the first form over this one's,
             the median of the rounds.
@@ -122,9 +122,9 @@ def measure(variants: dict[str, Callable[[Tensor], Any]],
     """Time variants in turn.
 
     Args:
-        variants (dict[str, Callable]): Forms by name, in train or eval mode as
-            the case asks. Speed-ups are over the first.
-        case (Case): What to run.
+        variants (dict[str, Callable]): Forms by name, in the train or eval
+            mode of the case. Speed-ups are over the first.
+        case (Case): Mode, size and precision.
         rounds (int): How often each form is timed, after one pass that is
             not; 0 for not at all. Defaults to 7.
         reference (str, optional): Form whose outputs the others' are compared
@@ -189,10 +189,10 @@ def count_saved_bytes(model: Callable[[Tensor], Any], case: Case) -> int:
 
 
 def peak_bytes_of_pass(model: Callable[[Tensor], Any], case: Case) -> int:
-    """Memory of one pass beyond what was held before, in bytes.
+    """Memory that one pass adds to the memory held before, in bytes.
 
-    On a CPU the peak of the process counts, so that only the first pass of a
-    process tells anything.
+    On a CPU it is the peak of the process, so only the first pass of a process
+    can be measured.
     """
     images = case.images()
     if case.device.startswith('cuda'):
@@ -201,7 +201,7 @@ def peak_bytes_of_pass(model: Callable[[Tensor], Any], case: Case) -> int:
         before = torch.cuda.memory_allocated()
         run_pass(model, case, images)
         return torch.cuda.max_memory_allocated() - before
-    # Touches what the first convolutions of any process load and allocate.
+    # Load and allocate what the first convolution of any process needs.
     small = Case(case.mode, 224, 224, dtype=case.dtype)
     run_pass(model, small, small.images())
     before = _peak_bytes_so_far()
@@ -226,10 +226,10 @@ def _peak_bytes_so_far() -> int:
 
 
 def peak_bytes_of_process(arguments: Sequence[str]) -> int:
-    """What a fresh process of this program prints when given `arguments`.
+    """Peak of memory that a new process of this program prints, in bytes.
 
     Raises:
-        RuntimeError: If it fails; with what it said.
+        RuntimeError: If it fails, with its output.
     """
     done = subprocess.run([sys.executable, *arguments],
                           capture_output=True,
@@ -265,10 +265,10 @@ def profile_pass(model: Callable[[Tensor], Any],
 
 
 def machine_rates(device: str) -> dict[str, float]:
-    """What a machine reaches, the best of several tries.
+    """Rates that a machine reaches, the best of several tries.
 
     Returns:
-        dict[str, float]: By what was done: billions of multiply-adds a
+        dict[str, float]: By operation: billions of multiply-adds a
         second of products of matrices, convolutions, fused attention and the
         gradients of these, which are twice as many as the results take, and
         GB a second that are written to memory, used before and fresh from the

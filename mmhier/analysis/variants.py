@@ -65,7 +65,7 @@ class WholeModel(nn.Module):
     """A detector, segmentor or classifier as its runner calls it.
 
     In training it returns its losses, for one object or a label map of a
-    single class an image; else what the task's ``predict`` computes on.
+    single class per image; else the tensors that ``predict`` starts from.
 
     Args:
         model (nn.Module): Of mmdet, mmseg or mmpretrain.
@@ -80,7 +80,7 @@ class WholeModel(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         if self._batch[0] is not images:
-            # Labels go to the device once, not in each timed pass.
+            # Move labels to the device once, not in each timed pass.
             self._batch = images, [self._sample(image) for image in images]
         samples = [sample.new() for sample in self._batch[1]]
         if self.training:

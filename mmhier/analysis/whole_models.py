@@ -1,4 +1,4 @@
-"""What a whole detector, segmentor or classifier costs for one image."""
+"""Cost of a whole detector, segmentor or classifier for one image."""
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,10 +21,10 @@ COSTLY = (aten.addmm.default, aten.bmm.default, aten.convolution.default,
 
 
 class _ZeroProducts(TorchDispatchMode):
-    """Zeros instead of the results of costly operators.
+    """Replace the results of costly operators with zeros.
 
-    For models that read values of tensors, such as the shapes within
-    deformable attention, which FakeTensorMode does not know.
+    For models that read values of tensors, such as the shapes in deformable
+    attention, which FakeTensorMode does not hold.
     """
 
     def __torch_dispatch__(self,
@@ -42,11 +42,11 @@ class _ZeroProducts(TorchDispatchMode):
 
 
 class InferencePass(nn.Module):
-    """Every layer of a model that inference needs, on values of no meaning.
+    """Every layer of a model that inference needs, on arbitrary values.
 
     Box heads see 1000 proposals an image and mask heads 100, the convention
     of mmdet 2.x and of the papers. RoIAlign, NMS and auxiliary heads are left
-    out. DETR's and MaskFormer's kind is run whole.
+    out. Models like DETR and MaskFormer run as a whole.
 
     Args:
         model (nn.Module): Of mmdet, mmseg or mmpretrain, or a backbone.
@@ -90,13 +90,13 @@ def _is_detr(model: nn.Module) -> bool:
 
 
 def _is_mask_transformer(model: nn.Module) -> bool:
-    """Whether a head of MaskFormer's kind, of mmdet or mmseg, is in a model."""
+    """Whether the head is one of MaskFormer or Mask2Former."""
     head = getattr(model, 'panoptic_head', getattr(model, 'decode_head', None))
     return hasattr(head, 'pixel_decoder')
 
 
 def _samples(images: Tensor) -> list[Any]:
-    """What transformers read of images: that none is padded."""
+    """Metadata of unpadded images, which transformers mask by."""
     size = tuple(images.shape[2:])
     meta = dict(batch_input_shape=size, img_shape=size, pad_shape=size)
     return [BaseDataElement(metainfo=meta) for _ in images]
@@ -112,8 +112,8 @@ def count_config_complexity(cfg: Config,
                             input_size: Sequence[int]) -> Complexity:
     """Count parameters and multiply-adds of the model of a config.
 
-    No products are computed, whatever the size. Models of DETR's and
-    MaskFormer's kind take as much memory as they do in use, others none.
+    No products are computed, so the size costs no time. Models like DETR and
+    MaskFormer take the memory of an inference, others none.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and

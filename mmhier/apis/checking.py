@@ -62,8 +62,8 @@ class Finding:
     Attributes:
         level (str): 'error' (training would fail or learn nothing),
             'warning' (probably not what was meant) or 'note'.
-        subject (str): What it is about, such as 'train data' or 'model'.
-        message (str): What was found and what to do.
+        subject (str): Subject of the finding, such as 'train data' or 'model'.
+        message (str): The finding, and how to mend it.
     """
     level: str
     subject: str
@@ -124,7 +124,7 @@ def check_config(config: str,
     return sorted(run.findings, key=lambda f: LEVELS.index(f.level))
 
 
-def _tests_as_it_validates(cfg: Config) -> bool:
+def _test_repeats_validation(cfg: Config) -> bool:
     """Whether a test repeats the validation."""
     return (cfg.test_dataloader == cfg.get('val_dataloader')
             and cfg.test_evaluator == cfg.get('val_evaluator'))
@@ -142,8 +142,8 @@ class _DryRun:
 
     @contextmanager
     def part(self, subject: str) -> Iterator[None]:
-        """Turn whatever is raised into a finding: a config can break any
-        line of any package."""
+        """Turn any error into a finding: a config can break any line of any
+        package."""
         try:
             with naming_config_errors(self.cfg):
                 yield
@@ -200,13 +200,13 @@ class _DryRun:
             self.check_steps(cfg, model, num_gpus)
         for phase in ('val', 'test'):
             if cfg.get(f'{phase}_dataloader') is not None and not (
-                    phase == 'test' and _tests_as_it_validates(cfg)):
+                    phase == 'test' and _test_repeats_validation(cfg)):
                 with self.part(f'{phase} prediction'):
                     self.check_predictions(cfg, model, phase)
 
     def check_predictions(self, cfg: Config, model: nn.Module,
                           phase: str) -> None:
-        """Predict the first batch of a phase, and those that differ most."""
+        """Predict the first batch of a phase and :func:`other_batches`."""
         subject = f'{phase} prediction'
         loader = Runner.build_dataloader(
             single_process(cfg[f'{phase}_dataloader']))
@@ -225,7 +225,7 @@ class _DryRun:
         subject = f'{phase} data'
         with self.part(subject):
             evaluates = phase != 'train' and not (phase == 'test' and
-                                                  _tests_as_it_validates(cfg))
+                                                  _test_repeats_validation(cfg))
             check_data(
                 cfg, (phase, ),
                 max_masks=None if every_file else 200,
@@ -310,14 +310,12 @@ class _DryRun:
 
     def check_other_batches(self, model: nn.Module, loader: Any,
                             num_gpus: int) -> None:
-        """Compute loss and gradients of other batches than the first: the
-        last one, and those of the smallest, the largest and both sorts of
-        images."""
+        """Compute loss and gradients of :func:`other_batches`."""
         state = copy.deepcopy({
             k: v.cpu()
             for k, v in model.state_dict().items()
         })
-        # It needs several values in all processes together.
+        # SyncBatchNorm needs several values over all processes.
         synchronized = num_gpus > 1 and any('SyncBatchNorm' in type(m).__name__
                                             for m in model.modules())
         for name, indices in other_batches(loader, num_gpus).items():
@@ -412,8 +410,8 @@ class _DryRun:
 
     def estimate_memory(self, cfg: Config, model: nn.Module,
                         wrapper: OptimWrapper, kept: int) -> None:
-        """Tell what a float32 step takes, given the bytes that the forward
-        pass keeps."""
+        """Note the memory of a float32 step whose forward pass keeps `kept`
+        bytes."""
         tensors = list(model.parameters())
         moments = [
             value for state in wrapper.optimizer.state.values()

@@ -10,13 +10,12 @@ from mmhier.errors import MMHierError
 class CocoResults:
     """Image and category ids of predictions.
 
-    Without an annotation file, images count from 1 in the order of the files,
-    and categories from 1 in the order of the classes.
+    Without an annotation file, image ids count from 1 in the order of the
+    files, category ids from 1 in the order of the classes.
 
     Args:
         files (Sequence[str]): Images.
-        ann_file (str, optional): COCO json whose ids are taken. Defaults to
-            None.
+        ann_file (str, optional): COCO json with the ids. Defaults to None.
 
     Raises:
         MMHierError: If an image is not in ``ann_file``.
@@ -52,6 +51,9 @@ class CocoResults:
 
         Args:
             classes (Sequence[str]): Of the model.
+
+        Raises:
+            MMHierError: Names the first class that is missing.
         """
         unknown = [
             name for name in classes if name not in (self.category_ids or {})

@@ -58,9 +58,8 @@ def infer(config: str,
       video, ``frames``), each with its ``file`` (``frame``), ``width``,
       ``height``, ``picture`` and the record of :class:`Predictor`, and
       ``skipped``, the files that could not be used, with the ``reason``;
-      ``ended_by``, an error, if it ended early.
-      Coordinates refer to the image as it is to be seen, turned as its EXIF
-      data says;
+      after an error, ``ended_by``. Coordinates refer to the image as rotated
+      by its EXIF data;
     - pictures/: each image with its predictions drawn; for a video,
       video.mp4 instead;
     - labels/: for segmentation, PNG files whose values are the labels;
@@ -96,7 +95,7 @@ def infer(config: str,
         amp_dtype (str, optional): See :class:`Predictor`. Defaults to None.
 
     Returns:
-        dict: What predictions.json holds.
+        dict: Content of predictions.json.
 
     Raises:
         MMHierError: If an argument cannot be used. Files that cannot be used
@@ -156,7 +155,7 @@ def infer(config: str,
         summary['ended_by'] = f'{type(error).__name__}: {error}'
         raise
     finally:
-        # What was predicted is kept, whatever went wrong.
+        # Keep the predictions made before an error.
         _write(
             osp.join(out_dir, 'predictions.json'),
             json.dumps(summary, indent=1).encode())
@@ -164,7 +163,7 @@ def infer(config: str,
 
 
 def list_images(inputs: str) -> list[str]:
-    """Image files that an argument stands for, sorted.
+    """List the images of a file, folder or glob pattern, sorted.
 
     Args:
         inputs (str): A file, a folder, whose image files are listed by their
@@ -226,7 +225,7 @@ def read_image(path: str) -> np.ndarray:
         raise UnreadableImage('is damaged or not an image: OpenCV cannot '
                               'decode it')
     try:
-        # OpenCV before 4.12 fills what is missing with gray, silently.
+        # OpenCV before 4.12 silently fills the missing part with gray.
         with Image.open(BytesIO(content)) as parsed:
             parsed.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -302,7 +301,7 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
             f'({", ".join(present)}): choose another folder, or replace them '
             'with --overwrite')
     make_writable('--out-dir', out_dir)
-    # Whoever finds it can rely on the pictures that it lists.
+    # It must not list pictures that this run replaces.
     Path(out_dir, 'predictions.json').unlink(missing_ok=True)
 
 
@@ -381,7 +380,7 @@ def _infer_video(predictor: Predictor, video: Video, batch_size: int,
             raise MMHierError(
                 f'{video.name} holds no frame that can be decoded')
         writer.release()
-        # The writer tells of no error, as of a full disk.
+        # The writer reports no errors, such as a full disk.
         written = cv2.VideoCapture(str(partial))
         num_written = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
         written.release()

@@ -30,7 +30,7 @@ TASKS = dict(
 
 @dataclass
 class Prediction:
-    """What a model says about one image.
+    """Prediction of a model for one image.
 
     Attributes:
         record (dict): For json; see :class:`Predictor`.
@@ -44,7 +44,7 @@ class Prediction:
     labels: np.ndarray | None = None
 
     def to_supervision(self) -> Any:
-        """Convert to supervision's form.
+        """Convert to supervision's Detections.
 
         Returns:
             supervision.Detections: Boxes, and masks where the model predicts
@@ -135,7 +135,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
 
 
 class Predictor:
-    """A trained model that reads images and says and draws what is in them.
+    """Run a model on images; return predictions and visualizations.
 
     Records hold, by task (``task``):
 
@@ -209,7 +209,7 @@ class Predictor:
         self.visualizer = self._visualizer(metainfo)
 
     def _visualizer(self, metainfo: dict[str, Any]) -> Any:
-        """What draws predictions; it knows classes and colours."""
+        """Visualizer of predictions, with classes and colours."""
         if self.scope == 'mmpretrain':
             from mmpretrain.visualization import UniversalVisualizer
             return UniversalVisualizer()
@@ -242,11 +242,14 @@ class Predictor:
         return f'class {label}'
 
     def __call__(self, image: str | np.ndarray) -> Prediction:
-        """Prediction for an image.
+        """Predict an image.
 
         Args:
-            image (str | np.ndarray): File; or (H, W, 3) uint8, BGR as OpenCV
+            image (str | np.ndarray): File, or (H, W, 3) uint8, BGR as OpenCV
                 reads it.
+
+        Returns:
+            Prediction: Its predictions and their picture.
 
         Raises:
             MMHierError: If the file cannot be read or the model cannot take
@@ -282,7 +285,7 @@ class Predictor:
             return [self.predict([image])[0] for image in images]
         try:
             return list(self._predict(images))
-        # What OpenCV and the backbones say of sizes that they cannot take.
+        # Errors of OpenCV and the backbones for unsupported sizes.
         except (cv2.error, ValueError, MemoryError) as error:
             if len(images) == 1:
                 height, width = images[0].shape[:2]

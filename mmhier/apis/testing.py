@@ -46,7 +46,7 @@ def test(config: str,
          launcher: str = 'none') -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
 
-    What the run was goes to ``test_record_<time>.json`` in work_dir.
+    Writes a record of the run to ``test_record_<time>.json`` in work_dir.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
@@ -206,8 +206,7 @@ def _dump_metric(scope: str | None, path: str) -> DumpResults:
 
 def _draw_predictions(cfg: Config, show: bool, show_dir: str | None,
                       wait_time: float) -> None:
-    """Draw by a hook of ours in place of the config's, which names pictures
-    by the base name of their image."""
+    """Replace the config's visualization hook by PredictionPicturesHook."""
     scope = cfg.get('default_scope')
     visualizer = dict(
         mmdet='DetLocalVisualizer',

@@ -43,7 +43,7 @@ def train(config: str,
           launcher: str = 'none') -> Runner:
     """Train the model of a config; checkpoints and logs go to work_dir.
 
-    So does ``train_record.json``, which says what the run was.
+    So does ``train_record.json``, the record of the run.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.
@@ -64,14 +64,14 @@ def train(config: str,
             Defaults to None: 'bfloat16' on CPUs, 'float16' elsewhere.
         tf32 (bool): Multiply float32 matrices in TF32 on GPUs that can.
             Defaults to False: torch's choice.
-        track (str, optional): 'tensorboard', 'mlflow', 'wandb' or 'aim', which
-            logs the run too; see :func:`mmhier.engine.tracking.use_tracker`.
-            Defaults to None.
+        track (str, optional): Tracker that also logs the run: 'tensorboard',
+            'mlflow', 'wandb' or 'aim'; see
+            :func:`mmhier.engine.tracking.use_tracker`. Defaults to None.
         auto_scale_lr (bool): Scale the learning rate by the total batch size
             over ``auto_scale_lr.base_batch_size``. Defaults to False.
         no_validate (bool): Leave validation out. Defaults to False.
         seed (int, optional): Defaults to None, the config's own or random.
-        deterministic (bool): Use deterministic kernels alone; on GPUs, models
+        deterministic (bool): Use deterministic kernels only; on GPUs, models
             with operators that have none are refused. Defaults to False.
         cfg_options (dict, optional): Values of the config by dotted key.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
@@ -169,7 +169,7 @@ def _resume_from(cfg: Config, resume: str) -> None:
 
 
 def _check_start(cfg: Config, overwrite: bool) -> None:
-    """Check the checkpoint to start from, and what work_dir holds."""
+    """Check the checkpoint to start from, and the content of work_dir."""
     cfg.setdefault('resume', False)
     if cfg.get('load_from'):
         cfg.load_from = resolve_checkpoint(cfg.load_from)

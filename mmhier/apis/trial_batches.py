@@ -29,14 +29,14 @@ def other_batches(loader: Any, num_processes: int = 1) -> dict[str, list[int]]:
     """Indices of the batches that differ most from the first.
 
     Args:
-        loader (DataLoader): Its dataset has ``get_data_info``, or else only
-            the last batch is known.
-        num_processes (int): Processes that share its images. Defaults to 1.
+        loader (DataLoader): Without ``get_data_info`` in its dataset, only
+            the last batch is returned.
+        num_processes (int): Processes that share the images. Defaults to 1.
 
     Returns:
-        dict[str, list[int]]: By name: the 'last' of an epoch, where it is
-        smaller than the others; those of the 'smallest' and the 'largest'
-        images; and a 'mixed-size' one of both.
+        dict[str, list[int]]: By name: 'last' of an epoch, if it is smaller
+        than the others; 'smallest' and 'largest' by the area of the images;
+        'mixed-size', the smallest image and the largest ones.
     """
     total = len(loader.dataset)
     number = -(-total // num_processes)
@@ -59,8 +59,11 @@ def other_batches(loader: Any, num_processes: int = 1) -> dict[str, list[int]]:
 
 
 def _image_areas(dataset: Any) -> dict[int, float]:
-    """Areas of images by index: of all where the dataset states their sizes,
-    of some, whose headers are read, where it does not."""
+    """Areas of images by index.
+
+    Of all images if the dataset states sizes, else of up to 1000, whose
+    headers are read.
+    """
     if not hasattr(dataset, 'get_data_info'):
         return {}
     indices: Sequence[int] = range(len(dataset))
@@ -77,14 +80,17 @@ def _image_areas(dataset: Any) -> dict[int, float]:
                     width, height = image.size
             except (KeyError, OSError, SyntaxError, ValueError, AttributeError,
                     Image.DecompressionBombError):
-                continue  # What cannot be read is an error of its own.
+                continue  # count_images reports it
         areas[i] = width * height
     return areas
 
 
 def precisions(cfg: Config) -> list[str]:
-    """Those of the device; float32 alone where the optimizer's wrapper is not
-    mmengine's and may be bound to one."""
+    """Precisions to try on the device.
+
+    Only float32 for optimizer wrappers that are not mmengine's, since they may
+    be bound to one precision.
+    """
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if resolve_type(kind, OPTIM_WRAPPERS) not in SWITCHABLE_WRAPPERS:
         return ['float32']

@@ -72,7 +72,7 @@ def download(url: str, partial: Path) -> None:
 
 
 def _receive(url: str, partial: Path, version: Path) -> None:
-    """Append what a file lacks."""
+    """Append the missing part of a file."""
     request = _request(url)
     start = _size(partial) if version.is_file() else 0
     if start:

@@ -81,8 +81,8 @@ def publish_checkpoint_file(source: str | Path,
                             config: str | None = None) -> Path:
     """Leave the training state out of a checkpoint.
 
-    What is needed to resume (optimizer, schedules, message hub, the second
-    copy of the weights that EMAHook keeps) goes; weights and ``meta``
+    Removed is the state for resuming (optimizer, schedules, message hub, the
+    second copy of the weights that EMAHook keeps); weights and ``meta``
     (classes, epoch, config) stay. In a safetensors file, ``meta`` is
     ``dataset_meta`` with the classes, ``epoch``, ``iter``, ``config`` with
     the name of the config, and its ``preprocessing``.

@@ -1,4 +1,4 @@
-"""Loading weights into a backbone, with a report of what matched."""
+"""Loading weights into a backbone, with a report of matches."""
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from .reading import read_checkpoint, unwrap_state_dict
 
 @dataclass
 class LoadReport:
-    """What became of each name when weights were loaded.
+    """Outcome of loading weights, by name.
 
     Attributes:
         source (str): The file, or a description of the weights.
@@ -57,18 +57,18 @@ def match_backbone_weights(
         state_dict: dict[str, Tensor],
         source: str = 'a state dict',
         prefix: str | None = None) -> tuple[LoadReport, dict[str, Tensor]]:
-    """Find what of a state dict fits a backbone, without loading it.
+    """Find the weights that fit a backbone, without loading them.
 
     Args:
         backbone (HierarchicalBackbone): On any device, 'meta' included.
         state_dict (dict): In the authors' names, in those of a model that
             holds such a backbone, or in the backbone's own.
         source (str): For the report. Defaults to 'a state dict'.
-        prefix (str, optional): What precedes the backbone's names. Found by
-            itself for official names and for 'backbone.'. Defaults to None.
+        prefix (str, optional): Prefix of the backbone's names; found
+            automatically for official names and 'backbone.'. Defaults to None.
 
     Returns:
-        tuple[LoadReport, dict]: What fits, and the fitting weights under the
+        tuple[LoadReport, dict]: Report, and the fitting weights under the
         backbone's own names.
     """
     state_dict = dict(state_dict)

@@ -28,7 +28,7 @@ _NUM_CLASSES = 1000
 
 
 def prove_official(path: Path, weights: OfficialWeights) -> None:
-    """Check that a file is what the table of official weights says.
+    """Check a file against the table of official weights.
 
     The authors publish no hashes. The proof is that every name and shape of
     the model is in the file and nothing else, apart from the parameters that
@@ -36,7 +36,7 @@ def prove_official(path: Path, weights: OfficialWeights) -> None:
 
     Args:
         path (Path): The authors' file, or one that was converted from it.
-        weights (OfficialWeights): What it should be.
+        weights (OfficialWeights): The expected weights.
 
     Raises:
         MMHierError: If it cannot be read or differs, with the name of the

@@ -71,12 +71,12 @@ def read_checkpoint(path: str | Path,
             Defaults to 'cpu'.
 
     Returns:
-        dict: What the file holds.
+        dict: Content of the file.
 
     Raises:
         MMHierError: If the file is missing, empty, truncated, damaged,
-            not a checkpoint, not what the hash in its name says, or holds types
-            that are not on the allow-list.
+            not a checkpoint, does not match the hash in its name, or holds
+            types that are not on the allow-list.
     """
     found = resolve_checkpoint(path)
     if '://' in found:
@@ -122,7 +122,7 @@ def _find_damaged_record(path: Path) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    """What torch says is wrong, without its advice to load unsafely."""
+    """Error message of torch without its advice to load unsafely."""
     text = str(error)
     _, marker, reason = text.partition('WeightsUnpickler error: ')
     lines = (reason if marker else text).strip().splitlines()

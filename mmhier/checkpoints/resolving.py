@@ -45,8 +45,8 @@ def resolve_checkpoint(source: str | Path) -> str:
 
     Raises:
         MMHierError: If there is no such file or several, the server
-            cannot be reached, or the file is not what its name, its record
-            or the table of official weights says.
+            cannot be reached, or the file does not match its name, its
+            record or the table of official weights.
     """
     path = Path(os.path.expanduser(source))
     if path.is_file():
@@ -114,7 +114,7 @@ def fetch(url: str,
     Args:
         url (str): http or https.
         target (Path): Where the file goes.
-        weights (OfficialWeights, optional): What the file has to be.
+        weights (OfficialWeights, optional): Expected content.
             Defaults to None, any checkpoint.
 
     Returns:

@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'submit': ('Results', 'make a package for an evaluation server'),
     'doctor': ('Installation', 'check the installation'),
 }
-# What `pip install "mmhier[openmmlab]"` installs.
+# Modules that `pip install "mmhier[openmmlab]"` installs.
 STACK = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg',
          'mmpretrain')
 

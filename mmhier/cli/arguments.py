@@ -215,7 +215,7 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add what train and test share, apart from the positional arguments."""
+    """Add the options that train and test share."""
     add_work_dir(parser)
     add_amp(parser)
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Generate a data set, train a small Mask R-CNN with HAT-Net, evaluate it.
 
-Then a Mask R-CNN with LIT and its official weights predicts a photo, if the
-weights can be downloaded. Finished steps are reused and an interrupted
+Then predict a photo by a Mask R-CNN with LIT and its official weights, if they
+can be downloaded. Finished steps are reused and an interrupted
 training is resumed: repeat the command at any time. Ends with exit status 1
 if the average precision is lower than this recipe reaches.
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def say(step: int, message: str) -> None:
-    """Print a step of the four."""
+    """Print the heading of one of the four steps."""
     print(f'\n[demo {step}/4] {message}', flush=True)
 
 
@@ -190,7 +190,7 @@ class Run:
 
 
 class Watch:
-    """Time since its construction, of the clock and of all threads."""
+    """Wall time and CPU time of all threads since construction."""
 
     def __init__(self) -> None:
         self.start = time.time(), time.process_time()
@@ -230,7 +230,7 @@ def print_ap_table(metrics: dict) -> None:
 
 
 def find_shortfalls(metrics: dict) -> list[str]:
-    """Describe every AP below what this recipe reaches."""
+    """Describe every AP below the lowest that this recipe reaches."""
     return [
         f'{kind} AP {metrics[kind]["AP"]:.3f} is lower than {lowest:.2f}'
         for kind, lowest in LOWEST_AP.items() if metrics[kind]['AP'] < lowest

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 LINES = (('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection',
           'onedl-mmsegmentation', 'onedl-mmpretrain'),
          ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain'))
-# Distributions that are installed again together, and modules of theirs.
+# Distributions to reinstall together, by module.
 TORCH = ('torch', 'torchvision', 'numpy')
 ARRAYS = ('numpy', 'pycocotools', 'opencv-python-headless')
 STACK = dict(
@@ -144,7 +144,7 @@ def requirements_of(distribution: str) -> list[str]:
 
 
 def used_line() -> tuple[str, ...]:
-    """The original line if it is installed, and it alone."""
+    """The original line if only that is installed, else the maintained one."""
     return LINES[any(map(installed, LINES[1]))
                  and not any(map(installed, LINES[0]))]
 
@@ -161,7 +161,7 @@ def install_command(names: Sequence[str],
             since a build of another kind needs others.
         build (str): Build of torch such as 'cu128'. Defaults to '', the
             installed one.
-        with_needs (bool): Also install dependencies. Defaults to False.
+        with_needs (bool): Install dependencies too. Defaults to False.
     """
     file = ROOT / 'requirements' / ('pinned.txt' if used_line() is LINES[0] else
                                     'original.txt')
@@ -254,7 +254,7 @@ def check_import(module: str) -> Finding:
             re.split(r'[^\w-]', text)[0].lower().replace('_', '-')
             for line in used_line() for text in requirements_of(line)
         ]
-        # Anybody may have published a distribution of another name.
+        # Suggest known distributions only: anybody can publish another name.
         finding.fix = reinstall(missing[1])
         if name in (*needed, *UNDECLARED, RENAMED['pkg_resources']):
             finding.fix = finding.fix or (

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmhier.apis.predictor import Predictor
 
     host, port = arguments.pop('host'), arguments.pop('port')
-    # Before the model is built and its weights are fetched.
+    # Fail before the model is built and its weights are downloaded.
     _check_address(host, port)
     page = build_page(gradio, Predictor(**arguments), arguments['config'])
     page.launch(server_name=host, server_port=port)
@@ -89,7 +89,7 @@ def _check_address(host: str, port: int) -> None:
     """Check that the page can be served at an address.
 
     Raises:
-        MMHierError: If it cannot be listened on.
+        MMHierError: If the address cannot be listened on.
     """
     try:
         family = socket.AF_INET6 if ':' in host else socket.AF_INET

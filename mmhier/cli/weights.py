@@ -167,7 +167,7 @@ def _where(chosen: 'list[OfficialWeights]') -> None:
 
 
 def _verify(chosen: 'list[OfficialWeights]') -> int:
-    """Print what each file is; return 1 if one is not what it should be."""
+    """Verify each file and print the result; return 1 if one fails."""
     from mmhier.checkpoints.proving import prove_official
     from mmhier.checkpoints.resolving import find_local, verify_record
     from mmhier.errors import MMHierError

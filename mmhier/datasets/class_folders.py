@@ -1,4 +1,4 @@
-"""Class folders that are none: hidden ones, and those without an image."""
+"""Class folders to ignore: hidden ones, and those without an image."""
 import os
 import os.path as osp
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from mmhier.engine.config import DATALOADERS, iter_datasets, resolve_type
 from mmhier.errors import MMHierError
 from mmhier.registry import DATASETS
 
-# Of macOS archives, Python, Synology's index and Windows.
+# Created by macOS archives, Python, Synology and Windows.
 _SYSTEM = ('__MACOSX', '__pycache__', '@eaDir', '$RECYCLE.BIN')
 
 
-class _LeavesFoldersOut:
+class _IgnoresFolders:
     """Mixin for mmpretrain's datasets of class folders.
 
     Args:
@@ -60,17 +60,17 @@ class _LeavesFoldersOut:
 
 
 @DATASETS.register_module()
-class CustomDataset(_LeavesFoldersOut, datasets.CustomDataset):
+class CustomDataset(_IgnoresFolders, datasets.CustomDataset):
     """mmpretrain's CustomDataset without some folders."""
 
 
 @DATASETS.register_module()
-class ImageNet(_LeavesFoldersOut, datasets.ImageNet):
+class ImageNet(_IgnoresFolders, datasets.ImageNet):
     """mmpretrain's ImageNet without some folders."""
 
 
 @DATASETS.register_module()
-class ImageNet21k(_LeavesFoldersOut, datasets.ImageNet21k):
+class ImageNet21k(_IgnoresFolders, datasets.ImageNet21k):
     """mmpretrain's ImageNet21k without some folders."""
 
 
@@ -82,11 +82,11 @@ _OWN = {
 
 
 def leave_out_folders(cfg: Config) -> None:
-    """Leave out the class folders of a config that are no classes.
+    """Make the datasets of a config ignore class folders that are no classes.
 
-    Hidden folders such as ``.ipynb_checkpoints`` are left out, and folders
-    that hold no image in any data set, unless there are as many folders as
-    stated classes. The datasets become those of this module.
+    Ignored are hidden folders such as ``.ipynb_checkpoints`` and, unless there
+    are as many folders as stated classes, folders that hold no image in any
+    data set. The datasets become those of this module.
 
     Args:
         cfg (Config): Changed in place.

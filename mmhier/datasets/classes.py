@@ -24,7 +24,7 @@ AUTO = 'auto'
 def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     """Give every dataset of a config these classes, and the model as many.
 
-    See :func:`set_num_classes` for what follows the number.
+    See :func:`set_num_classes` for the keys that follow the number.
 
     Args:
         cfg (Config): Changed in place.
@@ -45,7 +45,7 @@ def set_classes(cfg: Config, classes: str | Sequence[str]) -> None:
     names = [classes] if isinstance(classes, str) else list(classes)
     if names == [AUTO]:
         if cfg.get('default_scope') == 'mmpretrain':
-            # Its datasets of class folders need those of this module.
+            # Imported here because it imports this module.
             from mmhier.datasets.class_folders import leave_out_folders
             leave_out_folders(cfg)
         names, source = _own_names(datasets)

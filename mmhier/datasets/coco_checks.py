@@ -140,9 +140,9 @@ def check_annotations(path: str,
 
     Raises:
         ValueError: If an annotation names a category that does not exist, or
-            holds what is no number; with masks, if it has no segmentation or
-            one of another size than its image; if every annotation is left
-            out.
+            holds a value that is no number; with masks, if it has no
+            segmentation or one of another size than its image; if every
+            annotation is left out.
     """
     coco = read_coco(path)
     names = {
@@ -343,7 +343,7 @@ def check_images(path: str, folder: str) -> None:
 
     Args:
         path (str): Annotation file.
-        folder (str): What file names are relative to.
+        folder (str): Folder that file names are relative to.
 
     Raises:
         ValueError: If images are missing.
@@ -390,14 +390,14 @@ def count_small_images(path: str, min_size: float) -> list[str]:
 
 def describe_other_size(loaded: Sequence[int],
                         stated: Sequence[Any]) -> str | None:
-    """What is wrong where an image is not as large as its annotations say.
+    """Describe an image whose size differs from that in its annotations.
 
     Args:
         loaded (Sequence[int]): Height and width of the image.
         stated (Sequence[int]): Height and width in the annotation file.
 
     Returns:
-        str, optional: Both sizes and what to do, None where they agree.
+        str, optional: Both sizes and the remedy; None if they agree.
     """
     if tuple(loaded[:2]) == tuple(stated):
         return None

@@ -53,8 +53,9 @@ def check_data(cfg: Config,
     labels must be as large as their images and hold labels of the classes;
     ``allow_no_zero_label = True`` in the config lets masks without a 0 pass
     where ``reduce_zero_label`` is set. Class folders must be as many as the
-    classes, and the same in each phase. What the frameworks leave out is
-    counted in a line of the log. Data on remote backends is not looked at.
+    classes, and the same in each phase. Annotations that the frameworks
+    leave out are counted in a line of the log. Data on remote backends is not
+    checked.
 
     Args:
         cfg (Config): Made by :func:`mmhier.apis.load_config`.
@@ -63,12 +64,12 @@ def check_data(cfg: Config,
             evenly spread over it; None for all. Defaults to 200.
         warn (Callable, optional): Called with each warning. Defaults to
             None: they go to the log.
-        keep (bool): Keep the last annotation file in memory, for
-            :func:`mmhier.evaluation.dry_run.dry_evaluate`, which lets go of
-            it. Defaults to False.
+        keep (bool): Keep the last annotation file in memory until
+            :func:`mmhier.evaluation.dry_run.dry_evaluate` has used it.
+            Defaults to False.
 
     Raises:
-        MMHierError: Names the key, the file and what is wrong with it.
+        MMHierError: Names the key, the file and the mistake.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     checks = _Checks(cfg, max_masks, warn or _log_warning)

@@ -3,7 +3,7 @@ import json
 import os
 import os.path as osp
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ class SourceSet:
 
     Attributes:
         classes (list[str]): Names in the order of the labels.
-        splits (dict[str, list[tuple[Path, Path]]]): Image and label file,
-            which need not exist, of each image of 'train', 'val' and 'test'.
-        read (Callable): Objects of a label file, given the width and the
+        splits (dict[str, list[tuple[Path, Path]]]): Images of 'train', 'val'
+            and 'test', each with its label file, which may be missing.
+        read (Callable): Returns the objects of a label file, given width and
             height of its image.
     """
     classes: list[str]
@@ -85,18 +85,18 @@ def convert_data(data_format: str,
                  copy_images: bool = False,
                  overwrite: bool = False,
                  warn: Callable[[str], None] = print) -> list[ConvertedSplit]:
-    """Convert a set to COCO's format, in the layout of COCO.
+    """Convert a set to COCO's format and layout.
 
-    ``out_dir`` receives annotations/instances_train2017.json and
-    train2017, a link to the images, and the same for val and test.
+    ``out_dir`` gets annotations/instances_train2017.json and train2017, a link
+    to the images, and the same for val and test.
 
     Args:
         data_format (str): 'yolo' or 'voc'.
         source (str): Folder of the set, or its data.yaml.
-        out_dir (str): Folder, made if need be.
+        out_dir (str): Folder, created if it is missing.
         copy_images (bool): Copy the images instead of linking to their
             folder. Defaults to False.
-        overwrite (bool): Replace what ``out_dir`` holds. Defaults to False.
+        overwrite (bool): Replace files in ``out_dir``. Defaults to False.
         warn (Callable): Called with each warning. Defaults to print.
 
     Returns:
@@ -190,6 +190,9 @@ def open_source(data_format: str, source: str) -> SourceSet:
         data_format (str): 'yolo' or 'voc'.
         source (str): Folder of the set, or its data.yaml.
 
+    Returns:
+        SourceSet: Label files are not read yet.
+
     Raises:
         MMHierError: If supervision is not installed, or the set is not laid
             out as its format says.
@@ -219,12 +222,15 @@ def open_source(data_format: str, source: str) -> SourceSet:
 
 def write_splits(source: SourceSet, folder: Path,
                  warn: Callable[[str], None]) -> list[ConvertedSplit]:
-    """Write the annotations of each split, checked, whole or not at all.
+    """Check and write the annotations of each split, whole or not at all.
 
     Args:
         source (SourceSet): Opened by :func:`open_source`.
         folder (Path): Gets annotations/instances_SPLIT2017.json.
         warn (Callable): Called with each warning.
+
+    Returns:
+        list[ConvertedSplit]: In the order of the splits.
 
     Raises:
         MMHierError: If a label or an image cannot be used.
@@ -238,7 +244,7 @@ def write_splits(source: SourceSet, folder: Path,
         content = _to_coco(source, split, images, warn)
         with replacing(path) as partial:
             partial.write_text(json.dumps(content), encoding='utf-8')
-            # Checked under a name that only lasts as long as this block.
+            # Messages name the temporary file; replace it by the final one.
             try:
                 lines = _check(partial, source.classes)
             except MMHierError as error:
@@ -254,7 +260,7 @@ def write_splits(source: SourceSet, folder: Path,
 
 
 def _check(path: Path, classes: list[str]) -> list[str]:
-    """Check a converted file as one of a user's; return warnings."""
+    """Check a converted file like any COCO json; return warnings."""
     try:
         annotations = read_coco(str(path))['annotations']
         with_masks = any('segmentation' in entry for entry in annotations)
@@ -335,7 +341,7 @@ def _area(polygon: np.ndarray) -> float:
 
 
 def _image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as it is loaded, turned by its EXIF."""
+    """Width and height of an image, rotated by its EXIF data."""
     try:
         with Image.open(path) as image:
             height, width = upright_size(image)
@@ -346,13 +352,9 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 def list_images(folder: Path) -> list[Path]:
     """Images in a folder and the folders below it, sorted."""
-    return sorted(_iter_images(folder))
-
-
-def _iter_images(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob('*'):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            yield path
+    return sorted(
+        path for path in folder.rglob('*')
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def _place_images(split: ConvertedSplit, target: Path,

@@ -10,7 +10,7 @@ from mmhier.progress import track
 
 IGNORED = 255
 _EXIF_ORIENTATION = 0x0112
-# What Pillow raises for files of other kinds, damaged and huge ones.
+# Errors of Pillow for files of other kinds, damaged and huge ones.
 _UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 def release_parsed_annotations(dataset: Any) -> None:
     """Free the memory of the json that mmdet's datasets have parsed.
 
-    ``cat_img_map`` keeps the id of the image of each annotation as one of the
-    objects of the json. Python frees memory in blocks, and these ids lie in
-    most blocks of the numbers around them, so that several times the
-    serialized annotations would stay. The ids are copied to arrays instead.
+    ``cat_img_map`` keeps an image id of each annotation, an object that the
+    json parser created among all other numbers. Python frees memory in blocks
+    only, and nearly every block holds such an id, so several times the size of
+    the serialized annotations would stay. Copy the ids to arrays instead.
 
     Args:
         dataset (Dataset): Of any package; changed in place, below wrappers

@@ -1,4 +1,4 @@
-"""Sets in Pascal VOC's format: an XML file of objects an image.
+"""Sets in Pascal VOC's format: an XML file of objects per image.
 
 supervision reads the boxes, whose pixels are numbered from 1, the last one
 included, as the VOC devkit defines it.
@@ -26,6 +26,9 @@ def open_voc(source: Path) -> SourceSet:
             as of the VOC devkit; or with folders train, val (or valid) and
             test of images with their XML files beside them.
 
+    Returns:
+        SourceSet: Its classes are those of all XML files, sorted.
+
     Raises:
         MMHierError: If the folder is laid out in neither way.
     """
@@ -50,7 +53,7 @@ def open_voc(source: Path) -> SourceSet:
         for pairs in splits.values()
         for _, label in pairs if label.is_file() for name in _class_names(label)
     }
-    # The order of VOC's own 20 classes, too.
+    # VOC's own 20 classes are in this order too.
     classes = sorted(names)
 
     def read(label: Path, width: int, height: int) -> list[LabeledObject]:
@@ -109,6 +112,9 @@ def read_objects(path: Path, width: int, height: int,
         height (int): Of the image, in pixels.
         classes (list[str]): Names in the order of the labels.
 
+    Returns:
+        list[LabeledObject]: In the order of the file.
+
     Raises:
         MMHierError: Names the file.
     """
@@ -126,6 +132,7 @@ def read_objects(path: Path, width: int, height: int,
         raise MMHierError(f'the image of {path} {reason}')
     entries = root.findall('object')
     outlines: list[list[np.ndarray]] = []
+    found: Any
     try:
         for entry in entries:
             polygons = entry.findall('polygon')

@@ -1,8 +1,8 @@
-"""Sets in YOLO's format: data.yaml, and a text file of labels an image.
+"""Sets in YOLO's format: data.yaml, and a text file of labels per image.
 
 A label is a class and a box, as fractions of the image, or a class and the
-outline of the object. supervision parses and validates each line; outlines are
-kept as they are, not as pixels, which a large set has no memory for.
+outline of the object. supervision parses and validates each line. Outlines stay
+polygons, since the masks of a large set would not fit in memory.
 """
 import re
 from collections.abc import Sequence
@@ -24,8 +24,11 @@ def open_yolo(source: Path) -> SourceSet:
     Args:
         source (Path): data.yaml, or the folder that holds it.
 
+    Returns:
+        SourceSet: Label files are not read yet.
+
     Raises:
-        MMHierError: If there is no data.yaml, or it lacks what is needed.
+        MMHierError: If there is no data.yaml, or it lacks a required key.
     """
     path = _find_yaml(source)
     try:
@@ -123,11 +126,14 @@ def read_labels(path: Path, width: int, height: int, num_classes: int,
     """Objects of a label file.
 
     Args:
-        path (Path): A line an object.
+        path (Path): Text file of one line per object.
         width (int): Of the image, in pixels.
         height (int): Of the image, in pixels.
         num_classes (int): Labels are 0 to one less.
         num_keypoints (int): Values that follow the box in pose labels.
+
+    Returns:
+        list[LabeledObject]: In the order of the lines.
 
     Raises:
         MMHierError: Names the file and the line.
@@ -157,8 +163,9 @@ def _parse(values: list[str], width: int, height: int,
            num_classes: int) -> LabeledObject:
     """Object of a line; raises ValueError."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
-    found = yolo_annotations_to_detections([' '.join(values)], (width, height),
-                                           with_masks=False)
+    found: Any = yolo_annotations_to_detections([' '.join(values)],
+                                                (width, height),
+                                                with_masks=False)
     label = int(found.class_id[0])
     if not 0 <= label < num_classes:
         raise ValueError(f'class {label} is none of the {num_classes} names of '

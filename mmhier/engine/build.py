@@ -63,7 +63,7 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def _refuse_pretrained(cfg: dict) -> None:
-    """Refuse ``pretrained`` of a model, which mmseg and mmdet hand on.
+    """Refuse ``pretrained``, which mmseg and mmdet pass to the backbone.
 
     Args:
         cfg (dict): Config of a model.
@@ -72,7 +72,7 @@ def _refuse_pretrained(cfg: dict) -> None:
         MMHierError: If it is set for a backbone of mmhier.
     """
     if not cfg.get('pretrained') or type_name(
-            cfg.get('type')) == 'ImageClassifier':  # whose whole it names
+            cfg.get('type')) == 'ImageClassifier':  # weights of all of it
         return
     kind = resolve_type((cfg.get('backbone') or {}).get('type'), MODELS)
     if isinstance(kind, type) and issubclass(kind, HierarchicalBackbone):
@@ -85,14 +85,17 @@ def _refuse_pretrained(cfg: dict) -> None:
 def _check_channels(model: dict, name: str) -> None:
     """Compare stated channels with those of the backbone.
 
-    Before the model is built, since mmdet asserts some of them without a
-    message. Only backbones of mmhier are compared: others need not declare
+    Called before the model is built, since mmdet asserts some of them without
+    a message. Only backbones of mmhier are compared: others need not declare
     the channels of their maps.
 
     Args:
         model (dict): Config of a detector, segmentor or classifier, or of a
             wrapper of one, such as a TTA model or a tracker.
         name (str): Its key, for the message.
+
+    Raises:
+        MMHierError: Names the keys and the values to set.
     """
     for key, part in model.items():
         if isinstance(part, dict) and 'backbone' in part:
@@ -122,7 +125,7 @@ def _check_channels(model: dict, name: str) -> None:
 
 
 def _build_backbone(cfg: dict | None) -> HierarchicalBackbone | None:
-    """A backbone of mmhier without data; None for any other."""
+    """Build a backbone of mmhier on the meta device; None for any other."""
     kind = resolve_type((cfg or {}).get('type'), MODELS) if cfg else None
     if not (isclass(kind) and issubclass(kind, HierarchicalBackbone)):
         return None
@@ -132,7 +135,7 @@ def _build_backbone(cfg: dict | None) -> HierarchicalBackbone | None:
 
 def _check_pooling(model: dict, backbone: HierarchicalBackbone,
                    name: str) -> None:
-    """Refuse a linear classifier of maps that no neck has averaged."""
+    """Refuse a linear classifier on maps that no neck averages."""
     if (not model.get('head') or _parts(model, 'neck')
             or getattr(backbone, 'out_type', 'featmap') != 'featmap'):
         return
@@ -165,7 +168,7 @@ def _stated_channels(model: dict,
 
 def _channels_of_neck(key: str, neck: dict,
                       maps: list[int]) -> Iterator[_Channels]:
-    """Channels that the first neck states of the backbone's maps."""
+    """Channels of the backbone's maps that the first neck states."""
     stated = neck.get('in_channels')
     kind = type_name(neck['type'])
     received: Any = maps
@@ -182,7 +185,7 @@ def _channels_of_neck(key: str, neck: dict,
 
 def _channels_behind_neck(model: dict, neck_key: str,
                           neck: dict) -> Iterator[_Channels]:
-    """Channels that heads state of the maps of the last neck."""
+    """Channels of the last neck's maps that heads state."""
     width = neck.get('out_channels')
     if width is None:
         return
@@ -193,7 +196,7 @@ def _channels_behind_neck(model: dict, neck_key: str,
         if isinstance(stated, (list, tuple)) and isinstance(width, int):
             received = [width] * len(stated)
         elif isinstance(stated, int) and not isinstance(width, int):
-            continue  # of several widths, which one is not known
+            continue  # which of several widths it reads is unknown
         yield _Channels(f'{key}.in_channels', stated, received, source)
     if isinstance(width, int):
         for key, extractor in _roi_extractors(model):
@@ -202,7 +205,7 @@ def _channels_behind_neck(model: dict, neck_key: str,
 
 
 def _channels_without_neck(model: dict, maps: list[int]) -> Iterator[_Channels]:
-    """Channels that heads state of the maps of the backbone."""
+    """Channels of the backbone's maps that heads state."""
     for name in ('decode_head', 'auxiliary_head', 'panoptic_head',
                  'track_head'):
         for key, head in _parts(model, name):
@@ -223,6 +226,7 @@ def _channels_without_neck(model: dict, maps: list[int]) -> Iterator[_Channels]:
 
 def _channels_of_segmentation_head(key: str, head: dict,
                                    maps: list[int]) -> Iterator[_Channels]:
+    """Channels of the backbone's maps that a head of mmseg states."""
     if 'kernel_generate_head' in head:  # K-Net's
         key, head = f'{key}.kernel_generate_head', head['kernel_generate_head']
     yield _Channels(f'{key}.in_channels', head.get('in_channels'),
@@ -278,7 +282,7 @@ def _as_list(channels: Any) -> Any:
 
 
 def _as_stated(received: Any, stated: Any) -> Any:
-    """A tuple if a tuple is stated: some necks of mmseg insist on one."""
+    """A tuple if a tuple is stated: some necks of mmseg require one."""
     return tuple(received) if isinstance(stated, tuple) else received
 
 

@@ -80,7 +80,7 @@ class CheckpointHook(hooks.CheckpointHook):
     file_backend: Any
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the folder, and remove what an interrupted run left."""
+        """Prepare the folder, and remove leftovers of an interrupted run."""
         super().before_train(runner)
         # To publish a checkpoint, mmengine 0.10.7 reads it with torch's
         # defaults.

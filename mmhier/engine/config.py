@@ -12,7 +12,7 @@ from mmhier.errors import MMHierError, require_utf8
 from mmhier.files import make_writable
 from mmhier.zoo import config_path
 
-# Top-level keys of OpenMMLab 2.x, and what replaced them. Some 3.x configs
+# Top-level keys of OpenMMLab 2.x, and their successors. Some 3.x configs
 # carry one of the first group along as a variable, so these count as legacy
 # only where their successor is absent.
 _RENAMED = {
@@ -63,7 +63,7 @@ def load_config(path: str,
                 classes: str | Sequence[str] | None = None,
                 cfg_options: dict[str, Any] | None = None,
                 launcher: str = 'none') -> Config:
-    """Read a config file and apply what was asked on the command line.
+    """Read a config file and apply the options of the command line.
 
     Args:
         path (str): A config file for mmdet, mmseg or mmpretrain, or the name
@@ -72,10 +72,9 @@ def load_config(path: str,
             config's own, else work_dirs/ and the name of the file.
         data_root (str, optional): See :func:`set_data_root`.
             Defaults to None, the config's own.
-        data_format (str, optional): 'yolo' or 'voc', the format of
-            ``data_root``; its annotations are converted into work_dir, and its
-            classes are those of ``classes='auto'``. Defaults to None: laid
-            out as in the config.
+        data_format (str, optional): Format of ``data_root``, 'yolo' or 'voc':
+            converts its annotations into work_dir and implies
+            ``classes='auto'``. Defaults to None, the config's format.
         classes (str | Sequence[str], optional): Names, a file of them, or
             'auto'; see :func:`mmhier.datasets.classes.set_classes`. They win
             over ``cfg_options``. Defaults to None, the config's own.
@@ -110,7 +109,7 @@ def load_config(path: str,
     stem = osp.splitext(osp.basename(path))[0]
     own_dir = osp.join('work_dirs', stem)
     if data_format is not None:
-        # It needs iter_datasets, so it cannot be imported before.
+        # Imported here because it imports this module.
         from mmhier.datasets.formats import use_data_format
         options = cfg_options or {}
         folder = (
@@ -133,7 +132,7 @@ def load_config(path: str,
         except (KeyError, TypeError) as error:
             raise MMHierError(f'--cfg-options: {error.args[0]}') from error
     if classes is not None:
-        # It needs iter_datasets, so it cannot be imported before.
+        # Imported here because it imports this module.
         from mmhier.datasets.classes import set_classes
         set_classes(cfg, classes)
     if scope == 'mmpretrain':

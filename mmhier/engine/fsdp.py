@@ -36,8 +36,8 @@ class ResumableFSDPStrategy(FSDPStrategy):
     Attributes:
         whole_model (nn.Module): The model before it was spread, on the device
             'meta', so without values.
-        resumed (dict): Of the checkpoint that was resumed from, to compare
-            it with the config.
+        resumed (dict): :func:`~mmhier.engine.resuming.resumed_facts` of the
+            checkpoint.
     """
     _timestamp: str
 
@@ -106,7 +106,8 @@ class ResumableFSDPStrategy(FSDPStrategy):
             dict: Content, without weights and states.
 
         Raises:
-            MMHierError: If the checkpoint is of another optimizer.
+            MMHierError: If the checkpoint is of another optimizer or of other
+                parameter groups.
         """
 
         def compare(checkpoint: dict) -> None:
@@ -120,15 +121,15 @@ class ResumableFSDPStrategy(FSDPStrategy):
     def build_optim_wrapper(self,
                             optim_wrapper: Any,
                             model: nn.Module | None = None) -> Any:
-        """Build the optimizer, so before training alone.
+        """Build the optimizer, after a check of determinism.
 
         Args:
             optim_wrapper (OptimWrapper | dict): See mmengine's strategy.
             model (nn.Module, optional): See mmengine's strategy.
 
         Raises:
-            MMHierError: If deterministic kernels were asked for that CUDA
-                lacks.
+            MMHierError: If determinism is asked for and CUDA lacks a
+                deterministic form of an operator.
         """
         if model is not None:
             check_deterministic(model, get_device())
@@ -181,7 +182,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
         in torch 2.1.
 
         Args:
-            state_dict (dict): What :meth:`optim_state_dict` returned.
+            state_dict (dict): Returned by :meth:`optim_state_dict`.
         """
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(
             self.model, self.optim_wrapper.optimizer, state_dict)

@@ -145,7 +145,7 @@ class SampleLoader(DataLoader):
         if (self.batch_sampler is None
                 or isinstance(self.dataset, IterableDataset)):
             return super()._get_iterator()
-        # Of checks and records: each worker would share it, freed or not.
+        # Workers would inherit the memory that checks and records have freed.
         return_freed_memory()
         settings = {key: getattr(self, key) for key in _SETTINGS}
         settings['collate_fn'] = _Collate(self.collate_fn)

@@ -17,8 +17,8 @@ class PredictionPicturesHook(Hook):
     """Draw the predictions of a test, one picture for each image.
 
     The hooks of mmdet, mmseg and mmpretrain name a picture by the base name
-    of its image, so that the images of several folders overwrite each other.
-    Pictures of this hook are named as those of ``tools/infer.py``.
+    of its image, so pictures from several folders overwrite each other. This
+    hook names pictures as ``tools/infer.py`` does.
 
     Args:
         show_dir (str, optional): Folder of the pictures. Defaults to None.
@@ -41,7 +41,7 @@ class PredictionPicturesHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Name the picture of each image."""
         if self.show_dir is None:
-            # A visualizer would write what it only has to show.
+            # Without backends the visualizer shows pictures and writes none.
             runner.visualizer._vis_backends = {}
         dataset = runner.test_dataloader.dataset
         if not hasattr(dataset, 'get_data_info'):
@@ -66,7 +66,7 @@ class PredictionPicturesHook(Hook):
                 image = mmcv.imfrombytes(fileio.get(path), channel_order='rgb')
                 name = self.names.get(path, osp.basename(path))
             else:
-                # A data set of arrays; the picture is what the model sees.
+                # A data set of arrays: draw on the input of the model.
                 image = data_batch['inputs'][i].permute(1, 2, 0)
                 image = np.ascontiguousarray(image.numpy(), np.uint8)
                 name = str(sample.get('sample_idx', f'{batch_idx}_{i}'))

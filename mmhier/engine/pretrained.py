@@ -17,7 +17,7 @@ def find_pretrained(cfg: Config, from_scratch: bool = False) -> str:
             is resumed. Defaults to False.
 
     Returns:
-        str: What the training starts from, for the log.
+        str: Description of the initial weights, for the log.
 
     Raises:
         MMHierError: If they are neither in a folder, nor in the cache,

@@ -1,4 +1,4 @@
-"""Resuming with another config: what differs, and the schedule of the new."""
+"""Resuming with another config: list differences and follow its schedule."""
 import copy
 import hashlib
 import os.path as osp
@@ -20,7 +20,7 @@ _MAX_LISTED = 1000
 
 
 def describe_training(runner: Any) -> dict[str, Any]:
-    """Facts of a training that a checkpoint keeps to be compared.
+    """Facts of a training, stored in checkpoints for comparison.
 
     Args:
         runner (Runner | FlexibleRunner): In training.
@@ -46,10 +46,10 @@ def describe_training(runner: Any) -> dict[str, Any]:
 
 
 def hash_data(dataset: Any) -> str:
-    """Hash of annotation files, and of up to 1,000 files evenly spread.
+    """Hash of annotation files and of up to 1,000 samples, evenly spread.
 
     Args:
-        dataset (Dataset): Or a wrapper of some.
+        dataset (Dataset): Or a wrapper such as ConcatDataset.
 
     Returns:
         str: First digits of a SHA-256 of the annotation files, and of names,
@@ -76,7 +76,7 @@ def hash_data(dataset: Any) -> str:
 
 
 def _inner_datasets(dataset: Any) -> Iterator[Any]:
-    """Datasets below wrappers."""
+    """Datasets below wrappers such as ConcatDataset."""
     inner = getattr(dataset, 'datasets', None)
     if inner is None:
         inner = [dataset.dataset] if hasattr(dataset, 'dataset') else []
@@ -90,7 +90,11 @@ def resumed_facts(checkpoint: dict) -> dict[str, Any]:
     """Parts of a checkpoint to compare with a config.
 
     Args:
-        checkpoint (dict): Content, before it is resumed from.
+        checkpoint (dict): Content, before training goes on from it.
+
+    Returns:
+        dict: ``meta``, ``trained_with``, ``param_schedulers`` and the settings
+        of parameter ``groups`` by optimizer.
     """
     facts = {
         key: checkpoint.get(key)
@@ -101,10 +105,10 @@ def resumed_facts(checkpoint: dict) -> dict[str, Any]:
 
 
 class ConfiguredSchedule:
-    """Optimizers and schedules as the config states them, before resuming.
+    """Optimizers and schedules of the config, stored before resuming.
 
-    mmengine takes both from the checkpoint, so that another schedule, or a
-    longer one, would have no effect.
+    mmengine takes both from the checkpoint, so another or a longer schedule in
+    the config would have no effect.
 
     Args:
         runner (Runner | FlexibleRunner): Whose optimizers and schedulers are
@@ -124,15 +128,15 @@ class ConfiguredSchedule:
         }
 
     def take_over(self, filename: str, resumed: dict[str, Any]) -> None:
-        """Name what differs from a checkpoint, and go on by the config.
+        """Log the differences from a checkpoint; restore the config's schedule.
 
         Args:
             filename (str): The checkpoint.
-            resumed (dict): What :func:`resumed_facts` returned.
+            resumed (dict): Returned by :func:`resumed_facts`.
 
         Raises:
-            MMHierError: If schedule or optimizer differ, and the schedule
-                follows a metric, so that it cannot be repeated.
+            MMHierError: If schedule or optimizer differ and the schedule
+                follows a metric, so it cannot be repeated.
         """
         schedule = list(self._compare_schedules(resumed))
         different = self._compare_facts(resumed) + [
@@ -179,7 +183,7 @@ class ConfiguredSchedule:
 
     def _compare_schedules(
             self, resumed: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Settings that differ, and a line on each."""
+        """Key, '' if there is none, and description of each difference."""
         stored_schedulers = _by_optimizer(resumed['param_schedulers'] or [])
         for name, own in self.states.items():
             stored = stored_schedulers.get(name, [])
@@ -198,8 +202,7 @@ class ConfiguredSchedule:
 
     def _compare_groups(self, name: str, groups: list[dict],
                         stored: dict[str, list]) -> list[str]:
-        """Settings of an optimizer that differ in its first group or, if
-        there are none, in the next that differs."""
+        """Descriptions of the first parameter group that differs."""
         scheduled = {s.param_name for s in self.schedulers.get(name, ())}
         owner = f'the optimizer {name}'.rstrip()
         for i, (new, old) in enumerate(zip(groups, stored[name])):
@@ -254,9 +257,9 @@ def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
         checkpoint (dict): Content.
 
     Raises:
-        MMHierError: Names what differs.
+        MMHierError: Names the differences.
     """
-    advice = ('or start from the weights with --cfg-options load_from=PATH')
+    advice = 'or start from the weights with --cfg-options load_from=PATH'
     stored = (checkpoint.get('trained_with') or {}).get('optimizer')
     own = _optimizer_names(optim_wrapper)
     if stored is not None and stored != own:
@@ -272,10 +275,11 @@ def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
             f'{_shorten(list(groups))}, the config of '
             f'{_shorten(list(wrappers))}: name them alike, {advice}')
     for name, wrapper in wrappers.items():
-        # Without the base settings that mmengine's wrapper counts as a group.
+        # optimizer.param_groups lacks the group of base settings that
+        # mmengine's wrapper adds.
         sizes = [len(g['params']) for g in wrapper.optimizer.param_groups]
         stored_sizes = [len(g['params']) for g in groups[name]]
-        # FSDP names parameters, several of which may be one here.
+        # FSDP names parameters and may count one here as several.
         by_name = any(isinstance(p, str) for p in groups[name][0]['params'])
         if len(sizes) != len(stored_sizes) or (not by_name
                                                and sizes != stored_sizes):
@@ -288,7 +292,7 @@ def check_optimizer_fits(optim_wrapper: Any, checkpoint: dict) -> None:
 
 
 def _wrappers(optim_wrapper: Any) -> dict[str, Any]:
-    """Optimizer wrappers by name; '' is that of a single one."""
+    """Optimizer wrappers by name; a single one is named ''."""
     if isinstance(optim_wrapper, OptimWrapperDict):
         return dict(optim_wrapper.items())
     return {'': optim_wrapper}

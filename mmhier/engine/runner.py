@@ -34,12 +34,12 @@ from .resuming import (
 )
 from .seeding import EndlessIterator
 
-# Of the training and of the test of any config.
+# Hooks of every training and test.
 _TRAINING_HOOKS = ('mmhier.CheckpointFitHook', 'mmhier.FiniteLossHook',
                    'mmhier.ExactResumeHook', 'mmhier.TrainingRecordHook')
-# Of mmengine, in whose place those of mmhier are built.
+# mmengine's hooks that mmhier's of the same name replace.
 _RESUMABLE_HOOKS = ('CheckpointHook', 'EarlyStoppingHook')
-# Those that mmengine registers unless a config sets them to None.
+# Hooks that mmengine registers unless a config sets them to None.
 _MMENGINE_HOOKS = {
     'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
     'checkpoint'

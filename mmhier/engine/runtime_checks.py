@@ -1,4 +1,4 @@
-"""Checks of what a config builds around a model, before a long run."""
+"""Checks of loops, optimizer, schedules and hooks before a long run."""
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +15,7 @@ from mmhier.errors import MMHierError
 from .config import resolve_type, type_name
 from .config_errors import naming_config_errors
 
-# Packages that state mistakes of a config by assertions and the like.
+# Packages that report mistakes of a config by assertions and other errors.
 _UPSTREAM = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'mmhier',
              'torch')
 # Hooks whose constructors need nothing but their arguments.
@@ -24,16 +24,19 @@ _PLAIN_HOOKS = ('CheckpointHook', 'EMAHook', 'EarlyStoppingHook', 'LoggerHook')
 
 def build_named(key: str, settings: dict, registry: Registry,
                 **arguments: Any) -> Any:
-    """Build a part of a config, and name it where it is refused.
+    """Build a part of a config; name it in errors.
 
-    Assertions of OpenMMLab's and torch's own constructors state mistakes of
-    the config. Those of other packages are bugs, and pass.
+    Errors in constructors of OpenMMLab and torch are mistakes of the config.
+    Those of other packages are bugs and propagate.
 
     Args:
-        key (str): Its dotted key, for the message.
-        settings (dict): With its ``type``.
+        key (str): Dotted key of the part, for the message.
+        settings (dict): The part, with its ``type``.
         registry (Registry): mmengine's registry of its kind.
         **arguments: Further arguments of the constructor.
+
+    Returns:
+        Any: The built object.
 
     Raises:
         MMHierError: Names the key, the type and the reason.
@@ -60,7 +63,7 @@ def check_runtime(cfg: Config) -> None:
         cfg (Config): Made by :func:`mmhier.apis.load_config`; unchanged.
 
     Raises:
-        MMHierError: Names the key, and what is wrong with it.
+        MMHierError: Names the key and the mistake.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     _check_loops(cfg)
@@ -89,7 +92,7 @@ def check_runtime(cfg: Config) -> None:
 
 
 def _check_loops(cfg: Config) -> None:
-    """Check lengths, and that parts that need each other are there."""
+    """Check lengths of loops, and that no part of a loop is missing."""
     train_cfg = cfg.get('train_cfg') or {}
     for key in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
         value = train_cfg.get(key)
@@ -116,7 +119,7 @@ def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
     train_cfg = cfg.get('train_cfg') or {}
     last = train_cfg.get(
         'max_epochs' if settings.get('by_epoch', True) else 'max_iters')
-    # As mmengine's runner completes it.
+    # The default of mmengine's runner.
     if last is not None and not by_iteration:
         settings.setdefault('end', last)
     build_named(key, settings, PARAM_SCHEDULERS, optimizer=optimizer)

@@ -29,7 +29,7 @@ def seed_generators(seed: int, *place: int) -> None:
 
 
 class SeededBatches:
-    """Batches of pairs: the index of a sample and what to seed it with.
+    """Batches of pairs: the index of a sample and its seed.
 
     Args:
         batches (BatchSampler): Yields lists of indices.
@@ -137,16 +137,16 @@ def _set_epoch(loader: Any, epoch: int) -> None:
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Lets a resumed training do what it would have done without the stop.
+    """Make a resumed training equal an uninterrupted one.
 
     Every random number is drawn from the seed, the process and the place in
     the training: the iteration for the model; epoch, batch and place in the
     batch for a sample. So neither the number of worker processes nor their
-    age matters. Batches that were trained on, in the midst of an epoch too,
-    are left out without being loaded.
+    age matters. Batches already trained on, within an epoch too, are skipped
+    without loading.
 
-    What else a pipeline remembers or draws from, such as the earlier images
-    of CachedMosaic or the generators of albumentations, is not restored.
+    Other state of a pipeline, such as the earlier images of CachedMosaic or the
+    generators of albumentations, is not restored.
     """
     # The first to act: other hooks draw too, and save checkpoints.
     priority = 'HIGHEST'

@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmhier.errors import MMHierError
 
 TRACKERS = ('tensorboard', 'mlflow', 'wandb', 'aim')
-# Of work_dir, what MLflow keeps with a run.
+# Suffixes of the files in work_dir that MLflow stores with a run.
 _ARTIFACTS = ('.py', '.log', 'scalars.json', '_record.json')
-# Of the config, what MLflow keeps as parameters; it keeps all as config.py.
+# Keys of the config that MLflow logs as parameters.
 _PARAMETERS = ('train_cfg', 'optim_wrapper', 'param_scheduler', 'randomness')
 
 

@@ -20,7 +20,7 @@ from .dry_labels import evaluate_labels, evaluate_masks
 from .dry_objects import evaluate_objects
 from .trial import Trial
 
-_MIN_IMAGES = 10  # tried however long the data takes to be read
+_MIN_IMAGES = 10  # read even after the time limit
 
 
 def dry_evaluate(cfg: Config,
@@ -40,14 +40,14 @@ def dry_evaluate(cfg: Config,
         phase (str): 'val' or 'test'.
         max_images (int, optional): Evenly spread over the set.
             Defaults to None: all.
-        max_seconds (float): No further image is read after this time, for
-            each metric. Defaults to infinity.
-        dataset (Dataset, optional): Of the dataloader, if it is built
-            already. Defaults to None.
+        max_seconds (float): Time limit of reading images for each metric,
+            after at least 10 images. Defaults to infinity.
+        dataset (Dataset, optional): The dataloader's, if it is built already.
+            Defaults to None.
 
     Returns:
-        list[str]: The result of each metric: the score, what lowers it
-        rightly, or why the metric was not tried.
+        list[str]: The result of each metric: the score, legitimate reasons
+        for a lower one, or that the metric was not tried.
 
     Raises:
         MMHierError: If the predictions do not score as they should, or a
@@ -107,7 +107,7 @@ def _evaluation_of(metric: Any) -> Callable | None:
 
 
 def _until(deadline: float, items: Sequence[int]) -> Iterator[int]:
-    """Items, at least some, until a time."""
+    """Items until a deadline, at least ``_MIN_IMAGES``."""
     # In an order that covers the set wherever it ends.
     step = max(1, math.isqrt(len(items)))
     for number, i in enumerate(
@@ -119,7 +119,7 @@ def _until(deadline: float, items: Sequence[int]) -> Iterator[int]:
 
 @contextmanager
 def _forgetting_annotations() -> Iterator[None]:
-    """Let go of the annotation file that the checks have read."""
+    """Clear the annotation file that the checks keep in memory."""
     try:
         yield
     finally:

@@ -46,10 +46,10 @@ def check_export(
     The batch size alternates between 1 and 2.
 
     Args:
-        model (nn.Module): What was exported, in eval mode.
+        model (nn.Module): The exported model, in eval mode.
         out (str): What was given to :func:`export_model`. Programs of torch
             (.pt2) have to be trusted: they can hold code.
-        part (str): What was exported. Defaults to 'model'.
+        part (str): The exported part. Defaults to 'model'.
         sizes (Sequence[tuple[int, int]]): Heights and widths of the images.
 
     Returns:

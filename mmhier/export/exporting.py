@@ -35,7 +35,7 @@ OPSETS = range(18, 22)
 # Any size but those that tests and users ask for; two images, since a length
 # of one would be taken for a constant.
 _EXAMPLE = (2, 176, 208)
-# Of transforms that change the size of images.
+# Attributes of transforms that change the size of images.
 _SETTINGS = ('scale', 'scale_factor', 'keep_ratio', 'edge', 'crop_size', 'size',
              'size_divisor', 'pad_val', 'interpolation', 'backend')
 
@@ -217,7 +217,7 @@ def graph_paths(out: Path, graphs: list[ExportGraph]) -> list[Path]:
 
 
 def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """What a data preprocessor does with an image (H, W, 3), BGR as read.
+    """Settings of a data preprocessor for an image (H, W, 3), BGR as read.
 
     Args:
         model (nn.Module): With a ``data_preprocessor`` of mmdet, mmseg or
@@ -250,14 +250,14 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
 
 
 def inference_settings(model: nn.Module) -> dict[str, Any]:
-    """How the outputs of a model become predictions.
+    """Settings that turn the outputs of a model into predictions.
 
     Args:
         model (nn.Module): Of any package.
 
     Returns:
-        dict: ``activation`` that is still to be applied to the outputs:
-        'softmax', 'sigmoid' or 'none'. For a segmentor, ``mode`` ('whole' or
+        dict: ``activation`` to be applied to the outputs: 'softmax',
+        'sigmoid' or 'none'. For a segmentor, ``mode`` ('whole' or
         'slide'), with ``crop_size`` and ``stride`` (height, width) of
         windows; ``align_corners`` of the logits' resizing; and the
         ``threshold`` of a sigmoid. For a detector, ``test_cfg``.
@@ -338,11 +338,11 @@ def write_program(program: torch.export.ExportedProgram,
                   path: Path,
                   format: str = 'onnx',
                   opset: int = OPSETS[-1]) -> None:
-    """Write what :func:`trace` made of a graph.
+    """Write a graph that :func:`trace` returned.
 
     Args:
         program (ExportedProgram): Stays as it is.
-        graph (ExportGraph): What was traced.
+        graph (ExportGraph): The traced graph.
         path (Path): See :func:`write_graph`.
         format (str): See :func:`export_model`. Defaults to 'onnx'.
         opset (int): Of ONNX. Defaults to 21.

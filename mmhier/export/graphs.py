@@ -1,4 +1,4 @@
-"""What is exported: modules from images to tensors, at any height and width.
+"""Exported modules, from images to tensors at any height and width.
 
 Images are float32, normalised, padded and in the channel order that the data
 preprocessor of the model gives them.
@@ -16,7 +16,7 @@ Shape = tuple[Any, ...]
 
 
 class ExportGraph(nn.Module):
-    """A module with what its export needs to know.
+    """A module with the facts that its export needs.
 
     Attributes:
         name (str): '' or, if a model becomes several files, the end of this
@@ -146,8 +146,8 @@ def build_graphs(model: nn.Module, part: str = 'model') -> list[ExportGraph]:
 def unsupported(model: nn.Module,
                 key: str | None = None,
                 part: Any = None) -> MMHierError:
-    """Error that names the part of a model that stops its export, if it is
-    not the model itself."""
+    """Error that names the part that prevents the export of a model; the
+    whole model by default."""
     owner = '' if key is None else f' with {key}.type={type(part).__name__}'
     return MMHierError(
         f'{type(model).__name__}{owner} cannot be exported as a whole: export '

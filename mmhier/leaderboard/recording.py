@@ -1,4 +1,4 @@
-"""Hooks that write down what a run was; see mmhier.leaderboard.records."""
+"""Hooks that write records of runs; see mmhier.leaderboard.records."""
 import os.path as osp
 import sys
 import time
@@ -200,7 +200,7 @@ class TrainingRecordHook(Hook):
 
     @master_only
     def before_train(self, runner: Runner) -> None:
-        """Write what is known at the start, after any resume."""
+        """Write the facts known at the start, after any resume."""
         self.path = osp.join(runner.work_dir, TRAINING_RECORD)
         session = TrainingSession(
             started=utc_now(),

@@ -1,4 +1,4 @@
-"""What a record says of data, model and environment, taken from the run."""
+"""Facts of data, model and environment of a run, for its record."""
 import hashlib
 import json
 import os
@@ -53,7 +53,7 @@ def describe_file(path: str) -> FileRecord:
 
 def describe_data(
     dataset: Any, metric_files: Sequence[str] = ()) -> list[DataRecord]:
-    """Describe what a built dataset reads.
+    """Describe the files that a built dataset reads.
 
     Every image is looked up, none is opened.
 
@@ -197,7 +197,7 @@ def _commit() -> str | None:
 
 def describe_model(cfg: Config, model: nn.Module,
                    image_size: Sequence[int] | None) -> ModelRecord:
-    """Describe a model by its config, and count what it costs.
+    """Describe a model by its config, and count its cost.
 
     Args:
         cfg (Config): Of the model, without a wrapper for test-time

@@ -48,7 +48,7 @@ class DetTTAModel(MMDetTTAModel):
         Returns:
             list[DetDataSample]: One per image, in its coordinates.
         """
-        # mmdet's MaskFormer and Mask2Former say that they have no mask head.
+        # with_mask is False for mmdet's MaskFormer and Mask2Former.
         if not self.module.with_mask and not hasattr(self.module,
                                                      'panoptic_head'):
             return super().test_step(data)

@@ -15,9 +15,9 @@ class SegTTAModel(MMSegTTAModel):
 
     Probabilities of the views at image size are averaged one by one. mmseg
     keeps all of them: 2 GB per view for the largest photos and the 150
-    classes of ADE20K. The scores of MaskFormer's and Mask2Former's heads,
-    sums of probabilities already, are averaged as they are, as their authors
-    do; mmseg applies a softmax to them.
+    classes of ADE20K. The scores of MaskFormer's and Mask2Former's heads
+    are sums of probabilities and are averaged without the softmax that mmseg
+    applies, as their authors do.
 
     Args:
         **kwargs: ``module``, the model, and ``data_preprocessor``.

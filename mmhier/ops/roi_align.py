@@ -4,7 +4,7 @@ from torch import Tensor
 from .computing import call_torchvision, to_compute_dtype
 from .operators import make_unsupported_operator
 
-# Regions at a time in the deterministic form, for its memory.
+# Regions per step of the deterministic form, to limit its memory.
 CHUNK_SIZE = 64
 
 
@@ -44,8 +44,8 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
                        pool_mode: int, aligned: bool) -> None:
     """Add the gradient of :func:`roi_align_forward` to ``grad_input``.
 
-    On CUDA torchvision's kernel adds in no fixed order; where deterministic
-    algorithms were asked for, matrix products take its place.
+    torchvision's CUDA kernel adds in no fixed order; matrix products replace it
+    if deterministic algorithms are asked for.
 
     Args:
         grad_output (Tensor): (N, C, aligned_height, aligned_width).
@@ -109,7 +109,7 @@ def gradient_by_products(grad: Tensor, rois: Tensor, spatial_scale: float,
 
 def _axis_weights(start: Tensor, end: Tensor, bins: int, size: int,
                   sampling_ratio: int, aligned: bool) -> Tensor:
-    """Share of each pixel of an axis in each bin of regions.
+    """Weight of each pixel of an axis in each bin of regions.
 
     Args:
         start (Tensor): Of the regions, in pixels, (N, ).

@@ -9,7 +9,7 @@ from mmhier.analysis.variants import WholeModel, build_variant, load_target
 from mmhier.models import backbones
 from .rows import ROOT, Rows
 
-# One variant of each family, for what the size does not change.
+# One variant of each family, for checks that do not depend on the size.
 ONE_EACH = [('HATNet', 'tiny'), ('LIT', 'small'), ('LITv2', 'small'),
             ('HVT', 's-1'), ('ACCViT', 'tiny')]
 TASKS = {

@@ -56,8 +56,8 @@ def measure(rows: Rows,
 
 
 def check_backbone_speed(rows: Rows) -> None:
-    """Forms and peers at 800x1344, batch 2: the bars of our forms are twice
-    the speed of eager and of the authors' at half the memory."""
+    """Forms and peers at 800x1344, batch 2. Required of our forms: twice the
+    speed of eager and of the authors', at half the memory."""
     size = (64, 96) if rows.is_dry else (800, 1344)
     names = [('swin-t', 'auto'), ('hatnet-tiny', 'auto')]
     if not rows.is_dry:

@@ -19,7 +19,7 @@ CLASSES = ('box', 'bar')
 
 
 def training_checkpoint() -> dict:
-    """What mmengine saves, of a network with one layer."""
+    """A checkpoint as mmengine saves it, of a network with one layer."""
     layer = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()

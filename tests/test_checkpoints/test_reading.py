@@ -17,7 +17,7 @@ WEIGHTS = {'a.weight': torch.arange(3.), 'a.bias': torch.ones(1)}
 
 
 class CfgNode(dict):
-    """What a Swin-style trainer pickles, by the name of the real class."""
+    """Stand-in for a class that Swin-style trainers pickle, by its name."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

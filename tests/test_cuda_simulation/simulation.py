@@ -168,7 +168,7 @@ def simulate(family: str,
     mib = 2**20
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build(family, arch, **settings)
-        model.train(training)  # which returns None for some
+        model.train(training)  # returns None for some models
         x = torch.randn(batch, 3, *size, device='cuda')
         recorder = Recorder()
         recorder.track([*model.parameters(), *model.buffers(), x])

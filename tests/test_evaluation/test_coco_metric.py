@@ -263,7 +263,7 @@ def test_area_ranges(backend, tmp_path):
 
 
 def test_number_of_detections(backend, tmp_path):
-    """What comes 101st by its score does not count."""
+    """The detection with the 101st score does not count."""
     truth = write_truth(tmp_path, [(0, 1, 10, 10, 50, 40)])
     alarms = [(0, 0.9 - i / 1e3, 100, 100, 20, 20) for i in range(100)]
     for num_alarms, keys in ((0, ('AR@1', 'AR@10', 'AR@100')), (9, ('AR@10',

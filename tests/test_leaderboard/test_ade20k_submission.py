@@ -1,4 +1,4 @@
-"""Packages for the ADE20K server: what is written, and what is refused."""
+"""Packages for the ADE20K server: written files, refused input."""
 import io
 import struct
 import zipfile

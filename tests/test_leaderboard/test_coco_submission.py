@@ -1,4 +1,4 @@
-"""Packages for the COCO server: what is written, and what is refused."""
+"""Packages for the COCO server: written files, refused input."""
 import json
 import zipfile
 from copy import deepcopy

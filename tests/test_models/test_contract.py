@@ -1,4 +1,4 @@
-"""What every backbone promises, over all families and variants."""
+"""The contract of a backbone, over all families and variants."""
 import io
 from itertools import combinations
 from math import ceil
@@ -14,7 +14,7 @@ from mmhier.registry import MODELS
 from ..lanes import fast_first, slow
 
 MODELS.import_from_location()
-MODELS.get('TimmBackbone')  # which is imported on demand
+MODELS.get('TimmBackbone')  # imported on demand
 FAMILIES = {
     name: cls
     for name, cls in MODELS.module_dict.items()
@@ -51,8 +51,8 @@ def build(family, arch, seed=0, **kwargs):
     Zero-initialised offsets, gates and biases would hide mistakes.
     """
     torch.manual_seed(seed)
-    if arch in MODEL_ARGS:
-        kwargs['model_args'] = MODEL_ARGS[arch]
+    if family == 'TimmBackbone':
+        kwargs['model_args'] = MODEL_ARGS.get(arch)
     model = MODELS.build(dict(type=f'mmhier.{family}', arch=arch, **kwargs))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -244,7 +244,7 @@ def test_frozen_stages_get_no_gradient_and_stay_in_eval_mode(family, arch):
             sum(p.numel() for p in model.parameters() if p.requires_grad))
     assert trainable == sorted(trainable, reverse=True)
     assert len(set(trainable)) == 6
-    # What is left are norms or pyramid levels of the outputs alone.
+    # The rest are norms or pyramid levels of the outputs.
     assert trainable[-1] < 0.15 * trainable[0]
 
 

@@ -1,4 +1,4 @@
-"""A module is what it says: hooks fire, replacements are called."""
+"""Hooks of modules fire, and replaced modules are called."""
 from collections import Counter
 from contextlib import contextmanager
 
@@ -162,7 +162,7 @@ class Doubled(nn.Module):
 
 
 class Wrapper(nn.Module):
-    """What adapters put in place of a layer."""
+    """A layer as an adapter replaces it."""
 
     def __init__(self, layer):
         super().__init__()

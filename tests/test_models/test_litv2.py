@@ -358,7 +358,7 @@ def test_output_norms_are_those_of_returned_maps(out_norms, levels):
 
 
 def saved_bytes(module, side):
-    """What a map of side x side tokens keeps for the backward pass."""
+    """Bytes that a map of side x side tokens keeps for backward."""
     sizes = {}
 
     def pack(x):

@@ -62,8 +62,7 @@ def test_every_parameter_gets_a_gradient(family, arch):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_gradients_of_dilated_hatnet(with_cp):
-    """Those of inputs that are recomputed equal those of compiled graphs'
-    plain form."""
+    """Gradients of recomputed inputs equal those of the plain form."""
     settings = shallow('HATNet', 'tiny')
     model = build('HATNet', settings, output_stride=8, with_cp=with_cp).double()
     x = images(64, 96, dtype=torch.double).requires_grad_()

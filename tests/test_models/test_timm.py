@@ -1,4 +1,4 @@
-"""Models of timm give timm's numbers, and load what timm stores."""
+"""Models of timm give timm's numbers and load timm's files."""
 import sys
 from pathlib import Path
 

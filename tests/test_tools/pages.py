@@ -1,4 +1,4 @@
-"""What the Markdown pages tell to run, and a shell that runs it here."""
+"""Commands and code of Markdown pages, and a shell that runs them."""
 import os
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""The dry run: what it finds in good, bad and random configs."""
+"""The dry run: findings in good, bad and random configs."""
 import json
 import math
 import random

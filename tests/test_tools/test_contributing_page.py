@@ -117,7 +117,7 @@ def test_checks_of_every_commit():
     by_name = {h['id']: h for repo in hooks['repos'] for h in repo['hooks']}
     assert 'ruff-check' in by_name
     assert by_name['mypy']['entry'] == 'python -m mypy'
-    # What mypy is to look at stands in pyproject.toml.
+    # pyproject.toml lists the files for mypy.
     assert by_name['mypy']['pass_filenames'] is False
     workflow = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())
     for job, command in (('lint', 'make lint'), ('test', 'make test-all'),

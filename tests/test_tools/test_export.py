@@ -1,4 +1,4 @@
-"""tools/export.py: its commands in docs/export.md, and what it refuses."""
+"""tools/export.py: its commands in docs/export.md, and its errors."""
 import json
 import shlex
 import subprocess

@@ -235,7 +235,7 @@ def train_and_test(root, tmp_path, **options):
 
 
 def check(root, config=DETECTOR, every_file=True, **options) -> str:
-    """What a dry run finds wrong with the training data."""
+    """Findings of a dry run in the training data."""
     # Without a model, which would take longer than the data.
     findings = apis.check_config(
         config,

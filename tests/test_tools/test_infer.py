@@ -1,4 +1,4 @@
-"""tools/infer.py: what it reads, writes, skips and refuses."""
+"""tools/infer.py: input, output, skipped files and errors."""
 import errno
 import json
 import os
@@ -405,7 +405,7 @@ def test_video_of_a_segmentor_has_label_maps(random_weights, film, tmp_path):
                           (cv2.error('broken pipe'), 'frame 3: ')])
 def test_video_on_a_full_disk(error, reason, detector, film, tmp_path,
                               monkeypatch):
-    """OpenCV's writer may tell of no error; what was predicted is kept."""
+    """OpenCV's writer may report no error; predictions are kept."""
 
     class FullDisk:
         fourcc = cv2.VideoWriter.fourcc

@@ -69,13 +69,13 @@ def test_commands(shell, tmp_path, capfd):
 
 
 def config_of(work_dir: str) -> Config:
-    """What a training was run with, by its record."""
+    """Config of a training, from its record."""
     record = json.loads(Path(work_dir, 'train_record.json').read_text())
     return Config.fromstring(record['config_text'], '.py')
 
 
 def check_work_dir(folder: Path) -> None:
-    """It holds what the table of the page names."""
+    """It holds the files that the table of the page names."""
     assert (folder / 'epoch_12.pth').is_file()
     assert (folder / 'train_record.json').is_file()
     first = sorted(path for path in folder.iterdir() if path.is_dir())[0]

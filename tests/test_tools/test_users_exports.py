@@ -1,4 +1,4 @@
-"""The program of docs/export.md gives what tools/infer.py gives."""
+"""The program of docs/export.md gives the results of tools/infer.py."""
 import json
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What upstream asserts of a config is named before the run."""
+"""Config mistakes that upstream asserts are named before the run."""
 import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, TRANSFORMS

@@ -69,7 +69,7 @@ class AveragePool(nn.Module):
     compiled graph to odd or even sizes.
 
     Args:
-        stride (int): Stride.
+        stride (int): Of the pooling.
         dilation (int): Distance of neighbouring pixels of a cell.
     """
 
@@ -337,7 +337,8 @@ class ACCViT(HierarchicalBackbone):
             MaxViT's 1e-3 and 0.01. Defaults to ``dict(type='BN')``.
         **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
             ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
-            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
+            'eager'), ``compile`` and ``init_cfg`` of
+            :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in

@@ -25,7 +25,7 @@ class HierarchicalBackbone(BaseModule):
     """Base of the backbones that return stride 4/8/16/32 maps.
 
     A subclass sets the class attributes below, resolves its settings with
-    ``self.settings``, builds only what ``out_indices`` needs (so that no
+    ``self.settings``, builds only the stages that ``out_indices`` needs (so no
     parameter stays without a gradient), sets ``out_channels``, ends its
     constructor with :meth:`freeze_stages`, and implements
     :meth:`stage_modules`, :meth:`layer_id`, :meth:`convert_official` and
@@ -150,8 +150,8 @@ class HierarchicalBackbone(BaseModule):
         return self.stage_stride(stage) // self.stage_stride(stage - 1)
 
     def stage_dilation(self, stage: int) -> int:
-        """Distance of neighbouring taps in stage 0 to 3, 1 unless
-        output_stride keeps the map larger."""
+        """Dilation of stage 0 to 3; 1 unless output_stride keeps its map
+        larger."""
         return self.all_strides[stage] // self.stage_stride(stage)
 
     @classmethod

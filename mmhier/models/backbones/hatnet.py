@@ -47,8 +47,8 @@ class HierarchicalAttention(nn.Module):
         ds_ratio (int): Side of the cells that are averaged into one global
             key and value.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
-        dilation (int): Distance of neighbouring tokens of a window; the
-            cells are as many times larger. Defaults to 1.
+        dilation (int): Distance of neighbouring tokens of a window; scales
+            the side of the cells too. Defaults to 1.
     """
 
     def __init__(self,
@@ -201,7 +201,8 @@ class HATNet(HierarchicalBackbone):
             and small, 0.3 for medium and large. Defaults to 0.
         **kwargs: ``out_indices``, ``output_stride``, ``frozen_stages``,
             ``norm_eval``, ``with_cp``, ``attn_impl`` ('auto', 'sdpa',
-            'eager') and ``init_cfg`` of :class:`HierarchicalBackbone`.
+            'eager'), ``compile`` and ``init_cfg`` of
+            :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: If an argument is not one of its allowed values, or, in

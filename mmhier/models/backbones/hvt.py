@@ -312,8 +312,8 @@ class HVT(HierarchicalBackbone):
         out_indices (Sequence[int], optional): Defaults to None: all maps,
             or (3, ) for 'avg_featmap'.
         **kwargs: ``output_stride``, ``frozen_stages``, ``norm_eval``,
-            ``with_cp``, ``attn_impl`` ('auto', ...) and ``init_cfg`` of
-            :class:`HierarchicalBackbone`.
+            ``with_cp``, ``attn_impl`` ('auto', 'sdpa', 'eager'),
+            ``compile`` and ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: See :class:`HierarchicalBackbone`.

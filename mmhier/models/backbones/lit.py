@@ -228,8 +228,8 @@ class LIT(HierarchicalBackbone):
             Defaults to ``dict(type='BN')``.
         **kwargs: ``output_stride``, ``frozen_stages`` (the downsampling
             belongs to the stage before it), ``norm_eval``, ``with_cp``,
-            ``attn_impl`` ('auto', 'sdpa', 'eager') and ``init_cfg`` of
-            :class:`HierarchicalBackbone`.
+            ``attn_impl`` ('auto', 'sdpa', 'eager'), ``compile`` and
+            ``init_cfg`` of :class:`HierarchicalBackbone`.
 
     Raises:
         ValueError: See :class:`HierarchicalBackbone`.

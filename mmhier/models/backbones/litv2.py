@@ -83,8 +83,8 @@ class HiLoAttention(nn.Module):
         window_size (int): Window side in tokens; 1 for plain attention of all
             heads, whatever `alpha`.
         attn_impl (str): See :func:`mmhier.models.layers.attend`.
-        dilation (int): Distance of neighbouring tokens of a window; averages
-            are over as many times larger windows. Defaults to 1.
+        dilation (int): Distance of neighbouring tokens of a window; scales
+            the side of the averaged windows too. Defaults to 1.
     """
 
     def __init__(self,

@@ -19,10 +19,10 @@ from .base import HierarchicalBackbone
 
 __all__ = ['TimmBackbone']
 SCHEME = 'timm://'
-# Arguments with which models take images of any size, where they have them.
+# Arguments of some models for images of any size.
 ANY_SIZE = dict(
     strict_img_size=False, dynamic_img_size=True, dynamic_img_pad=True)
-# Of a Pretrained init_cfg, handled here.
+# Keys of a Pretrained init_cfg that are not for load_backbone_weights.
 _INIT_KEYS = ('type', '_scope_', 'checkpoint')
 
 
@@ -30,8 +30,8 @@ _INIT_KEYS = ('type', '_scope_', 'checkpoint')
 class TimmBackbone(HierarchicalBackbone):
     """A model of timm that gives a map per stage, such as Swin or ConvNeXt.
 
-    Maps are numbered from 0 at stride 4, so that ResNets, which also have one
-    of stride 2, are cut as other families are. A plain ViT, whose strides are
+    Maps are numbered from 0 at stride 4; that of stride 2 in ResNets is left
+    out. A plain ViT, whose strides are
     all the same, has a map per block. Images are padded with zeros on the
     right and at the bottom to a multiple of the largest stride, as mmdet's
     data preprocessor does, and the maps are cropped.
@@ -167,7 +167,7 @@ class TimmBackbone(HierarchicalBackbone):
     @classmethod
     def convert_official(
             cls, state_dict: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """Take the names of a model of timm, whatever they are."""
+        """Prefix the names of a model of timm."""
         if any(name.startswith('model.') for name in state_dict):
             return None
         return {f'backbone.model.{n}': v for n, v in state_dict.items()}

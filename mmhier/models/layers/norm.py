@@ -20,8 +20,8 @@ class GlobalNorm(nn.GroupNorm):
         """(B, H, W, C) -> (B, H, W, C)."""
         if x.device.type == 'cpu':
             if torch.is_grad_enabled() and not x.requires_grad:
-                # The same in other words: behind frozen stages torch's
-                # backward of a channels-last group_norm crashes (2.11, CPU).
+                # The same values: behind frozen stages torch's backward of a
+                # channels-last group_norm crashes (2.11, CPU).
                 x = F.layer_norm(x, x.shape[1:], eps=self.eps)
                 return torch.addcmul(self.bias, x, self.weight)
         elif not is_traced():

@@ -33,7 +33,7 @@ def relative_position_bias(table: Tensor, height: int, width: int) -> Tensor:
 def window_position_bias(table: Tensor, size: int) -> Tensor:
     """:func:`relative_position_bias` of a window of fixed size.
 
-    In fewer operations, but not for graphs whose sizes vary.
+    Takes fewer operations, but does not suit graphs of varying sizes.
 
     Args:
         table (Tensor): ((2 * size - 1)**2, num_heads).

@@ -60,7 +60,7 @@ def sequence(x: Tensor, *layers: nn.Module) -> Tensor:
 
 
 class Layers(nn.Sequential):
-    """:class:`torch.nn.Sequential` by :func:`sequence`."""
+    """:class:`torch.nn.Sequential` that calls :func:`sequence`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the last layer."""

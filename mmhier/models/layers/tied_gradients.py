@@ -10,7 +10,7 @@ class _TiedGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(*maps: Tensor) -> tuple[Tensor, ...]:
-        # Not views, which a head might not modify in place.
+        # Heads may modify maps in place, which autograd forbids for views.
         return tuple(x.detach() for x in maps)
 
     @staticmethod
@@ -24,10 +24,10 @@ class _TiedGradients(torch.autograd.Function):
 
 
 def tie_gradients(maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same maps; a gradient of one is a gradient, of zeros, of all.
+    """Give unused maps zero gradients when another map has a gradient.
 
-    A parameter that serves a single map gets a gradient even if the loss uses
-    other maps alone, as DistributedDataParallel wants.
+    Every parameter gets a gradient even if the loss uses some maps only, as
+    DistributedDataParallel requires.
 
     Args:
         maps (tuple[Tensor]): Outputs of a module.

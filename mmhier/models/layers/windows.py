@@ -23,7 +23,7 @@ _MASKS: ContextVar[dict[tuple, Tensor] | None] = ContextVar(
 
 @contextmanager
 def shared_masks() -> Iterator[None]:
-    """Let equal calls of :func:`window_mask` return the same tensor."""
+    """Cache the results of :func:`window_mask` within the context."""
     if is_traced():
         yield
         return
@@ -106,9 +106,9 @@ def window_mask(x: Tensor, size: int, dilation: int = 1) -> Tensor | None:
         dilation (int): As in :func:`partition_windows`. Defaults to 1.
 
     Returns:
-        Tensor | None: To be added to logits, (B * num_windows, 1, 1,
-        size * size), 0 at real tokens and ``MASKED`` at padding, or None when
-        no window holds padding.
+        Tensor | None: (B * num_windows, 1, 1, size * size), to be added to
+        logits: 0 at real tokens, ``MASKED`` at padding. None if no window
+        holds padding.
     """
     height, width = x.shape[1:3]
     if not may_need_padding(height, width, size * dilation):

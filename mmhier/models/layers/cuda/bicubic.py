@@ -1,16 +1,16 @@
 """Bicubic interpolation as two matrix products.
 
-The gradient of torch's kernel for GPUs is summed up in no fixed order.
+torch's CUDA kernel sums gradients in no fixed order.
 """
 import torch
 from torch import Tensor
 
-# Keys's parameter, as torch has it.
+# Keys' parameter of the cubic kernel, torch's value.
 SHARPNESS = -0.75
 
 
 def resize_by_products(x: Tensor, height: int, width: int) -> Tensor:
-    """Interpolate maps as torch's bicubic, without aligned corners.
+    """Resize maps like torch's bicubic mode, without aligned corners.
 
     Args:
         x (Tensor): (B, C, H, W).
@@ -26,7 +26,7 @@ def resize_by_products(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _weights(old: int, new: int, like: Tensor) -> Tensor:
-    """Shares of `old` numbers in each of `new` ones, (new, old)."""
+    """Weights (new, old) of `old` pixels in each of `new` pixels."""
     places = torch.arange(new, dtype=torch.float64, device=like.device)
     places = (places + 0.5) * (old / new) - 0.5
     taps = torch.arange(-1, 3, device=like.device)

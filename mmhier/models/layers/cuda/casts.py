@@ -15,7 +15,7 @@ LAYERS = (Linear, PointwiseConv, DepthwiseConv, Conv, DilatedDepthwiseConv,
 
 
 def call_block(block: nn.Module, *args: Any) -> Any:
-    """``block(*args)``, under autocast on a GPU by :func:`call_with_casts`.
+    """Call a block; under autocast on a GPU by :func:`call_with_casts`.
 
     Args:
         block (nn.Module): Any module.
@@ -30,10 +30,9 @@ def call_block(block: nn.Module, *args: Any) -> Any:
 
 
 def call_with_casts(block: nn.Module, dtype: torch.dtype, *args: Any) -> Any:
-    """``block(*args)`` whose weights are cast in one call.
+    """Call a block with its weights cast together.
 
-    Autocast casts each weight by a kernel of its own, and its gradient by
-    another.
+    Autocast launches one kernel per weight, and another per gradient.
 
     Args:
         block (nn.Module): Any module. Plain layers that autocast runs in half
@@ -42,7 +41,7 @@ def call_with_casts(block: nn.Module, dtype: torch.dtype, *args: Any) -> Any:
         *args: Arguments of the block.
     """
     modules = list(block.modules())
-    # FSDP gathers weights within the call alone.
+    # FSDP gathers weights only during the call.
     if any('_fsdp_wrapped_module' in m._modules for m in modules):
         return block(*args)
     places = [(m._parameters, name) for m in modules
@@ -63,7 +62,7 @@ def call_with_casts(block: nn.Module, dtype: torch.dtype, *args: Any) -> Any:
 
 
 class _Cast(torch.autograd.Function):
-    """Tensors in another dtype, their gradients in theirs."""
+    """Cast tensors to a dtype, and their gradients back."""
 
     @staticmethod
     def forward(ctx, dtype, *tensors):

@@ -33,7 +33,7 @@ def normalize_and_activate(x: Tensor, norm: nn.BatchNorm2d,
 
 
 def origin(y: Tensor) -> tuple[Tensor, 'NormAndActivation'] | None:
-    """Find out how a map can be computed again.
+    """Look up how to recompute a map.
 
     Args:
         y (Tensor): A map, or a view of it.
@@ -46,7 +46,7 @@ def origin(y: Tensor) -> tuple[Tensor, 'NormAndActivation'] | None:
 
 
 class NormAndActivation(NamedTuple):
-    """The two layers; `mean` and `var` are None for those of the batch."""
+    """The two layers; `mean` and `var` are None for batch statistics."""
     norm: nn.BatchNorm2d
     activation: nn.Module
     mean: Tensor | None
