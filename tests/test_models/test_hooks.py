@@ -19,8 +19,8 @@ from mmhier.models.layers.cpu import tiles
 from .test_contract import (
     build,
     images,
+    own_variants,
     shallow,
-    small_variants,
     without_accvit,
 )
 
@@ -79,7 +79,7 @@ def assert_same(found, expected, name):
             found, expected, rtol=1e-6, atol=1e-5 * float(scale)), name
 
 
-@small_variants
+@own_variants
 def test_hooks_see_each_whole_map_once(family, arch):
     """With one hook at a time, so that all else may take its fast form."""
     model = small_model(family, arch)
@@ -129,7 +129,7 @@ def test_other_hooks_see_each_module_once(family, arch):
             assert found == names
 
 
-@small_variants
+@own_variants
 @pytest.mark.parametrize('register, grad', [
     (register_module_forward_hook, False),
     (register_module_forward_pre_hook, False),
