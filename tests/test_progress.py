@@ -41,7 +41,7 @@ def test_nothing_is_printed_without_a_terminal(capfd, monkeypatch):
 
 @pytest.mark.parametrize('module, argument', [
     ('apis.inference', 'Inference'),
-    ('apis.checking', 'Reading '),
+    ('apis.counting', 'Reading '),
     ('checkpoints.fetching', 'progress_bar('),
     ('datasets.coco_checks', 'Checking annotations'),
     ('datasets.mask_checks', 'Checking masks'),

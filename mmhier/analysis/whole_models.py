@@ -123,7 +123,7 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    with FakeTensorMode() as fake:
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         model = build_model(cfg)
     context: Any = fake
     if _is_detr(model) or _is_mask_transformer(model):

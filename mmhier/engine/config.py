@@ -2,6 +2,7 @@
 import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
 
@@ -128,7 +129,8 @@ def load_config(path: str,
                     f'--cfg-options {key}: `{name}` is a key of OpenMMLab '
                     f'2.x, use {_successor(name)}')
         try:
-            cfg.merge_from_dict(cfg_options)
+            # Merging takes `_delete_` out of it.
+            cfg.merge_from_dict(deepcopy(cfg_options))
         except (KeyError, TypeError) as error:
             raise MMHierError(f'--cfg-options: {error.args[0]}') from error
     if classes is not None:

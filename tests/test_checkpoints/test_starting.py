@@ -35,6 +35,8 @@ def test_recipes_name_the_weights_of_their_backbone():
             weights = official_weights()[checkpoint_of(name)]
             variant = Path(name).stem.split('_')[1].removesuffix('-ws4')
             assert weights.name == f'{variant}_in1k'
+        elif Path(name).parent.name == 'timm':
+            assert checkpoint_of(name).startswith('timm://'), name
         elif 'pure_python' not in name:
             assert checkpoint_of(name) is None, name
 

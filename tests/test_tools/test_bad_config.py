@@ -106,7 +106,7 @@ def test_launcher_without_its_variables(load, monkeypatch):
 def test_unwritable_work_dir(load, tmp_path):
     (tmp_path / 'file').write_text('')
     work_dir = str(tmp_path / 'file' / 'work')
-    with pytest.raises(MMHierError, match=f'work_dir {work_dir} cannot be'):
+    with pytest.raises(MMHierError, match=f'--work-dir {work_dir} cannot be'):
         load('model = dict()', work_dir=work_dir)
 
 

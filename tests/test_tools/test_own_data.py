@@ -184,7 +184,8 @@ def test_masks(run, tmp_path, masks_root, capfd):
     assert re.search(r'\|\s+ground\s+\|.*\n\|\s+tile\s+\|', printed)
     state = load('work_dirs/floor/iter_160000.pth')
     assert len(state['state_dict']['decode_head.conv_seg.bias']) == 2
-    assert len(list((tmp_path / 'work_dirs/floor').rglob('*.png'))) == 2
+    assert len(list(
+        (tmp_path / 'work_dirs/floor').rglob('pictures/*.jpg'))) == 2
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_segmentor(tmp_path):
     for metric in ('mIoU', 'aAcc', 'mAcc'):
         assert 0 <= results[metric] <= 100
     photos = sorted((ADE_MINI / 'images/validation').iterdir())[:2]
-    pictures = list(tmp_path.rglob('pictures/**/*.png'))
+    pictures = list(tmp_path.rglob('pictures/**/*.jpg'))
     assert len(pictures) == len(photos)
     for photo in photos:
         drawn, = (p for p in pictures if photo.stem in p.name)
@@ -167,7 +167,7 @@ def test_classifier(tmp_path):
     results = train_and_test('hvt/hvt-ti-1_8xb128_in1k.py', IMAGENET_MINI,
                              tmp_path, options)
     assert 0 <= results['accuracy/top1'] <= results['accuracy/top5'] <= 100
-    pictures = list(tmp_path.glob('pictures/*.png'))
+    pictures = list(tmp_path.glob('pictures/*.jpg'))
     assert len(pictures) == 10
     for path in pictures:
         # Gray: mmpretrain's hook draws BGR inputs as if they were RGB.
@@ -257,21 +257,20 @@ SIZE = 160
 LINE, GAP = 20, 6
 
 
-def load_subject(name: str, **backbone) -> pictures.Subject:
+def load_subject(name: str, **options) -> pictures.Subject:
     torch.manual_seed(0)
-    subject, = pictures.load_subjects([name],
-                                      device='cpu',
-                                      cfg_options={
-                                          f'model.backbone.{k}': v
-                                          for k, v in backbone.items()
-                                      })
+    subject, = pictures.load_subjects([name], device='cpu', cfg_options=options)
     return subject
 
 
 @pytest.fixture(scope='module')
 def lit() -> pictures.Subject:
-    return load_subject(
-        'lit-small_8xb128_in1k', out_type='featmap', out_indices=(0, 1, 2, 3))
+    backbone = dict(out_type='featmap', out_indices=(0, 1, 2, 3))
+    pooling = dict(type='GlobalAveragePooling')
+    return load_subject('lit-small_8xb128_in1k', **{
+        'model.backbone': backbone,
+        'model.neck': pooling
+    })
 
 
 def panels_of(picture: np.ndarray,
