@@ -36,9 +36,9 @@ WITH_SIZED_TABLES = {'LIT', 'TimmBackbone'}
 small_variants = pytest.mark.parametrize('family, arch', SMALL)
 own_variants = pytest.mark.parametrize('family, arch', OWN)
 # Its depthwise convolutions make calls in numbers slow on CPUs.
-without_accvit = pytest.mark.parametrize('family, arch', [
-    slow(*variant) if variant[0] == 'ACCViT' else variant for variant in OWN
-])
+without_accvit = pytest.mark.parametrize(
+    'family, arch',
+    [slow(*variant) if variant[0] == 'ACCViT' else variant for variant in OWN])
 
 
 def build(family, arch, seed=0, **kwargs):
