@@ -53,6 +53,31 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding='utf-8', newline='')
 
 
+def split_at_marks(text: str, start: str, end: str,
+                   page: str | Path) -> tuple[str, str, str]:
+    """Split a page at the two marks around a table that a tool writes.
+
+    Args:
+        text (str): Text of the page.
+        start (str): Mark before the table.
+        end (str): Mark behind it.
+        page (str | Path): Name of the page, for the message.
+
+    Returns:
+        tuple[str, str, str]: Text before the first mark, between the marks,
+        and behind the second one.
+
+    Raises:
+        MMHierError: If a mark is missing.
+    """
+    before, start_found, rest = text.partition(start)
+    table, end_found, after = rest.partition(end)
+    if not start_found or not end_found:
+        raise MMHierError(f'{page} lacks the marks of the table: '
+                          f'{start.strip()} and {end.strip()}')
+    return before, table, after
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()

@@ -10,6 +10,8 @@ from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mmhier.files import split_at_marks
+
 ROOT = Path(__file__).parents[1]
 START = '<!-- Written by pytest --record. -->\n'
 END = '<!-- End of the records. -->\n'
@@ -82,7 +84,7 @@ def openmmlab_line() -> str:
 
 def read_rows(text: str) -> dict[tuple, tuple]:
     """Rows of README's table by the cells that identify them."""
-    table = text.partition(START)[2].partition(END)[0]
+    _, table, _ = split_at_marks(text, START, END, 'README.md')
     rows = (tuple(line.strip('| ').split(' | ')) for line in table.splitlines())
     return {
         row[:NUM_KEYS]: row
@@ -93,12 +95,10 @@ def read_rows(text: str) -> dict[tuple, tuple]:
 
 def add_row(text: str, row: tuple[str, ...]) -> str:
     """README.md with a row in place of its earlier one."""
-    head, start, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
-    assert start and end, 'README.md lacks the marks of the records'
+    head, _, tail = split_at_marks(text, START, END, 'README.md')
     rows = read_rows(text) | {row[:NUM_KEYS]: row}
-    return head + start + '\n' + table(
-        rows[key] for key in sorted(rows)) + ('\n' + end + tail)
+    body = table(rows[key] for key in sorted(rows))
+    return f'{head}{START}\n{body}\n{END}{tail}'
 
 
 def table(rows) -> str:

@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import write_text
+from mmhier.files import split_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'training.md'
-BLOCK = re.compile(r'(<!-- annotation memory -->\n).*?(<!-- end -->)',
-                   re.DOTALL)
+START, END = '<!-- annotation memory -->\n', '<!-- end -->'
 NUM_IMAGES = 118_287
 ANNOTATIONS_PER_IMAGE = 860_001 / NUM_IMAGES
 NUM_SMALL = 200
@@ -344,9 +343,9 @@ def main() -> None:
     text = table(found, arguments.num_images, arguments.num_workers)
     print(text)
     if arguments.page:
-        page = Path(arguments.page).read_text()
-        write_text(arguments.page,
-                   BLOCK.sub(lambda m: f'{m[1]}\n{text}\n{m[2]}', page))
+        before, _, after = split_at_marks(
+            Path(arguments.page).read_text(), START, END, arguments.page)
+        write_text(arguments.page, f'{before}{START}\n{text}\n{END}{after}')
 
 
 if __name__ == '__main__':

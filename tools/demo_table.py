@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import write_text
+from mmhier.files import split_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Measured by tools/demo_table.py. -->\n'
@@ -69,11 +69,7 @@ def describe(output: Sequence[str], rows: Sequence[tuple]) -> str:
 
 def replace_block(text: str, block: str) -> str:
     """Replace the block between the marks of a page."""
-    head, start, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
-    if not start or not end:
-        raise MMHierError(f'README.md lacks the marks {START.strip()} and '
-                          f'{END.strip()}')
+    head, _, tail = split_at_marks(text, START, END, 'README.md')
     return f'{head}{START}\n{block}\n{END}{tail}'
 
 

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import write_text
+from mmhier.files import split_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'export.md'
@@ -118,11 +118,7 @@ def describe_conditions() -> str:
 
 def read_rows(text: str) -> dict[Key, Key]:
     """Rows of the page by model, part and format."""
-    _, start, rest = text.partition(START)
-    table, end, _ = rest.partition(END)
-    if not start or not end:
-        raise MMHierError(f'{PAGE} lacks the marks of the table: '
-                          f'{START.strip()} and {END.strip()}')
+    _, table, _ = split_at_marks(text, START, END, PAGE)
     rows = {}
     for line in table.splitlines():
         cells = tuple(line.strip('| ').split(' | '))
@@ -133,8 +129,7 @@ def read_rows(text: str) -> dict[Key, Key]:
 
 def with_rows(text: str, rows: Sequence[Key]) -> str:
     """Text of the page with another table."""
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
+    before, _, after = split_at_marks(text, START, END, PAGE)
     lines = ['| ' + ' | '.join(row) + ' |' for row in (HEADER, *rows)]
     lines.insert(1, '|' + '---|' * len(HEADER))
     return (f'{before}{START}\n{describe_conditions()}\n' + '\n'.join(lines) +

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import write_text
+from mmhier.files import split_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Tables from metafile.yml, by tools/model_tables.py. -->\n'
@@ -155,11 +155,7 @@ def _range(values: list[float]) -> str:
 
 def with_tables(readme: str, tables: str, path: Path) -> str:
     """Text of a README with what lies between the marks replaced."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise MMHierError(f'{path} lacks the marks of the tables: '
-                          f'{START.strip()} and {END.strip()}')
+    before, _, after = split_at_marks(readme, START, END, path)
     return f'{before}{START}\n{tables}\n{END}{after}'
 
 

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from .wrappers import inner_datasets
 
 
 def release_parsed_annotations(dataset: Any) -> None:
@@ -18,20 +19,16 @@ def release_parsed_annotations(dataset: Any) -> None:
         dataset (Dataset): Of any package; changed in place, below wrappers
             such as ConcatDataset too.
     """
-    inner = getattr(dataset, 'datasets',
-                    None) or [getattr(dataset, 'dataset', None)]
-    for part in inner:
-        if part is not None:
-            release_parsed_annotations(part)
-    ids = getattr(dataset, 'cat_img_map', None)
-    if isinstance(ids, dict):
-        dataset.cat_img_map = {
-            category:
-            np.array(images) if all(isinstance(i, int)
-                                    for i in images) else images
-            for category, images in ids.items()
-        }
-        return_freed_memory()
+    for part in inner_datasets(dataset):
+        ids = getattr(part, 'cat_img_map', None)
+        if isinstance(ids, dict):
+            part.cat_img_map = {
+                category:
+                np.array(images) if all(isinstance(i, int)
+                                        for i in images) else images
+                for category, images in ids.items()
+            }
+            return_freed_memory()
 
 
 def return_freed_memory() -> None:

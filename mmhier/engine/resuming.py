@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.optim import OptimWrapperDict
 from mmhier.datasets.mask_checks import spread_evenly
+from mmhier.datasets.wrappers import inner_datasets
 from mmhier.errors import MMHierError
 from mmhier.files import file_sha256
 
@@ -56,7 +57,7 @@ def hash_data(dataset: Any) -> str:
         labels, and sizes of images and masks.
     """
     digest = hashlib.sha256()
-    for inner in _inner_datasets(dataset):
+    for inner in inner_datasets(dataset):
         path = getattr(inner, 'ann_file', None)
         if isinstance(path, str) and osp.isfile(path):
             digest.update(file_sha256(path).encode())
@@ -73,17 +74,6 @@ def hash_data(dataset: Any) -> str:
                     facts += [osp.relpath(file, root), size]
             digest.update(repr(facts).encode(errors='surrogateescape'))
     return digest.hexdigest()[:16]
-
-
-def _inner_datasets(dataset: Any) -> Iterator[Any]:
-    """Datasets below wrappers such as ConcatDataset."""
-    inner = getattr(dataset, 'datasets', None)
-    if inner is None:
-        inner = [dataset.dataset] if hasattr(dataset, 'dataset') else []
-    for item in inner:
-        yield from _inner_datasets(item)
-    if not inner:
-        yield dataset
 
 
 def resumed_facts(checkpoint: dict) -> dict[str, Any]:

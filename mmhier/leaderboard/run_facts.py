@@ -6,7 +6,7 @@ import os.path as osp
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import nn
 import mmhier
 from mmhier.analysis import count_config_complexity
+from mmhier.datasets.wrappers import inner_datasets
 from mmhier.engine.config import type_name
 from mmhier.files import file_sha256
 from mmhier.leaderboard.records import (
@@ -67,18 +68,8 @@ def describe_data(
     """
     return [
         _describe_dataset(inner, metric_files)
-        for inner in _inner_datasets(dataset)
+        for inner in inner_datasets(dataset)
     ]
-
-
-def _inner_datasets(dataset: Any) -> Iterator[Any]:
-    inner = getattr(dataset, 'datasets', None)
-    if inner is None:
-        inner = [dataset.dataset] if hasattr(dataset, 'dataset') else []
-    for item in inner:
-        yield from _inner_datasets(item)
-    if not inner:
-        yield dataset
 
 
 def _describe_dataset(dataset: Any, metric_files: Sequence[str]) -> DataRecord:

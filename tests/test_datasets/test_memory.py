@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from mmhier.datasets.memory import release_parsed_annotations
+from mmhier.files import split_at_marks
 from ..commands import ROOT, load_tool
 
 LOAD = '''
@@ -82,4 +83,5 @@ def test_table_of_the_tool():
     text = tool.table(found, 100, 4)
     assert '| mmhier | 3 | 1 | 1 | 1.20 |' in text
     assert '100 images, 727 annotations, 4 workers' in text
-    assert tool.BLOCK.search(tool.PAGE.read_text())
+    assert split_at_marks(tool.PAGE.read_text(), tool.START, tool.END,
+                          tool.PAGE)[1]

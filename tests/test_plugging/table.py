@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 import torch
+from mmhier.files import split_at_marks
 from .plugging import CONFIGS, REASONS, try_stock_config
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'plug_in.md'
@@ -17,7 +18,7 @@ END = '<!-- End of the table -->\n'
 
 def read_keys() -> dict[str, str]:
     """Keys that the table shows, by config."""
-    text = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    _, text, _ = split_at_marks(PAGE.read_text(), BEGIN, END, PAGE)
     cells = [line.strip('| ').split(' | ') for line in text.splitlines()]
     return {
         name.strip('`'): keys
@@ -56,8 +57,7 @@ def main(parts: list[str]) -> None:
             found = {}
         keys = {key: value for key, value in read_keys().items() if key != name}
         keys |= found
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
+        before, _, after = split_at_marks(PAGE.read_text(), BEGIN, END, PAGE)
         PAGE.write_text(before + BEGIN + write_table(keys) + END + after)
 
 
