@@ -1,6 +1,7 @@
 """Checkpoints of a training: read safely, saved whole, refused when unfit."""
 import math
 import os.path as osp
+import zipfile
 from glob import escape, glob
 from pathlib import Path
 from typing import Any
@@ -260,14 +261,21 @@ def _progress(path: str) -> tuple[float, float]:
     """Iteration of a checkpoint and time of its file."""
     allow_safe_types()
     try:
-        # Without its tensors, which stay in the file.
+        # Without its tensors, which stay in the file. Reading the pickle as a
+        # record of the archive compares its checksum.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith('/data.pkl'):
+                        archive.read(name)
         content = torch.load(
             path, map_location='cpu', mmap=True, weights_only=True)
-        iteration = content['meta']['iter']
-    except (KeyError, TypeError):
-        iteration = -1
     except Exception:
         # A damaged file can raise anything. It is read whole first, which says
         # what is wrong with it.
-        iteration = math.inf
+        return math.inf, osp.getmtime(path)
+    try:
+        iteration = content['meta']['iter']
+    except (KeyError, TypeError):
+        iteration = -1
     return iteration, osp.getmtime(path)

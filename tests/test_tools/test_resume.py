@@ -302,15 +302,26 @@ def truncate(path: Path) -> None:
 def flip_bit(path: Path) -> None:
     """In the middle of the largest tensor, where torch looks at nothing."""
     with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        largest = max(
+            (info for info in archive.infolist() if '/data/' in info.filename),
+            key=lambda info: info.file_size)
     content = bytearray(path.read_bytes())
     content[largest.header_offset + largest.file_size // 2] ^= 1
     path.write_bytes(content)
 
 
+def rename_iteration(path: Path) -> None:
+    """In the pickle, which then loads and seems to hold no iteration."""
+    key, other = b'X\x04\x00\x00\x00iter', b'X\x04\x00\x00\x00itex'
+    content = path.read_bytes()
+    assert key in content
+    path.write_bytes(content.replace(key, other))
+
+
 @pytest.mark.parametrize('damage, reason', [
     (truncate, 'is truncated or not a checkpoint'),
     (flip_bit, 'is damaged: the checksum of its part'),
+    (rename_iteration, 'is damaged: the checksum of its part'),
 ])
 def test_damaged_checkpoint_is_skipped_and_named(damage, reason, masks_root,
                                                  tmp_path, capfd):
