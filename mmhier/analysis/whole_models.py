@@ -113,7 +113,7 @@ def count_config_complexity(cfg: Config,
     """Count parameters and multiply-adds of the model of a config.
 
     No products are computed, so the size costs no time. Models like DETR and
-    MaskFormer take the memory of an inference, others none.
+    MaskFormer take the memory of an inference, others that of their parameters.
 
     Args:
         cfg (Config): Of mmdet, mmseg or mmpretrain; only ``model`` and
@@ -123,11 +123,12 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        model = build_model(cfg)
-    context: Any = fake
+    # Not under FakeTensorMode: models that copy their layers would copy the mode
+    # too, whose weak references to storages free twice if they are copied.
+    model = build_model(cfg)
+    context: Any = FakeTensorMode(allow_non_fake_inputs=True)
     if _is_detr(model) or _is_mask_transformer(model):
-        model, context = build_model(cfg), _ZeroProducts()
+        context = _ZeroProducts()
     with context:
         cost = count_complexity(InferencePass(model), (1, 3, *input_size))
     macs, params = ({

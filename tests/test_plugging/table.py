@@ -53,10 +53,10 @@ def main(parts: list[str]) -> None:
             found = {name: show_keys(try_stock_config(name))}
         except Exception:
             traceback.print_exc()
-            print(f'{name} fails', file=sys.stderr)
             found = {}
         keys = {key: value for key, value in read_keys().items() if key != name}
         keys |= found
+        print(f'{name}: {found.get(name, "fails")}', flush=True)
         before, _, after = split_at_marks(PAGE.read_text(), BEGIN, END, PAGE)
         PAGE.write_text(before + BEGIN + write_table(keys) + END + after)
 
