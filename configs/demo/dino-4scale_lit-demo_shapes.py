@@ -2,12 +2,10 @@
 # (tools/dataset_tools/generate_shapes.py), from random weights, in minutes on
 # a CPU core. It reaches a mAP of 0.08, and 0 if the maps are all zeros.
 _base_ = [
-    '../_base_/models/dino-4scale.py', '../_base_/datasets/coco_detection.py',
+    '../_base_/models/dino-4scale.py', './_base_/detection_shapes.py',
     './_base_/schedule.py', '../_base_/default_runtime.py'
 ]
 
-classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
-data_root = 'data/shapes/'
 lowest_metrics = {'coco/bbox_mAP': 0.03}
 
 channels = 64
@@ -40,50 +38,20 @@ model = dict(
             cross_attn_cfg=dict(embed_dims=channels),
             ffn_cfg=ffn_cfg)),
     positional_encoding=dict(num_feats=channels // 2),
-    bbox_head=dict(num_classes=len(classes), embed_dims=channels),
+    bbox_head=dict(num_classes=len(_base_.classes), embed_dims=channels),
     dn_cfg=dict(group_cfg=dict(num_dn_queries=30)),
     test_cfg=dict(max_per_img=30))
 
 # Images are made smaller for speed, predictions fit the originals.
 size = (128, 128)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                   'scale_factor'))
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = size
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = size
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-test_evaluator = val_evaluator
 
 # 3 passes over 800 pictures.
 max_iters = 600

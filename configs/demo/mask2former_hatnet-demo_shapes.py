@@ -3,13 +3,10 @@
 # minutes on a CPU core. It reaches a mask mAP of 0.04, and 0 if the maps are
 # all zeros.
 _base_ = [
-    '../_base_/models/mask2former_instance.py',
-    '../_base_/datasets/coco_instance.py', './_base_/schedule.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/mask2former_instance.py', './_base_/instance_shapes.py',
+    './_base_/schedule.py', '../_base_/default_runtime.py'
 ]
 
-classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
-data_root = 'data/shapes/'
 lowest_metrics = {'coco/segm_mAP': 0.015}
 
 channels = 64
@@ -30,7 +27,7 @@ model = dict(
         in_channels=[32, 64, 128, 160],
         feat_channels=channels,
         out_channels=channels,
-        num_things_classes=len(classes),
+        num_things_classes=len(_base_.classes),
         num_queries=20,
         pixel_decoder=dict(
             norm_cfg=dict(num_groups=16),
@@ -48,51 +45,21 @@ model = dict(
                 self_attn_cfg=dict(embed_dims=channels, num_heads=4),
                 cross_attn_cfg=dict(embed_dims=channels, num_heads=4),
                 ffn_cfg=dict(embed_dims=channels, feedforward_channels=128))),
-        loss_cls=dict(class_weight=[1.0] * len(classes) + [0.1])),
-    panoptic_fusion_head=dict(num_things_classes=len(classes)),
+        loss_cls=dict(class_weight=[1.0] * len(_base_.classes) + [0.1])),
+    panoptic_fusion_head=dict(num_things_classes=len(_base_.classes)),
     train_cfg=dict(num_points=512),
     test_cfg=dict(max_per_image=20))
 
 # Images are made smaller for speed, predictions fit the originals.
 size = (128, 128)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                   'scale_factor'))
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = size
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = size
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-test_evaluator = val_evaluator
 
 # 3 passes over 800 pictures.
 max_iters = 600

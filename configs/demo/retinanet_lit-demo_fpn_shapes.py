@@ -3,12 +3,10 @@
 # a CPU core. A detector that finds every shape but cannot tell the six classes
 # apart stays far below `lowest_metrics`.
 _base_ = [
-    '../_base_/models/retinanet_fpn.py', '../_base_/datasets/coco_detection.py',
+    '../_base_/models/retinanet_fpn.py', './_base_/detection_shapes.py',
     './_base_/schedule.py', '../_base_/default_runtime.py'
 ]
 
-classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
-data_root = 'data/shapes/'
 lowest_metrics = {'coco/bbox_mAP': 0.3}
 
 channels = 64
@@ -33,50 +31,12 @@ model = dict(
         num_outs=3,
         norm_cfg=dict(type='BN')),
     bbox_head=dict(
-        num_classes=len(classes),
+        num_classes=len(_base_.classes),
         in_channels=channels,
         stacked_convs=2,
         feat_channels=channels,
         norm_cfg=dict(type='GN', num_groups=16),
         anchor_generator=dict(octave_base_scale=2.5, strides=[8, 16, 32])))
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                   'scale_factor'))
-]
-
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-test_evaluator = val_evaluator
 
 # 6 passes over 800 pictures.
 max_iters = 1200
