@@ -123,8 +123,8 @@ def count_config_complexity(cfg: Config,
     Returns:
         Complexity: For one image; see :class:`InferencePass` for what runs.
     """
-    # Not under FakeTensorMode: models that copy their layers would copy the mode
-    # too, whose weak references to storages free twice if they are copied.
+    # Not under FakeTensorMode, which models that deep-copy layers would copy
+    # too: each copy of its weak references to storages frees them once more.
     model = build_model(cfg)
     context: Any = FakeTensorMode(allow_non_fake_inputs=True)
     if _is_detr(model) or _is_mask_transformer(model):

@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 from .computing import call_torchvision, to_compute_dtype
 
 
@@ -108,16 +109,11 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         list[list[int]]: Indices of each group, best first.
     """
     boxes, scores = dets[:, :4], dets[:, 4]
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     order = scores.argsort(descending=True, stable=True)
     groups = []
     while len(order):
-        best, rest = order[0], order[1:]
-        top_left = torch.maximum(boxes[best, :2], boxes[rest, :2])
-        bottom_right = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
-        overlap = (bottom_right - top_left).clamp_(min=0).prod(1)
-        iou = overlap / (areas[best] + areas[rest] - overlap)
-        joined = iou >= iou_threshold
+        best, rest = order[:1], order[1:]
+        joined = box_iou(boxes[best], boxes[rest])[0] >= iou_threshold
         groups.append([best.item(), *rest[joined].tolist()])
         order = rest[~joined]
     return groups

@@ -5,10 +5,10 @@ operators before anything of mmhier. A file ``mmcv/_ext.py`` hands over to
 :mod:`mmhier.ops.handover` there.
 """
 import importlib
-import os
-import tempfile
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
+
+from mmhier.files import write_text
 
 SHIM_MARK = '# written by `python -m mmhier.ops install`'
 SHIM_TEXT = (f'from mmhier.ops.handover import __getattr__  {SHIM_MARK}\n')
@@ -63,24 +63,15 @@ def install_shim() -> Path | None:
             f'{path} is there and was not written by mmhier: it stays as it '
             'is; move it away if mmcv shall use the operators of mmhier.ops')
     if not path.exists() or path.read_text() != SHIM_TEXT:
-        _write_atomically(path)
+        try:
+            write_text(path, SHIM_TEXT)
+        except PermissionError as error:
+            raise PermissionError(
+                f'{path} cannot be written: {folder} is read-only for this '
+                'user; `import mmhier` before mmdet does the same for one '
+                'process') from error
         importlib.invalidate_caches()
     return path
-
-
-def _write_atomically(path: Path) -> None:
-    try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix='_ext', suffix='.tmp', dir=path.parent)
-    except PermissionError as error:
-        raise PermissionError(
-            f'{path} cannot be written: {path.parent} is read-only for this '
-            'user; `import mmhier` before mmdet does the same for one '
-            'process') from error
-    with os.fdopen(descriptor, 'w') as file:
-        file.write(SHIM_TEXT)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
 
 
 def remove_shim() -> Path | None:

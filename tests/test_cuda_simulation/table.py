@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from mmhier.analysis.variants import PEERS
+from mmhier.files import split_at_marks
 from mmhier.models import backbones
 
 FOLDER = Path(__file__).parent
@@ -119,14 +120,6 @@ def as_markdown(rows: list[dict]) -> str:
     return f'{START}\n{INTRODUCTION}\n{table}\n{END}'
 
 
-def replace_block(page: str, block: str) -> str:
-    """The text of a page with another block, at its end if it has none."""
-    if START not in page:
-        return f'{page.rstrip()}\n\n{block}\n'
-    before, rest = page.split(START, 1)
-    return before + block + rest.split(END, 1)[1]
-
-
 def simulate_all() -> list[dict]:
     """A row for each variant of mmhier and each peer."""
     variants = [(name, arch) for name in backbones.__all__
@@ -150,7 +143,8 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
             writer.writeheader()
             writer.writerows(rows)
-    PAGE.write_text(replace_block(PAGE.read_text(), as_markdown(read())))
+    before, _, after = split_at_marks(PAGE.read_text(), START, END, PAGE)
+    PAGE.write_text(before + as_markdown(read()) + after)
 
 
 if __name__ == '__main__':

@@ -164,7 +164,3 @@ def test_the_page_shows_the_table():
     }
     assert {row['backbone'] for row in rows} == names | set(table.PEERS)
     assert table.as_markdown(rows) in table.PAGE.read_text()
-    page = f'a\n{table.START}\nold\n{table.END}\nz'
-    block = table.as_markdown(rows)
-    assert table.replace_block(page, block) == f'a\n{block}\nz'
-    assert table.replace_block('a\n', block) == f'a\n\n{block}\n'

@@ -71,10 +71,10 @@ def test_remove_after_mmcv_was_uninstalled(fake_mmcv):
 
 def test_install_into_read_only_folder(fake_mmcv, monkeypatch):
 
-    def deny(**kwargs):
+    def deny(path, *args, **kwargs):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(ops.shim.tempfile, 'mkstemp', deny)
+    monkeypatch.setattr(Path, 'write_text', deny)
     with pytest.raises(PermissionError, match='_ext.py cannot be written'):
         ops.install_shim()
     assert os.listdir(fake_mmcv) == ['__init__.py']

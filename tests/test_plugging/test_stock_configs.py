@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import pytest
+from mmhier.files import split_at_marks
 from .plugging import CONFIGS, REASONS, configs_of, try_stock_config
 from .table import BEGIN, END, PAGE, read_keys, show_keys, write_table
 
@@ -24,7 +25,7 @@ def test_trains_and_predicts(name, tmp_path, monkeypatch):
 
 
 def test_table_of_the_page():
-    table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    _, table, _ = split_at_marks(PAGE.read_text(), BEGIN, END, PAGE)
     assert list(read_keys()) == CONFIGS
     assert table == write_table(read_keys())
 
