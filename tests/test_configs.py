@@ -315,10 +315,11 @@ def test_a_step_changes_every_parameter_with_amp_too_and_it_predicts(name):
     cfg = read(name)
     shrink(cfg)
     model = revert_sync_batchnorm(build(cfg)).train()
-    # Zeros at first, through which position embeddings get no gradient.
+    # Zeros at first, through which position embeddings get no gradient, and
+    # memory that only init_weights initializes.
     for key, parameter in model.named_parameters():
-        if key.endswith(
-            ('sampling_offsets.weight', 'attention_weights.weight')):
+        if key.endswith(('sampling_offsets.weight', 'attention_weights.weight',
+                         'level_embed')):
             nn.init.normal_(parameter, std=0.02)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     check_step(model, wrapper, cfg)
