@@ -12,13 +12,12 @@ data_root = 'data/shapes/'
 # Batch norm, which the usual recipe leaves out: pyramid and box head start
 # from random weights too, and have a few hundred iterations.
 norm_cfg = dict(type='BN')
-channels = 64
+channels = 48
 roi_extractor = dict(
-    roi_layer=dict(sampling_ratio=2),
+    roi_layer=dict(sampling_ratio=1),
     out_channels=channels,
     featmap_strides=[4, 8, 16],
     finest_scale=28)
-proposals = dict(nms_pre=300, max_per_img=100)
 model = dict(
     backbone=dict(
         type='mmhier.HATNet',
@@ -27,7 +26,7 @@ model = dict(
             embed_dims=(32, 64, 128, 160),
             depths=(1, 1, 2, 1),
             head_dim=32,
-            expansions=(4, 4, 4, 4),
+            expansions=(2, 2, 4, 4),
             kernel_sizes=(3, 3, 3, 3),
             grid_sizes=(8, 8, 4, 1),
             ds_ratios=(8, 4, 2, 1))),
@@ -38,7 +37,7 @@ model = dict(
         norm_cfg=norm_cfg),
     rpn_head=dict(
         in_channels=channels,
-        feat_channels=channels,
+        feat_channels=32,
         # Shapes are 12 to 96 px long: half the usual anchors, and no P6.
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])),
     roi_head=dict(
@@ -51,20 +50,32 @@ model = dict(
             in_channels=channels,
             conv_out_channels=channels,
             fc_out_channels=256,
+            # Shared by the classes, boxes and masks are learned in less time.
+            reg_class_agnostic=True,
             num_classes=len(classes)),
         mask_roi_extractor=roi_extractor,
         mask_head=dict(
             num_convs=2,
             in_channels=channels,
             conv_out_channels=channels,
+            class_agnostic=True,
             num_classes=len(classes))),
-    train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=proposals, rcnn=dict(max_per_img=50)))
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=100, max_per_img=50),
+        rcnn=dict(sampler=dict(num=16, pos_fraction=0.5))),
+    test_cfg=dict(
+        rpn=dict(nms_pre=300, max_per_img=100),
+        # Shapes may hide half of one another.
+        rcnn=dict(nms=dict(type='soft_nms', iou_threshold=0.5),
+                  max_per_img=50)))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
+    dict(
+        type='RandomFlip',
+        prob=0.75,
+        direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs')
 ]
 test_pipeline = [
@@ -79,7 +90,7 @@ test_pipeline = [
 
 # Loading in this process leaves two cores to torch's two threads.
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
@@ -100,8 +111,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_iters = 800
-warmup_iters = 50
+# 8 passes over 800 pictures.
+max_iters = 1600
+warmup_iters = 100
 train_cfg = dict(
     type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
@@ -129,6 +141,6 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=10),
     # Two, since the last one is incomplete if its saving was interrupted.
-    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=2))
+    checkpoint=dict(by_epoch=False, interval=100, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

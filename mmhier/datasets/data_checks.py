@@ -29,6 +29,7 @@ from mmhier.datasets.mask_checks import (
     spread_evenly,
     unused_masks,
 )
+from mmhier.datasets.memory import call_in_child
 from mmhier.engine.config import (
     iter_datasets,
     iter_metrics,
@@ -137,19 +138,15 @@ class _Checks:
                 f'written ({classes!r},), with a comma')
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and reads_coco(dataset_class):
-            self.warn(check_categories(ann_file, classes or (), name))
             self.warn(
-                check_annotations(
-                    ann_file, _loads(dataset, 'with_mask'), classes,
+                call_in_child(
+                    _check_coco, name, ann_file, classes and tuple(classes),
+                    folders.get('img', root), _loads(dataset, 'with_mask'),
                     all(
                         t.get('poly2mask', True)
-                        for t in _annotation_loaders(dataset))))
-            check_images(ann_file, folders.get('img', root))
-            if not dataset.get('test_mode'):
-                self.warn(count_unused_classes(ann_file, classes or ()))
-                min_size = (dataset.get('filter_cfg') or {}).get('min_size')
-                if min_size:
-                    self.warn(count_small_images(ann_file, min_size))
+                        for t in _annotation_loaders(dataset)),
+                    (dataset.get('filter_cfg')
+                     or {}).get('min_size'), not dataset.get('test_mode')))
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes, built)
         elif built is not None:
@@ -287,6 +284,19 @@ class _Checks:
                 allow_no_zero=self.cfg.get('allow_no_zero_label', False)))
         print_log(f'{name}: {len(sample)} of {len(pairs)} masks in '
                   f'{masks_folder} looked at')
+
+
+def _check_coco(name: str, path: str, classes: tuple[str, ...] | None,
+                folder: str, with_masks: bool, poly2mask: bool,
+                min_size: float | None, trains: bool) -> list[str]:
+    """Check the annotation file of a dataset; return warnings."""
+    lines = check_categories(path, classes or (), name)
+    lines += check_annotations(path, with_masks, classes, poly2mask)
+    check_images(path, folder)
+    if trains:
+        lines += count_unused_classes(path, classes or ())
+        lines += count_small_images(path, min_size) if min_size else []
+    return lines
 
 
 def _image_folders(name: str, dataset: dict) -> dict[str, str]:

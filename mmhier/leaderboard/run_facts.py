@@ -121,8 +121,11 @@ def _count_listed(annotations: list[str], folder: str,
     for path in annotations:
         if path.endswith('.json'):
             with open(path, encoding='utf-8') as file:
-                content = json.load(file)
-            if isinstance(content, dict) and 'images' in content:
+                # Entries are dropped as they are parsed: kept, they would
+                # take several times the size of the file.
+                content = json.load(
+                    file, object_hook=lambda d: d if 'images' in d else None)
+            if isinstance(content, dict):
                 return len(content['images'])
         elif path.endswith('.txt'):
             with open(path, encoding='utf-8') as file:

@@ -1,10 +1,13 @@
 """Memory of loaded annotations, in fresh processes."""
+import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from mmhier.datasets.memory import release_parsed_annotations
+from mmhier.datasets.memory import call_in_child, release_parsed_annotations
+from mmhier.errors import MMHierError
 from mmhier.files import split_at_marks
 from ..commands import ROOT, load_tool
 
@@ -57,6 +60,28 @@ def test_annotations_take_little_more_than_their_serialized_form(tmp_path):
                           text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 1.3
+
+
+def describe_process(*args):
+    return os.getpid(), args
+
+
+def fail(message):
+    raise MMHierError(message)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='no fork')
+def test_functions_are_called_in_a_child():
+    pid, args = call_in_child(describe_process, 1, ('a', None))
+    assert pid != os.getpid() and args == (1, ('a', None))
+    with pytest.raises(MMHierError, match='^of the child$'):
+        call_in_child(fail, 'of the child')
+    with pytest.raises(MMHierError, match='was killed'):
+        call_in_child(die)
 
 
 def test_ids_stay_the_same():
