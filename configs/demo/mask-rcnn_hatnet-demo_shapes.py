@@ -2,12 +2,9 @@
 # generated shapes (tools/dataset_tools/generate_shapes.py), from random
 # weights, in minutes on two CPU cores. tools/demo.py runs it.
 _base_ = [
-    '../_base_/models/mask-rcnn_fpn.py', '../_base_/datasets/coco_instance.py',
+    '../_base_/models/mask-rcnn_fpn.py', './_base_/instance_shapes.py',
     '../_base_/default_runtime.py'
 ]
-
-classes = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
-data_root = 'data/shapes/'
 
 # Batch norm, which the usual recipe leaves out: pyramid and box head start
 # from random weights too, and have a few hundred iterations.
@@ -52,14 +49,14 @@ model = dict(
             fc_out_channels=256,
             # Shared by the classes, boxes and masks are learned in less time.
             reg_class_agnostic=True,
-            num_classes=len(classes)),
+            num_classes=len(_base_.classes)),
         mask_roi_extractor=roi_extractor,
         mask_head=dict(
             num_convs=2,
             in_channels=channels,
             conv_out_channels=channels,
             class_agnostic=True,
-            num_classes=len(classes))),
+            num_classes=len(_base_.classes))),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=100, max_per_img=50),
         rcnn=dict(sampler=dict(num=16, pos_fraction=0.5))),
@@ -69,47 +66,10 @@ model = dict(
         rcnn=dict(nms=dict(type='soft_nms', iou_threshold=0.5),
                   max_per_img=50)))
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='RandomFlip',
-        prob=0.75,
-        direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                   'scale_factor'))
-]
-
-# Loading in this process leaves two cores to torch's two threads.
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-test_evaluator = val_evaluator
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].update(
+    prob=0.75, direction=['horizontal', 'vertical', 'diagonal'])
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 # 8 passes over 800 pictures.
 max_iters = 1600

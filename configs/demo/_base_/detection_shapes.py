@@ -15,6 +15,7 @@ train_pipeline = [
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = size
 
+# Loading in this process leaves two cores to torch's two threads.
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
