@@ -82,8 +82,7 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             raise MMHierError(
                 f'mask {mask} has {_size(values.shape)} pixels, but its image '
                 f'{image} has {_size(size)}: they have to agree')
-        present = (np.flatnonzero(np.bincount(values.ravel()))
-                   if values.dtype == np.uint8 else np.unique(values)).tolist()
+        present = occurring_values(values)
         strange = [v for v in present if v not in labelled and v not in ignored]
         if strange:
             raise MMHierError(
@@ -114,6 +113,13 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             f'masks looked at: labels {", ".join(map(str, absent[:5]))}' +
             ', ...' * (len(absent) > 5) + _binary_hint(seen))
     return warnings
+
+
+def occurring_values(mask: np.ndarray) -> list[int]:
+    """Different values of a mask, in increasing order."""
+    if mask.dtype == np.uint8:  # Many times faster than np.unique.
+        return np.flatnonzero(np.bincount(mask.ravel())).tolist()
+    return np.unique(mask).tolist()
 
 
 def _binary_hint(seen: set[int]) -> str:

@@ -31,15 +31,27 @@ class TolerantCOCO(COCO):
 
     Args:
         annotation_file (str): COCO json.
+        content (dict, optional): What the file holds, if it is parsed already;
+            left unchanged. Defaults to None: the file is read.
 
     Attributes:
         image_numbers (dict): Number of each image by its id in the file.
     """
     image_numbers: dict[Any, int]
 
-    def __init__(self, annotation_file: str) -> None:
+    def __init__(self,
+                 annotation_file: str,
+                 content: dict[str, Any] | None = None) -> None:
         self.annotation_file = annotation_file
-        super().__init__(annotation_file)
+        super().__init__(annotation_file if content is None else None)
+        if content is not None:
+            self.dataset = {
+                key: [dict(entry) for entry in content.get(key, ())]
+                for key in ('images', 'annotations', 'categories')
+            }
+            self.createIndex()
+            self.img_ann_map = self.imgToAnns
+            self.cat_img_map = self.catToImgs
 
     def createIndex(self) -> None:
         """Number images and annotations, and index them.
@@ -207,10 +219,20 @@ class CocoMetric(MMDetCocoMetric):
     def _coco_api(self, truth: TolerantCOCO | None) -> None:
         self._truth = truth
 
+    def share_annotations(self, content: dict[str, Any]) -> None:
+        """Take the parsed content of ``ann_file`` for the next evaluation.
+
+        Args:
+            content (dict): Left unchanged.
+        """
+        self._truth = self._sorted(TolerantCOCO(str(self.ann_file), content))
+
     def _read_truth(self) -> TolerantCOCO:
         with get_local_path(
                 self.ann_file, backend_args=self.backend_args) as path:
-            coco = TolerantCOCO(path)
+            return self._sorted(TolerantCOCO(path))
+
+    def _sorted(self, coco: TolerantCOCO) -> TolerantCOCO:
         if self.sort_categories:
             coco.dataset['categories'].sort(key=lambda c: c['id'])
             coco.cats = {c['id']: c for c in coco.dataset['categories']}

@@ -2,6 +2,7 @@
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmhier.datasets.coco_checks import (
     read_coco,
 )
 from mmhier.errors import MMHierError
+from mmhier.evaluation.coco_metric import CocoMetric
 from mmhier.progress import track
 from .trial import Trial
 
@@ -41,6 +43,8 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         truth = _Truth(key, ann_file, dataset.metainfo['classes'])
         if with_masks:
             check_annotations(ann_file, with_masks=True)
+        if isinstance(metric, CocoMetric):
+            metric.share_annotations(read_coco(ann_file))
         _check_images(truth, trial)
     lowered: Counter[str] = Counter()
     seen = []
@@ -82,18 +86,17 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
 def _as_predictions(info: dict, objects: Sequence[dict], with_masks: bool,
                     lowered: Counter[str]) -> dict[str, Any]:
     """Data sample whose predictions are the annotated objects."""
+    boxes = np.array([o['bbox'] for o in objects], np.float64).reshape(-1, 4)
+    labels = np.array([o['bbox_label'] for o in objects], np.int64)
     predicted: dict[str, Any] = dict(
-        bboxes=torch.tensor([o['bbox'] for o in objects],
-                            dtype=torch.float64).reshape(-1, 4),
-        labels=torch.tensor([o['bbox_label'] for o in objects],
-                            dtype=torch.long),
+        bboxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
         scores=torch.ones(len(objects)))
     if with_masks:
-        predicted['masks'] = [
-            _encode(o['mask'], info['height'], info['width']) for o in objects
-        ]
         from pycocotools import mask
-        empty = sum(not mask.area(m) for m in predicted['masks'])
+        predicted['masks'] = _encode([o['mask'] for o in objects],
+                                     info['height'], info['width'])
+        empty = np.count_nonzero(mask.area(predicted['masks']) == 0)
         if empty:
             lowered['masks cover no pixel'] += empty
     return dict(
@@ -103,14 +106,23 @@ def _as_predictions(info: dict, objects: Sequence[dict], with_masks: bool,
         pred_instances=predicted)
 
 
-def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """RLE of polygons or of an RLE that is not compressed."""
+def _encode(segmentations: Sequence[Any], height: int,
+            width: int) -> list[dict[str, Any]]:
+    """RLE of polygons, or of RLE that is not compressed, of an image."""
     from pycocotools import mask
-    if isinstance(segmentation, list):
-        return mask.merge(mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation['counts'], list):
-        return mask.frPyObjects(segmentation, height, width)
-    return segmentation
+    polygons = [p for s in segmentations if isinstance(s, list) for p in s]
+    # One call for all: most of its time does not depend on their number.
+    parts = iter(mask.frPyObjects(polygons, height, width) if polygons else ())
+    encoded = []
+    for segmentation in segmentations:
+        if isinstance(segmentation, list):
+            own = list(islice(parts, len(segmentation)))
+            encoded.append(own[0] if len(own) == 1 else mask.merge(own))
+        elif isinstance(segmentation['counts'], list):
+            encoded.append(mask.frPyObjects(segmentation, height, width))
+        else:
+            encoded.append(segmentation)
+    return encoded
 
 
 class _Truth:
