@@ -73,10 +73,11 @@ def check_masks(pairs: Iterable[tuple[str, str]],
         ignored.add(ignore_index + first)
     if reduce_zero_label:
         ignored.add(0)
-    number, empty, has_zero = 0, [], False
+    number, empty, lossy, has_zero = 0, [], [], False
     seen: set[int] = set()
     for number, (image, mask) in enumerate(track(pairs, 'Checking masks'), 1):
-        values = _read_mask(mask)
+        values, is_lossy = _read_mask(mask)
+        lossy += [mask] * is_lossy
         size = _image_size(image)
         if values.shape != size:
             raise MMHierError(
@@ -106,6 +107,10 @@ def check_masks(pairs: Iterable[tuple[str, str]],
     if empty:
         warnings.append(f'{len(empty)} of {number} masks hold ignored pixels '
                         f'alone, such as {empty[0]}')
+    if lossy:
+        warnings.append(f'{len(lossy)} of {number} masks are JPEG, such as '
+                        f'{lossy[0]}: its compression changes labels at the '
+                        'edges of objects, write PNG')
     absent = [value - first for value in labelled if value not in seen]
     if absent and number:
         warnings.append(
@@ -138,12 +143,13 @@ def _reduce_hint(present: list[int], num_labels: int, first: int) -> str:
     return ''
 
 
-def _read_mask(path: str) -> np.ndarray:
-    """Values (H, W) of a mask, indices of the palette if it has one."""
+def _read_mask(path: str) -> tuple[np.ndarray, bool]:
+    """Values (H, W) of a mask, indices of the palette if it has one, and
+    whether it was compressed as JPEG."""
     try:
         with Image.open(path) as mask:
             values = np.array(mask)
-            mode = mask.mode
+            mode, is_lossy = mask.mode, mask.format == 'JPEG'
     except _UNREADABLE as error:
         raise MMHierError(f'mask {path} cannot be read: {error}') from error
     if values.ndim != 2:
@@ -152,11 +158,11 @@ def _read_mask(path: str) -> np.ndarray:
             'one, with the label of each pixel as its value; write labels in '
             'the place of colours')
     if values.dtype == bool:
-        return values.astype(np.uint8)
+        return values.astype(np.uint8), is_lossy
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
         raise MMHierError(f'mask {path} holds values of mode {mode}: expected '
                           'labels of 8 bits')
-    return values
+    return values, is_lossy
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

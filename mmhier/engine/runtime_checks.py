@@ -47,9 +47,11 @@ def build_named(key: str, settings: dict, registry: Registry,
         return registry.build(dict(settings), default_args=arguments)
     except MMHierError:
         raise
-    except (AssertionError, ImportError, OSError, RuntimeError,
+    except (AssertionError, ImportError, OSError, RuntimeError, TypeError,
             ValueError) as error:
-        if package not in _UPSTREAM:
+        # naming_config_errors explains arguments that do not exist.
+        if package not in _UPSTREAM or (isinstance(error, TypeError)
+                                        and 'argument' in str(error)):
             raise
         reason = ' '.join(str(error).split()) or 'an assertion failed'
         raise MMHierError(f'{key}: {type_name(settings["type"])} cannot be '

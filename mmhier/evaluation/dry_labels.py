@@ -30,6 +30,10 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
             scores are not 100.
     """
     key, metric = trial.key, trial.metric
+    unknown = set(metric.metrics) - {'mIoU', 'mDice', 'mFscore'}
+    if unknown:
+        raise MMHierError(f'{key}.iou_metrics={list(metric.metrics)}: expected '
+                          'some of mIoU, mDice, mFscore')
     for name, index in _iter_ignored(trial.model, 'model'):
         if index != metric.ignore_index:
             raise MMHierError(

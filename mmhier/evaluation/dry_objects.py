@@ -46,6 +46,9 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         if isinstance(metric, CocoMetric):
             metric.share_annotations(read_coco(ann_file))
         _check_images(truth, trial)
+        if not truth.objects:
+            raise MMHierError(f'{key}.ann_file={ann_file} has no object to '
+                              'score: every AP would be -1')
     lowered: Counter[str] = Counter()
     seen = []
     for i in track(trial.indices, 'Dry evaluation'):
@@ -110,14 +113,25 @@ def _encode(segmentations: Sequence[Any], height: int,
             width: int) -> list[dict[str, Any]]:
     """RLE of polygons, or of RLE that is not compressed, of an image."""
     from pycocotools import mask
-    polygons = [p for s in segmentations if isinstance(s, list) for p in s]
+
+    def is_outline(segmentation: Any) -> bool:
+        # pycocotools takes four numbers for a box.
+        return isinstance(segmentation, list) and min(map(len,
+                                                          segmentation)) > 4
+
+    outlines = [s for s in segmentations if is_outline(s)]
     # One call for all: most of its time does not depend on their number.
-    parts = iter(mask.frPyObjects(polygons, height, width) if polygons else ())
+    parts = iter(
+        mask.frPyObjects([p for s in outlines
+                          for p in s], height, width) if outlines else ())
     encoded = []
     for segmentation in segmentations:
-        if isinstance(segmentation, list):
+        if is_outline(segmentation):
             own = list(islice(parts, len(segmentation)))
             encoded.append(own[0] if len(own) == 1 else mask.merge(own))
+        elif isinstance(segmentation, list):
+            encoded.append(
+                mask.merge(mask.frPyObjects(segmentation, height, width)))
         elif isinstance(segmentation['counts'], list):
             encoded.append(mask.frPyObjects(segmentation, height, width))
         else:
