@@ -60,6 +60,9 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
             if number > _MAX_OBJECTS:
                 lowered[f'objects are beyond the {_MAX_OBJECTS} of an image '
                         'and a class that COCO scores'] += number - _MAX_OBJECTS
+        if metric.metrics[0].startswith('proposal') and len(
+                objects) > metric.proposal_nums[-1]:
+            lowered['images have more objects than proposals are scored'] += 1
         sample = _as_predictions(info, objects, with_masks, lowered)
         metric.process({}, [sample])
         seen.append(info['img_id'])
@@ -67,14 +70,19 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         # mmdet's own metric would score the images that are left out.
         metric.img_ids = seen
     values = metric.compute_metrics(metric.results)
+    recall = f'AR@{metric.proposal_nums[-1]}'  # of proposals
     scores = {
         k: v
         for k, v in values.items()
-        if k.partition('_')[2] in _PERFECT and k.partition('_')[0] in ('bbox',
-                                                                       'segm')
+        if k == recall or (k.partition('_')[2] in _PERFECT
+                           and k.partition('_')[0] in ('bbox', 'segm'))
     }
-    if any(v == -1 for v in scores.values()):
+    if scores and all(v == -1 for v in scores.values()):
         return values, f'{len(seen)} images hold no object to score'
+    # Of an IoU that is not evaluated.
+    scores = {k: v for k, v in scores.items() if v != -1}
+    if not scores:
+        return values, f'no AP is evaluated on {len(seen)} images'
     low = [f'{k} {v:.3f}' for k, v in scores.items() if v < 0.9995]
     if low and not lowered:
         raise MMHierError(
@@ -203,13 +211,18 @@ def _check_images(truth: _Truth, trial: Trial) -> None:
         for _, d in trial.datasets
     ]
     whole = not any(d.get('indices') for _, d in trial.datasets)
-    if whole and len(files) == 1 and osp.realpath(files[0]) == osp.realpath(
-            truth.path):
+    if (whole and len(files) == 1
+            and osp.realpath(files[0]) == osp.realpath(truth.path)
+            and len(trial.dataset) <= len(truth.images)):
         return
     owners: dict[Any, str] = {}
     for i in range(len(trial.dataset)):
         info = trial.dataset.get_data_info(i)
         number, path = info['img_id'], info['img_path']
+        if owners.get(number) == path:
+            raise MMHierError(
+                f'{truth.key}: {path} is in the dataset twice, so its second '
+                'detections count as false: load each image once')
         if owners.setdefault(number, path) != path:
             raise MMHierError(
                 f'{truth.key}: {owners[number]} and {path} have the same id '

@@ -9,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from mmhier.apis import MMHierError, check_config
 from mmhier.datasets.segmentation_checks import _count_pixels
+from .conftest import DETECTOR
 from .test_users_cases import CLASSIFIER, SEGMENTOR, evaluate, write
 
 
@@ -125,6 +126,35 @@ def test_classes_of_training_and_validation(tmp_path):
             match='classes of val_dataloader.dataset are tile, bar, box, .* '
             'same order'):
         evaluate(root, tmp_path, **options)
+
+
+@pytest.mark.parametrize('options, note', [
+    (dict(metric='proposal'), 'score AR@100 1.000'),
+    (dict(metric='proposal_fast'), 'score AR@100 1.000'),
+    (dict(iou_thrs=[0.5]), 'score bbox_mAP 1.000, bbox_mAP_50 1.000, segm_mAP'),
+    (dict(metric_items=['mAP_s']), 'no AP is evaluated on 4 images'),
+])
+def test_metrics_of_boxes(options, note, tmp_path):
+    options = {f'val_evaluator.{k}': v for k, v in options.items()}
+    assert note in evaluate(write(tmp_path / 'data'), tmp_path, **options)[0]
+
+
+def test_unknown_metric(tmp_path):
+    with pytest.raises(
+            MMHierError,
+            match='val_evaluator: CocoMetric cannot be built: "metric should '):
+        evaluate(
+            write(tmp_path / 'data'), tmp_path, val_evaluator__metric='boxes')
+
+
+def test_images_that_are_loaded_twice(tmp_path):
+    cfg = Config.fromfile(DETECTOR)
+    cfg.val_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.val_dataloader.dataset)
+    cfg.dump(tmp_path / 'config.py')
+    with pytest.raises(MMHierError, match='1.jpg is in the dataset twice'):
+        evaluate(
+            write(tmp_path / 'data'), tmp_path, str(tmp_path / 'config.py'))
 
 
 SEG_CLASSES = 'train_dataloader.dataset.dataset.metainfo.classes'
