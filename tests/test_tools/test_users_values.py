@@ -1,5 +1,6 @@
 """Values that users' files and configs hold in place of those expected."""
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from mmhier.apis import MMHierError, check_config
 from mmhier.datasets.segmentation_checks import _count_pixels
+from mmhier.evaluation.dry_labels import evaluate_labels
+from mmhier.evaluation.trial import Trial
 from .conftest import DETECTOR
 from .test_users_cases import CLASSIFIER, SEGMENTOR, evaluate, write
 
@@ -205,6 +208,20 @@ def test_single_class_folder(folders_root, tmp_path):
         shutil.rmtree(root / split / 'dark')
     with pytest.raises(MMHierError, match='holds a single class folder, brigh'):
         evaluate(root, tmp_path, CLASSIFIER)
+
+
+def test_labels_of_no_class():
+    dataset = SimpleNamespace(
+        get_data_info=lambda i: dict(img_path='a.jpg', gt_label=7))
+    metric = SimpleNamespace(topk=(1, ), dataset_meta=dict(classes='ab'))
+    with pytest.raises(MMHierError, match='a.jpg has the label 7: .* 0 to 1'):
+        evaluate_labels(
+            Trial('val_evaluator', {}, metric, dataset, [], range(1), {}))
+
+
+def test_scores_that_no_label_reaches(folders_root, tmp_path):
+    with pytest.raises(MMHierError, match='perfect predictions score top1.* 0'):
+        evaluate(folders_root, tmp_path, CLASSIFIER, val_evaluator__thrs=2.)
 
 
 def test_class_folders_of_each_phase(folders_root, tmp_path):
