@@ -108,12 +108,49 @@ def distinct_names(files: Sequence[str]) -> dict[str, str]:
     }
 
 
-def make_writable(name: str, folder: str) -> None:
+def shown(path: str | Path) -> str:
+    """A path with the bytes that are not UTF-8 as \\x escapes."""
+    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
+def require_writable(
+    name: str,
+    path: str | Path,
+    overwrite: bool = False,
+    suffixes: Sequence[str] = ()) -> None:
+    """Check before a long run that a file can be written.
+
+    Args:
+        name (str): Option that names the file, such as '--out'.
+        path (str | Path): Its folder is created if it is missing.
+        overwrite (bool): Whether the file may exist. Defaults to False.
+        suffixes (Sequence[str]): Endings of its name, in lower case.
+            Defaults to (): any.
+
+    Raises:
+        MMHierError: If it has another ending, is a folder, exists, or its
+            folder cannot be written to.
+    """
+    path = Path(path)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise MMHierError(f'{name} {shown(path)} must end with '
+                          f'{" or ".join(suffixes)}')
+    if path.is_dir():
+        raise MMHierError(f'{name} {shown(path)} is a folder: expected the '
+                          'name of a file')
+    if path.exists() and not overwrite:
+        raise MMHierError(
+            f'{name} {shown(path)} exists: choose another name, or replace it '
+            'with --overwrite')
+    make_writable(name, path.parent)
+
+
+def make_writable(name: str, folder: str | Path) -> None:
     """Create a folder, and check before a long run that it is writable.
 
     Args:
         name (str): Option that names the folder, such as '--out-dir'.
-        folder (str): Created with its parents if it is missing.
+        folder (str | Path): Created with its parents if it is missing.
 
     Raises:
         MMHierError: If it cannot be created or written to.
@@ -123,7 +160,6 @@ def make_writable(name: str, folder: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        shown = os.fsencode(folder).decode('utf-8', 'backslashreplace')
         raise MMHierError(
-            f'{name} {shown} cannot be written to: {error.strerror}; choose '
-            'another folder') from error
+            f'{name} {shown(folder)} cannot be written to: {error.strerror}; '
+            'choose another folder') from error

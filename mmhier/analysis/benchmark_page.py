@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmhier.errors import MMHierError
-from mmhier.files import write_text
+from mmhier.files import make_writable, write_text
 
 BLOCK = re.compile(r'(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 Row = dict[str, str]
@@ -50,6 +50,7 @@ def update_page(path: str,
         if name not in commands:
             raise MMHierError(f'--only {name}: expected one of '
                               f'{", ".join(commands)}')
+    make_writable('--page', page.parent / 'speed')
     for name, lines in commands.items():
         if measure and (names is None or name in names):
             _measure_rows(csv_path(page, name), lines)
@@ -110,7 +111,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, list(columns), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(exist_ok=True)
     write_text(path, text.getvalue())
 
 

@@ -32,7 +32,7 @@ from mmhier.analysis.variants import (
 )
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.errors import MMHierError
-from mmhier.files import write_text
+from mmhier.files import require_writable, write_text
 from mmhier.leaderboard.run_facts import describe_environment
 
 MIB = 2**20
@@ -273,9 +273,12 @@ def run_benchmark(arguments: argparse.Namespace) -> None:
     if arguments.model is None and not arguments.rates:
         raise MMHierError('expected a backbone such as hatnet-tiny, a config '
                           'file, --rates or --page')
-    for path in (arguments.csv, arguments.markdown):
-        if path and os.path.exists(path):
+    for name in ('csv', 'markdown'):
+        path = getattr(arguments, name)
+        if path and os.path.isfile(path):
             raise MMHierError(f'{path} exists: remove it or name another file')
+        if path:
+            require_writable(f'--{name}', path)
     if arguments.device != 'cpu' and not torch.cuda.is_available():
         raise MMHierError(f'--device {arguments.device}: no such device here, '
                           'expected cpu')

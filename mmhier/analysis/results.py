@@ -36,7 +36,7 @@ from mmhier.analysis.error_types import (
 from mmhier.errors import MMHierError
 from mmhier.evaluation.per_class import by_class
 from mmhier.evaluation.predictions import read_predictions
-from mmhier.files import write_text
+from mmhier.files import make_writable, write_text
 
 RESULT_NAME = 'analysis.json'
 # Of the drawn images, in pixels.
@@ -98,11 +98,11 @@ def analyze_results(cfg: Config,
     if (out_dir / RESULT_NAME).exists() and not overwrite:
         raise MMHierError(f'{out_dir} holds an analysis: choose another '
                           'folder, or replace it with --overwrite')
+    make_writable('--out', out_dir)
     samples = read_predictions(predictions)
     init_default_scope(scope)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    out_dir.mkdir(parents=True, exist_ok=True)
     if scope == 'mmdet':
         _check_samples(samples, infos, 'img_id', 'pred_instances')
         result = _analyze_detections(cfg, dataset.metainfo, infos, samples,

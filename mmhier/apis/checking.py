@@ -402,7 +402,11 @@ class _DryRun:
                 f'{len(unused)} tensors get no gradient, such as {unused[0]}: '
                 'distributed training would stop at them; leave the layers '
                 'out, or set find_unused_parameters=True')
-        if dead:
+        if trained and len(dead) + len(unused) == len(trained):
+            self.add(
+                'error', 'gradients', 'all gradients are zero, so nothing '
+                'is learned: the loss does not depend on the predictions')
+        elif dead:
             self.add(
                 'warning', 'dead parameters', f'{len(dead)} tensors had '
                 f'only zeros as gradient in this batch, such as '

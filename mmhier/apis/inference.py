@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from mmhier.checkpoints import official_name, resolve_checkpoint
 from mmhier.errors import MMHierError
-from mmhier.files import distinct_names, make_writable, replacing
+from mmhier.files import distinct_names, make_writable, replacing, shown
 from mmhier.progress import track
 from .coco_results import CocoResults
 from .predictor import Prediction, Predictor
@@ -109,6 +109,7 @@ def infer(config: str,
                                                        max_frames)):
         if value is not None and value < 1:
             raise MMHierError(f'{name} {value}: expected at least 1')
+    _check_out_dir(out_dir, overwrite)
     checkpoint = resolve_checkpoint(official_name(checkpoint, config))
     files: list[str] = []
     video = None
@@ -121,7 +122,8 @@ def infer(config: str,
     if coco is not None and video is not None:
         raise MMHierError('--coco needs images, not a video or a camera')
     results = None if coco is None else CocoResults(files, coco or None)
-    _check_out_dir(out_dir, overwrite)
+    # It must not list pictures that this run replaces.
+    Path(out_dir, 'predictions.json').unlink(missing_ok=True)
     predictor = Predictor(
         config,
         checkpoint,
@@ -189,11 +191,6 @@ def list_images(inputs: str) -> list[str]:
             f'{shown(inputs)} is not a file or a folder, and as a '
             'glob pattern it matches no file')
     return files
-
-
-def shown(path: str) -> str:
-    """A path with the bytes that are not UTF-8 as \\x escapes."""
-    return os.fsencode(path).decode('utf-8', 'backslashreplace')
 
 
 def read_image(path: str) -> np.ndarray:
@@ -301,8 +298,6 @@ def _check_out_dir(out_dir: str, overwrite: bool) -> None:
             f'({", ".join(present)}): choose another folder, or replace them '
             'with --overwrite')
     make_writable('--out-dir', out_dir)
-    # It must not list pictures that this run replaces.
-    Path(out_dir, 'predictions.json').unlink(missing_ok=True)
 
 
 def _infer_images(predictor: Predictor, files: list[str], batch_size: int,
@@ -427,25 +422,6 @@ def _add_labels(entry: dict[str, Any], prediction: Prediction, out_dir: str,
         osp.join(out_dir, path),
         cv2.imencode('.png', prediction.labels)[1].tobytes())
     entry['labels'] = shown(path)
-
-
-def check_picture_path(path: str, overwrite: bool) -> None:
-    """Refuse a name that :func:`write_picture` should not write to.
-
-    Args:
-        path (str): Of the picture.
-        overwrite (bool): Whether it may exist.
-
-    Raises:
-        MMHierError: If it ends neither with .png nor with .jpg, or exists.
-    """
-    if not path.lower().endswith(PICTURE_SUFFIXES):
-        raise MMHierError(f'--out {shown(path)} must end with '
-                          f'{" or ".join(PICTURE_SUFFIXES)}')
-    if osp.exists(path) and not overwrite:
-        raise MMHierError(
-            f'--out {shown(path)} exists: choose another name, or '
-            'replace it with --overwrite')
 
 
 def write_picture(path: str, picture: np.ndarray) -> None:

@@ -1,5 +1,4 @@
 """Testing a checkpoint with a config file."""
-import os
 import os.path as osp
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from mmhier.engine.tracking import use_tracker
 from mmhier.errors import MMHierError, naming_full_disk, require_utf8
 from mmhier.evaluation.dry_run import dry_evaluate
 from mmhier.evaluation.per_class import collect_per_class, keep_per_class
-from mmhier.files import make_writable, replacing
+from mmhier.files import make_writable, replacing, require_writable
 from mmhier.registry import HOOKS
 from mmhier.zoo import config_path
 
@@ -101,7 +100,7 @@ def test(config: str,
     if track is not None:
         use_tracker(cfg, track)
     if out is not None:
-        _check_out(out, overwrite)
+        require_writable('--out', out, overwrite, ('.pkl', '.pickle'))
     if show or show_dir is not None:
         _draw_predictions(cfg, show, show_dir, wait_time)
     metrics, _ = run_test(
@@ -177,19 +176,6 @@ def run_test(cfg: Config,
         finally:
             recorder.discard()
     return metrics, record
-
-
-def _check_out(out: str, overwrite: bool) -> None:
-    if not out.endswith(('.pkl', '.pickle')):
-        raise MMHierError(f'--out {out} must end with .pkl or .pickle')
-    if osp.exists(out) and not overwrite:
-        raise MMHierError(
-            f'--out {out} exists: choose another name, or replace '
-            'it with --overwrite')
-    folder = osp.dirname(osp.abspath(out))
-    if not os.access(folder, os.W_OK):
-        raise MMHierError(f'--out {out}: {folder} is not a folder that can be '
-                          'written to')
 
 
 def _dump_metric(scope: str | None, path: str) -> DumpResults:

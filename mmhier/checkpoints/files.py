@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 import mmhier
 from mmhier.errors import MMHierError
-from mmhier.files import file_sha256, replacing
+from mmhier.files import file_sha256, make_writable, replacing
 from mmhier.zoo import config_path
 from .converting import convert_model_state_dict
 from .loading import LoadReport
@@ -48,6 +48,7 @@ def convert_checkpoint_file(source: str | Path,
         MMHierError: If the source cannot be read, belongs to no family or
             fits none of its variants, or the file exists.
     """
+    _check_target(target)
     source = Path(resolve_checkpoint(source))
     state_dict = unwrap_state_dict(read_checkpoint(source))
     variant = find_variant(state_dict)
@@ -110,6 +111,7 @@ def publish_checkpoint_file(source: str | Path,
         raise MMHierError('--safetensors needs --config, and --config is '
                           'for --safetensors: the file names its config '
                           'and its preprocessing')
+    _check_target(target, safetensors)
     source = Path(resolve_checkpoint(source))
     content = read_checkpoint(source)
     weights = unwrap_state_dict(content)
@@ -165,18 +167,22 @@ def _describe_source(source: Path) -> dict[str, Any]:
         source_sha256=file_sha256(source))
 
 
+def _check_target(target: str | Path, safetensors: bool = False) -> None:
+    """Check that a checkpoint can be written beside `target`."""
+    suffixes = (SUFFIX, ) if safetensors else ('.pth', '.pt')
+    if Path(target).suffix not in suffixes:
+        raise MMHierError(f'{target} must end with {suffixes[0]}: the '
+                          'suffix tells formats of checkpoints')
+    make_writable('folder', Path(target).parent)
+
+
 def _write_with_hash(content: dict,
                      target: str | Path,
                      overwrite: bool,
                      safetensors: bool = False) -> Path:
     """Write a checkpoint under a name with its hash; return its path."""
     target = Path(target)
-    suffixes = (SUFFIX, ) if safetensors else ('.pth', '.pt')
-    if target.suffix not in suffixes:
-        raise MMHierError(f'{target} must end with {suffixes[0]}: the '
-                          'suffix tells formats of checkpoints')
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if safetensors:
             data = pack_safetensors(**content)
         else:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmhier.errors import MMHierError
-from mmhier.files import write_text
+from mmhier.files import make_writable, write_text
 from mmhier.zoo import config_path
 from .arguments import add_cfg_options, command_parser
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parser().parse_args(argv)
+    make_writable('--work-dir', args.work_dir)
     draw_data(args.data_root, args.num_train, args.num_val)
     run = Run(args.work_dir, args.data_root, args.cfg_options)
     run.check_settings()

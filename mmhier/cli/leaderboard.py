@@ -37,9 +37,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments = parser().parse_args(argv)
+    from mmhier.files import make_writable
     from mmhier.leaderboard.pages import write_leaderboard
     from mmhier.leaderboard.tables import build_leaderboard
 
+    make_writable('--out', arguments.out)
     board = build_leaderboard(arguments.work_dirs)
     paths = write_leaderboard(board, arguments.out, arguments.overwrite)
     for warning in board.warnings:

@@ -153,11 +153,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise MMHierError(f'{len(skipped)} samples cannot be loaded, such '
                               f'as {skipped[0]}')
         return
-    from mmhier.apis.inference import check_picture_path, write_picture
+    from mmhier.apis.inference import PICTURE_SUFFIXES, write_picture
+    from mmhier.files import require_writable
     from mmhier.visualization import pictures
 
     out = arguments.pop('out')
-    check_picture_path(out, arguments.pop('overwrite'))
+    require_writable('--out', out, arguments.pop('overwrite'), PICTURE_SUFFIXES)
     subjects = pictures.load_subjects(*(arguments.pop(key)
                                         for key in ('configs', 'checkpoints',
                                                     'device', 'classes',

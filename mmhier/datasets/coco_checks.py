@@ -1,6 +1,5 @@
 """Checks of annotation files in COCO's format, before mmdet reads them."""
 import json
-import math
 import os
 import os.path as osp
 from collections import Counter, defaultdict
@@ -10,9 +9,16 @@ from typing import Any
 
 from mmhier.errors import MMHierError
 from mmhier.progress import track
+from .segmentation_checks import (
+    are_numbers,
+    check_rle_sizes,
+    check_segmentation,
+    describe_misfits,
+)
 
 _IMAGE_KEYS = {'id', 'file_name', 'height', 'width'}
 _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'area'}
+_ID_TYPES = {int, str, float}
 # Reasons that are common in sound data.
 _CROWD = 'have iscrowd=1'
 _UNUSED = 'are of other categories than the classes'
@@ -43,23 +49,32 @@ def read_coco(path: str) -> dict[str, Any]:
             raise MMHierError(
                 f'annotation file {path} has no {key}: expected COCO '
                 'instances json with "images", "annotations" and "categories"')
-    coco.setdefault('annotations', [])
+    if not isinstance(coco.setdefault('annotations', []), list):
+        raise MMHierError(f'annotation file {path}: annotations is '
+                          f'{coco["annotations"]!r:.80}: expected a list')
     _check_keys(path, 'images', coco['images'], _IMAGE_KEYS)
     _check_keys(path, 'categories', coco['categories'], {'id', 'name'})
     _check_keys(path, 'annotations', coco['annotations'], _ANNOTATION_KEYS)
     for image in coco['images']:
         size = [image['width'], image['height']]
-        if not isinstance(image['file_name'],
-                          str) or not _are_numbers(size) or min(size) <= 0:
+        if (not isinstance(image['file_name'], str) or not are_numbers(size)
+                or min(size) <= 0 or any(s % 1 for s in size)):
             raise MMHierError(
                 f'annotation file {path}: image {image["id"]} has file_name='
                 f'{image["file_name"]!r}, width={size[0]!r} and height='
                 f'{size[1]!r}: expected a name and two numbers of pixels')
     for kind in ('images', 'annotations', 'categories'):
+        _check_ids(path, kind, 'id', coco[kind])
         _check_unique(path, f'ids of {kind}',
                       [entry['id'] for entry in coco[kind]])
-    _check_unique(path, 'names of categories',
-                  [category['name'] for category in coco['categories']])
+    for key in ('image_id', 'category_id'):
+        _check_ids(path, 'annotations', key, coco['annotations'])
+    names = [category['name'] for category in coco['categories']]
+    strange = [name for name in names if not isinstance(name, str)]
+    if strange:
+        raise MMHierError(f'annotation file {path}: a category has the name '
+                          f'{strange[0]!r}: expected a string')
+    _check_unique(path, 'names of categories', names)
     return coco
 
 
@@ -71,6 +86,16 @@ def _check_keys(path: str, kind: str, entries: Iterable[dict],
                                                           dict) else expected
             raise MMHierError(f'annotation file {path}: {kind}[{i}] lacks '
                               f'{", ".join(sorted(missing))}')
+
+
+def _check_ids(path: str, kind: str, key: str, entries: Sequence[dict]) -> None:
+    """Check that ids are numbers or strings."""
+    if set(map(type, (entry[key] for entry in entries))) <= _ID_TYPES:
+        return
+    for i, entry in enumerate(entries):
+        if type(entry[key]) not in _ID_TYPES:
+            raise MMHierError(f'annotation file {path}: {kind}[{i}] has {key}='
+                              f'{entry[key]!r}: expected a number or a string')
 
 
 def check_categories(path: str, classes: Sequence[str],
@@ -156,19 +181,26 @@ def check_annotations(path: str,
     }
     left_out: dict[str, list] = defaultdict(list)
     flaws: dict[str, list] = defaultdict(list)
+    sound = []
     for annotation in track(coco['annotations'], 'Checking annotations'):
         _check_values(path, annotation, names)
         size = sizes.get(annotation['image_id'])
         reason = _reason_left_out(annotation, size, used)
         if with_masks:
-            reason = _check_segmentation(path, annotation, size, poly2mask,
-                                         flaws) or reason
+            reason = check_segmentation(path, annotation, size, poly2mask,
+                                        flaws) or reason
         if reason:
             left_out[reason].append(annotation['id'])
         elif size and _reaches_out(annotation['bbox'], *size):
             flaws['have a box that reaches out of its image and is '
                   'clipped'].append(annotation['id'])
+        else:
+            sound.append(annotation)
     number = len(coco['annotations'])
+    misfits = []
+    if with_masks:
+        check_rle_sizes(path, coco['annotations'], sizes)
+        misfits = describe_misfits(path, sound)
     counts = '; '.join(f'{len(ids)} {reason}, such as annotation {ids[0]}'
                        for reason, ids in left_out.items())
     lost = sum(map(len, left_out.values()))
@@ -181,7 +213,7 @@ def check_annotations(path: str,
     lines = [
         f'{path}: {len(ids)} of {number} annotations {kind}, such as '
         f'annotation {ids[0]}' for kind, ids in flaws.items()
-    ]
+    ] + misfits
     if 2 * lost > number:
         lines.insert(
             0, f'{path}: MORE THAN HALF of the annotations, {lost} of '
@@ -189,15 +221,22 @@ def check_annotations(path: str,
     return lines
 
 
-def count_unused_classes(path: str, classes: Sequence[str]) -> list[str]:
+def count_unused_classes(path: str,
+                         classes: Sequence[str],
+                         filter_empty: bool = False) -> list[str]:
     """Name the classes that have no annotation in a training set.
 
     Args:
         path (str): Annotation file.
         classes (Sequence[str]): Of the dataset.
+        filter_empty (bool): Whether images without annotations are left out.
+            Defaults to False.
 
     Returns:
         list[str]: A warning, or none.
+
+    Raises:
+        MMHierError: If there are no annotations, and so no images.
     """
     coco = read_coco(path)
     found = {annotation['category_id'] for annotation in coco['annotations']}
@@ -205,7 +244,13 @@ def count_unused_classes(path: str, classes: Sequence[str]) -> list[str]:
         category['name'] for category in coco['categories']
         if category['name'] in classes and category['id'] not in found
     ]
-    if not absent or not found:
+    if not found and filter_empty:
+        raise MMHierError(
+            f'{path} has no annotations, and filter_cfg.filter_empty_gt leaves '
+            'out images without any, so none is left to train on')
+    if not found:
+        return [f'{path} has no annotations, so nothing is learned from it']
+    if not absent:
         return []
     return [
         f'{path}: {len(absent)} of {len(classes)} classes have no '
@@ -229,7 +274,7 @@ def _check_values(path: str, annotation: dict, names: dict[Any, str]) -> None:
     """Check the category and the numbers of an annotation."""
     box, area = annotation['bbox'], annotation['area']
     if (annotation['category_id'] in names and isinstance(box, list)
-            and len(box) == 4 and _are_numbers([*box, area])
+            and len(box) == 4 and are_numbers([*box, area])
             and annotation.get('iscrowd') in (None, 0, 1)):
         return
     where = f'annotation file {path}: annotation {annotation["id"]}'
@@ -238,10 +283,10 @@ def _check_values(path: str, annotation: dict, names: dict[Any, str]) -> None:
             f'{where} has category_id={annotation["category_id"]}, which '
             'is not among the categories: add the category, or remove the '
             'annotation')
-    if not _are_numbers(box) or len(box) != 4:
+    if not are_numbers(box) or len(box) != 4:
         raise MMHierError(f'{where} has bbox={box}: expected four finite '
                           'numbers, x, y, width and height in pixels')
-    if not _are_numbers([area]):
+    if not are_numbers([area]):
         raise MMHierError(f'{where} has area={area}: expected a finite number '
                           'of pixels')
     raise MMHierError(f'{where} has iscrowd={annotation["iscrowd"]!r}: '
@@ -290,60 +335,15 @@ def describe_left_out(annotation: dict, width: float, height: float) -> str:
     return ''
 
 
-def _check_segmentation(path: str, annotation: dict,
-                        size: tuple[float, float] | None, poly2mask: bool,
-                        flaws: dict[str, list]) -> str:
-    """Check a segmentation; return why it is left out, '' if it is not."""
-    mask = annotation.get('segmentation')
-    where = f'annotation file {path}: annotation'
-    if not mask:
-        raise MMHierError(
-            f'{where} {annotation["id"]} has no segmentation, which masks are '
-            'trained with and evaluated against: add polygons or RLE, or take '
-            "a config without masks, such as RetinaNet's")
-    if isinstance(mask, dict):
-        _check_rle(f'{where} {annotation["id"]}', mask, size)
-        return '' if poly2mask or annotation.get('iscrowd') else (
-            'have RLE, which poly2mask=False leaves out')
-    if not isinstance(mask, list) or not all(map(_are_numbers, mask)):
-        raise MMHierError(
-            f'{where} {annotation["id"]} has a segmentation that is no list of '
-            'polygons [x1, y1, x2, y2, ...] of finite numbers')
-    good = [len(p) >= 6 and len(p) % 2 == 0 for p in mask]
-    if not any(good):
-        return 'have only polygons of fewer than 3 points, so they are ignored'
-    if not all(good):
-        flaws['have a polygon of fewer than 3 points, which is left '
-              'out'].append(annotation['id'])
-    return ''
-
-
-def _check_rle(where: str, mask: dict,
-               size: tuple[float, float] | None) -> None:
-    """Check that an RLE is one of an image of this width and height."""
-    counts, stated = mask.get('counts'), mask.get('size')
-    if not isinstance(counts, (str, list)) or not counts:
-        raise MMHierError(f'{where} has RLE with counts={counts!r}: expected '
-                          'a string, or a list of lengths')
-    if size is None:
-        return
-    if stated != [size[1], size[0]]:
-        raise MMHierError(
-            f'{where} has RLE of size={stated} (height, width), but its image '
-            f'is {size[0]}x{size[1]} pixels (width x height): the mask would '
-            f'be garbled, expected size={[size[1], size[0]]}')
-    if isinstance(counts, list) and (not _are_numbers(counts)
-                                     or sum(counts) != size[0] * size[1]):
-        raise MMHierError(f'{where} has RLE whose counts do not add up to the '
-                          f'{size[0] * size[1]} pixels of its image')
-
-
-def check_images(path: str, folder: str) -> None:
+def check_images(path: str, folder: str) -> list[str]:
     """Check that every listed image is on disk, listing each folder once.
 
     Args:
         path (str): Annotation file.
         folder (str): Folder that file names are relative to.
+
+    Returns:
+        list[str]: A warning on images that are listed twice, or none.
 
     Raises:
         ValueError: If images are missing.
@@ -362,6 +362,14 @@ def check_images(path: str, folder: str) -> None:
     if missing:
         raise MMHierError(f'{len(missing)} of the {len(images)} images in '
                           f'{path} are not on disk, such as {missing[0]}')
+    times = Counter(image['file_name'] for image in images)
+    twice = [name for name, number in times.items() if number > 1]
+    if not twice:
+        return []
+    return [
+        f'{path}: {len(twice)} images are listed more than once, such as '
+        f'{twice[0]}: objects of one entry are background in the other'
+    ]
 
 
 def count_small_images(path: str, min_size: float) -> list[str]:
@@ -381,6 +389,10 @@ def count_small_images(path: str, min_size: float) -> list[str]:
     ]
     if not small:
         return []
+    if len(small) == len(images):
+        raise MMHierError(
+            f'{path}: all {len(images)} images are narrower than filter_cfg.'
+            f'min_size={min_size} pixels, so none is left to train on')
     return [
         f'{path}: {len(small)} of {len(images)} images are narrower than '
         f'filter_cfg.min_size={min_size} pixels, so they are left out, such '
@@ -416,14 +428,6 @@ def _check_unique(path: str, what: str, values: list[Any]) -> None:
         value, times = Counter(values).most_common(1)[0]
         raise MMHierError(f'annotation file {path}: {what} are not unique, '
                           f'{value} occurs {times} times')
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether this is a list of finite numbers."""
-    try:
-        return isinstance(values, list) and math.isfinite(sum(values))
-    except TypeError:
-        return False
 
 
 def _shorten(names: Sequence[str]) -> str:

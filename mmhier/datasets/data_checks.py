@@ -92,7 +92,6 @@ class _Checks:
         self.max_masks = max_masks
         self.warn_one = warn
         self.num_classes = list(iter_num_classes(cfg))
-        self.folders: tuple[str, list[str]] | None = None
         self.checked: list[Any] = []
 
     def warn(self, lines: Sequence[str]) -> None:
@@ -102,8 +101,11 @@ class _Checks:
     def check_phase(self, phase: str) -> None:
         """Check the data sets and evaluators of 'train', 'val' or 'test'."""
         loader = f'{phase}_dataloader'
+        _check_loader(loader, self.cfg.get(loader))
         for name, dataset in iter_datasets(self.cfg.get(loader), loader):
             self.check_dataset(name, dataset)
+            if phase != 'train':
+                self.compare_with_training(name, dataset)
         evaluator = f'{phase}_evaluator'
         for name, metric in iter_metrics(self.cfg.get(evaluator), evaluator):
             ann_file = metric.get('ann_file')
@@ -136,6 +138,10 @@ class _Checks:
                 f'{name}.metainfo.classes={classes!r} is a string, and neither '
                 'a list of names nor a file of them: a single class is '
                 f'written ({classes!r},), with a comma')
+        stated = (dataset.get('metainfo') or {}).get('classes') or ()
+        if len(set(stated)) < len(stated) and not isinstance(stated, str):
+            raise MMHierError(f'{name}.metainfo.classes={tuple(stated)} names '
+                              'a class twice: expected different names')
         built = build_folder_dataset(dataset_class, dataset)
         if ann_file and reads_coco(dataset_class):
             self.warn(
@@ -145,8 +151,8 @@ class _Checks:
                     all(
                         t.get('poly2mask', True)
                         for t in _annotation_loaders(dataset)),
-                    (dataset.get('filter_cfg')
-                     or {}).get('min_size'), not dataset.get('test_mode')))
+                    dict(dataset.get('filter_cfg') or {}),
+                    not dataset.get('test_mode')))
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes, built)
         elif built is not None:
@@ -210,15 +216,45 @@ class _Checks:
                 f'{name}: the class folders of {folder} are numbered by '
                 f'alphabet, {", ".join(names[:3])}, ..., but the classes come '
                 f'in another order, {", ".join(classes[:3])}, ...: {hint}')
-        if self.folders is not None and self.folders[1] != names:
-            other, other_names = self.folders
-            different = sorted(set(names) ^ set(other_names))
+        if len(names) == 1:
             raise MMHierError(
-                f'{folder} and {other} hold other class folders, such as '
-                f'{different[0]}, so labels would be mixed up: make them the '
-                'same')
-        self.folders = folder, names
+                f'{name}: {folder} holds a single class folder, {names[0]}, so '
+                'there is nothing to learn: expected two or more')
         return classes
+
+    def compare_with_training(self, name: str, dataset: dict) -> None:
+        """Compare a dataset's classes with those that are trained."""
+        loader = 'train_dataloader'
+        for other, trained in iter_datasets(self.cfg.get(loader), loader):
+            self.compare_class_folders(dataset, trained)
+            classes, known = (
+                list((classes_of(dataset_class_of(d), d) or {}).get('classes')
+                     or ()) for d in (dataset, trained))
+            if classes == known or len(classes) != len(known):
+                return
+            message = (
+                f'the classes of {name} are {", ".join(classes[:5])}, ..., and '
+                f'those of {other} {", ".join(known[:5])}, ...')
+            if sorted(classes) == sorted(known):
+                raise MMHierError(f'{message}, so labels would be mixed up: '
+                                  'state both in the same order')
+            self.warn([f'{message}: state the same names in both'])
+            return
+
+    def compare_class_folders(self, dataset: dict, trained: dict) -> None:
+        """Compare the class folders of a dataset with those of training."""
+        built, other = (
+            build_folder_dataset(dataset_class_of(d), d)
+            for d in (dataset, trained))
+        if not built or not other or built.ann_file or other.ann_file:
+            return
+        known = list_class_folders(other)
+        different = sorted(set(list_class_folders(built)) ^ set(known))
+        if different and known:
+            raise MMHierError(
+                f'{built.img_prefix} and {other.img_prefix} hold other class '
+                f'folders, such as {different[0]}, so labels would be mixed '
+                'up: make them the same')
 
     def check_masks(self, name: str, dataset: dict, dataset_class: type,
                     classes: Sequence[str] | None) -> None:
@@ -274,6 +310,7 @@ class _Checks:
         sample = pairs if self.max_masks is None else spread_evenly(
             pairs, self.max_masks)
         head = self.cfg.model.get('decode_head')
+        _check_channels(head)
         self.warn(
             check_masks(
                 sample,
@@ -288,14 +325,16 @@ class _Checks:
 
 def _check_coco(name: str, path: str, classes: tuple[str, ...] | None,
                 folder: str, with_masks: bool, poly2mask: bool,
-                min_size: float | None, trains: bool) -> list[str]:
+                filters: dict[str, Any], trains: bool) -> list[str]:
     """Check the annotation file of a dataset; return warnings."""
     lines = check_categories(path, classes or (), name)
     lines += check_annotations(path, with_masks, classes, poly2mask)
-    check_images(path, folder)
+    lines += check_images(path, folder)
     if trains:
-        lines += count_unused_classes(path, classes or ())
-        lines += count_small_images(path, min_size) if min_size else []
+        lines += count_unused_classes(path, classes or (),
+                                      filters.get('filter_empty_gt', False))
+        if filters.get('min_size'):
+            lines += count_small_images(path, filters['min_size'])
     return lines
 
 
@@ -322,6 +361,31 @@ def _check_file(name: str, path: Any) -> None:
     if path and '://' not in path and not osp.isfile(path):
         raise MMHierError(f'{name}={path} does not exist: check the path, or '
                           'point the config at your data with --data-root DIR')
+
+
+def _check_loader(name: str, loader: Any) -> None:
+    """Check the numbers of a dataloader."""
+    for key, least in (('batch_size', 1), ('num_workers', 0)):
+        value = loader.get(key) if isinstance(loader, dict) else None
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise MMHierError(f'{name}.{key}={value!r}: expected a whole '
+                              f'number from {least}')
+
+
+def _check_channels(head: Any) -> None:
+    """Check that a head of one channel does not end in a softmax."""
+    if not isinstance(head, dict):
+        return
+    channels = head.get('out_channels') or head.get('num_classes')
+    losses = head.get('loss_decode') or {}
+    for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
+        if (channels == 1 and type_name(loss.get('type')) == 'CrossEntropyLoss'
+                and not loss.get('use_sigmoid')):
+            raise MMHierError(
+                'model.decode_head has one channel, whose softmax is always 1, '
+                'so nothing is learned: set num_classes=2 with a class for the '
+                'background, or out_channels=1, num_classes=2 and loss_decode.'
+                'use_sigmoid=True')
 
 
 def _check_labels(path: str, classes: Sequence[str] | None) -> None:

@@ -20,7 +20,7 @@ from mmhier.datasets.coco_checks import (
 )
 from mmhier.datasets.mask_checks import upright_size
 from mmhier.errors import MMHierError
-from mmhier.files import replacing
+from mmhier.files import make_writable, replacing
 from mmhier.progress import track
 
 FORMATS = ('yolo', 'voc')
@@ -117,6 +117,7 @@ def convert_data(data_format: str,
             raise MMHierError(f'{images} is a folder, where a link to the '
                               'images would go: remove it, or copy the images '
                               'with --copy-images')
+    make_writable('OUT', target)
     converted = write_splits(found, target, warn)
     for split, result in zip(found.splits, converted):
         _place_images(result, target / f'{split}2017', copy_images)

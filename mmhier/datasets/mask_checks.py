@@ -73,17 +73,17 @@ def check_masks(pairs: Iterable[tuple[str, str]],
         ignored.add(ignore_index + first)
     if reduce_zero_label:
         ignored.add(0)
-    number, empty, has_zero = 0, [], False
+    number, empty, lossy, has_zero = 0, [], [], False
     seen: set[int] = set()
     for number, (image, mask) in enumerate(track(pairs, 'Checking masks'), 1):
-        values = _read_mask(mask)
+        values, is_lossy = _read_mask(mask)
+        lossy += [mask] * is_lossy
         size = _image_size(image)
         if values.shape != size:
             raise MMHierError(
                 f'mask {mask} has {_size(values.shape)} pixels, but its image '
                 f'{image} has {_size(size)}: they have to agree')
-        present = (np.flatnonzero(np.bincount(values.ravel()))
-                   if values.dtype == np.uint8 else np.unique(values)).tolist()
+        present = occurring_values(values)
         strange = [v for v in present if v not in labelled and v not in ignored]
         if strange:
             raise MMHierError(
@@ -107,6 +107,10 @@ def check_masks(pairs: Iterable[tuple[str, str]],
     if empty:
         warnings.append(f'{len(empty)} of {number} masks hold ignored pixels '
                         f'alone, such as {empty[0]}')
+    if lossy:
+        warnings.append(f'{len(lossy)} of {number} masks are JPEG, such as '
+                        f'{lossy[0]}: its compression changes labels at the '
+                        'edges of objects, write PNG')
     absent = [value - first for value in labelled if value not in seen]
     if absent and number:
         warnings.append(
@@ -114,6 +118,13 @@ def check_masks(pairs: Iterable[tuple[str, str]],
             f'masks looked at: labels {", ".join(map(str, absent[:5]))}' +
             ', ...' * (len(absent) > 5) + _binary_hint(seen))
     return warnings
+
+
+def occurring_values(mask: np.ndarray) -> list[int]:
+    """Different values of a mask, in increasing order."""
+    if mask.dtype == np.uint8:  # Many times faster than np.unique.
+        return np.flatnonzero(np.bincount(mask.ravel())).tolist()
+    return np.unique(mask).tolist()
 
 
 def _binary_hint(seen: set[int]) -> str:
@@ -132,12 +143,13 @@ def _reduce_hint(present: list[int], num_labels: int, first: int) -> str:
     return ''
 
 
-def _read_mask(path: str) -> np.ndarray:
-    """Values (H, W) of a mask, indices of the palette if it has one."""
+def _read_mask(path: str) -> tuple[np.ndarray, bool]:
+    """Values (H, W) of a mask, indices of the palette if it has one, and
+    whether it was compressed as JPEG."""
     try:
         with Image.open(path) as mask:
             values = np.array(mask)
-            mode = mask.mode
+            mode, is_lossy = mask.mode, mask.format == 'JPEG'
     except _UNREADABLE as error:
         raise MMHierError(f'mask {path} cannot be read: {error}') from error
     if values.ndim != 2:
@@ -146,11 +158,11 @@ def _read_mask(path: str) -> np.ndarray:
             'one, with the label of each pixel as its value; write labels in '
             'the place of colours')
     if values.dtype == bool:
-        return values.astype(np.uint8)
+        return values.astype(np.uint8), is_lossy
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
         raise MMHierError(f'mask {path} holds values of mode {mode}: expected '
                           'labels of 8 bits')
-    return values
+    return values, is_lossy
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -1,4 +1,5 @@
 """Checks of loops, optimizer, schedules and hooks before a long run."""
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,9 +48,12 @@ def build_named(key: str, settings: dict, registry: Registry,
         return registry.build(dict(settings), default_args=arguments)
     except MMHierError:
         raise
-    except (AssertionError, ImportError, OSError, RuntimeError,
-            ValueError) as error:
-        if package not in _UPSTREAM:
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError,
+            TypeError, ValueError) as error:
+        # naming_config_errors explains types and arguments that do not exist.
+        explained = isinstance(error, (KeyError, TypeError)) and re.search(
+            'argument|is not in the', str(error))
+        if package not in _UPSTREAM or explained:
             raise
         reason = ' '.join(str(error).split()) or 'an assertion failed'
         raise MMHierError(f'{key}: {type_name(settings["type"])} cannot be '

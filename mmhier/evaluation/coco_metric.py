@@ -26,20 +26,34 @@ class TolerantCOCO(COCO):
 
     Both backends read ids as 64-bit integers and take annotation id 0 for
     "unmatched". Annotations are therefore numbered from 1 in file order, and
-    images from 1 in the order of their ids. A missing or null ``iscrowd`` is
-    0; annotations of unlisted images are dropped.
+    images and categories from 1 in the order of their ids. A missing or null
+    ``iscrowd`` is 0; annotations of unlisted images or categories are dropped.
 
     Args:
         annotation_file (str): COCO json.
+        content (dict, optional): What the file holds, if it is parsed already;
+            left unchanged. Defaults to None: the file is read.
 
     Attributes:
         image_numbers (dict): Number of each image by its id in the file.
+        category_numbers (dict): Number of each category by its id.
     """
     image_numbers: dict[Any, int]
+    category_numbers: dict[Any, int]
 
-    def __init__(self, annotation_file: str) -> None:
+    def __init__(self,
+                 annotation_file: str,
+                 content: dict[str, Any] | None = None) -> None:
         self.annotation_file = annotation_file
-        super().__init__(annotation_file)
+        super().__init__(annotation_file if content is None else None)
+        if content is not None:
+            self.dataset = {
+                key: [dict(entry) for entry in content.get(key, ())]
+                for key in ('images', 'annotations', 'categories')
+            }
+            self.createIndex()
+            self.img_ann_map = self.imgToAnns
+            self.cat_img_map = self.catToImgs
 
     def createIndex(self) -> None:
         """Number images and annotations, and index them.
@@ -48,14 +62,20 @@ class TolerantCOCO(COCO):
             MMHierError: If ``iscrowd`` is neither 0 nor 1.
         """
         images = self.dataset.get('images', [])
-        ids = sorted((image['id'] for image in images),
-                     key=lambda i: (isinstance(i, str), i))
-        self.image_numbers = {id_: i for i, id_ in enumerate(ids, 1)}
+        self.image_numbers = _number(images)
         for image in images:
+            # faster-coco-eval takes whole numbers alone.
             image['id'] = self.image_numbers[image['id']]
+            for key in ('width', 'height'):
+                if key in image:
+                    image[key] = int(image[key])
+        self.category_numbers = _number(self.dataset['categories'])
+        for category in self.dataset['categories']:
+            category['id'] = self.category_numbers[category['id']]
         kept = [
             annotation for annotation in self.dataset.get('annotations', [])
             if annotation['image_id'] in self.image_numbers
+            and annotation['category_id'] in self.category_numbers
         ]
         for i, annotation in enumerate(kept, 1):
             crowd = annotation.get('iscrowd')
@@ -67,6 +87,7 @@ class TolerantCOCO(COCO):
             annotation.update(
                 id=i,
                 image_id=self.image_numbers[annotation['image_id']],
+                category_id=self.category_numbers[annotation['category_id']],
                 iscrowd=int(crowd or 0))
         self.dataset['annotations'] = kept
         super().createIndex()
@@ -79,6 +100,13 @@ class TolerantCOCO(COCO):
         results.dataset = dict(self.dataset, annotations=[])
         results.createIndex()
         return results
+
+
+def _number(entries: Sequence[dict]) -> dict[Any, int]:
+    """Numbers from 1 by id, in the order of the ids."""
+    ids = sorted((entry['id'] for entry in entries),
+                 key=lambda id_: (isinstance(id_, str), id_))
+    return {id_: i for i, id_ in enumerate(ids, 1)}
 
 
 class FasterCOCOeval(COCOeval):
@@ -207,10 +235,20 @@ class CocoMetric(MMDetCocoMetric):
     def _coco_api(self, truth: TolerantCOCO | None) -> None:
         self._truth = truth
 
+    def share_annotations(self, content: dict[str, Any]) -> None:
+        """Take the parsed content of ``ann_file`` for the next evaluation.
+
+        Args:
+            content (dict): Left unchanged.
+        """
+        self._truth = self._sorted(TolerantCOCO(str(self.ann_file), content))
+
     def _read_truth(self) -> TolerantCOCO:
         with get_local_path(
                 self.ann_file, backend_args=self.backend_args) as path:
-            coco = TolerantCOCO(path)
+            return self._sorted(TolerantCOCO(path))
+
+    def _sorted(self, coco: TolerantCOCO) -> TolerantCOCO:
         if self.sort_categories:
             coco.dataset['categories'].sort(key=lambda c: c['id'])
             coco.cats = {c['id']: c for c in coco.dataset['categories']}
@@ -259,8 +297,12 @@ class CocoMetric(MMDetCocoMetric):
             if self._coco_api is None:
                 self._coco_api = TolerantCOCO(
                     self.gt_to_coco_json(truths, prefix))
-            self.cat_ids = self._coco_api.get_cat_ids(
-                cat_names=self.dataset_meta['classes'])
+            # As in the file, for the files of results.
+            ids = {n: i for i, n in self._coco_api.category_numbers.items()}
+            self.cat_ids = [
+                ids[number] for number in self._coco_api.get_cat_ids(
+                    cat_names=self.dataset_meta['classes'])
+            ]
             files = self.results2json(predictions, prefix)
             if self.format_only:
                 return metrics
@@ -301,13 +343,15 @@ class CocoMetric(MMDetCocoMetric):
         coco = self._coco_api
         for detection in detections:
             detection['image_id'] = coco.image_numbers[detection['image_id']]
+            detection['category_id'] = coco.category_numbers[
+                detection['category_id']]
             if kind == 'segm':
                 # Else COCO would take areas of objects from boxes.
                 del detection['bbox']
         evaluation = self.eval_class(coco, coco.loadRes(detections),
                                      'segm' if kind == 'segm' else 'bbox')
         params = evaluation.params
-        params.catIds = self.cat_ids
+        params.catIds = self._category_numbers()
         params.imgIds = self.img_ids
         params.maxDets = self.proposal_nums
         params.iouThrs = self.iou_thrs
@@ -331,6 +375,10 @@ class CocoMetric(MMDetCocoMetric):
         if kind != 'proposal':
             metrics.update(self._class_precisions(kind, precision))
         return metrics
+
+    def _category_numbers(self) -> list[int]:
+        """Numbers of the categories of the classes."""
+        return [self._coco_api.category_numbers[id_] for id_ in self.cat_ids]
 
     def _precisions(self, precision: np.ndarray) -> dict[str, float]:
         """Six average precisions.
@@ -375,7 +423,7 @@ class CocoMetric(MMDetCocoMetric):
                           precision: np.ndarray) -> dict[str, float]:
         """Set ``per_class``, and return it as metrics if ``classwise``."""
         # Classes of `precision` are in the order of their ids.
-        categories = self._coco_api.loadCats(sorted(self.cat_ids))
+        categories = self._coco_api.loadCats(sorted(self._category_numbers()))
         names = [category['name'] for category in categories]
         values = np.ma.masked_equal(precision[:, :, :, 0, -1], -1).mean((0, 1))
         values = np.ma.filled(values, np.nan)

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
+from mmhier.datasets.mask_checks import occurring_values
 from mmhier.engine.config import type_name
 from mmhier.errors import MMHierError
 from mmhier.progress import track
@@ -29,6 +30,10 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
             scores are not 100.
     """
     key, metric = trial.key, trial.metric
+    unknown = set(metric.metrics) - {'mIoU', 'mDice', 'mFscore'}
+    if unknown:
+        raise MMHierError(f'{key}.iou_metrics={list(metric.metrics)}: expected '
+                          'some of mIoU, mDice, mFscore')
     for name, index in _iter_ignored(trial.model, 'model'):
         if index != metric.ignore_index:
             raise MMHierError(
@@ -50,14 +55,13 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
         info = trial.dataset.get_data_info(i)
         for loader in loaders:
             info = loader(info)
-        truth = torch.from_numpy(np.ascontiguousarray(info['gt_seg_map']))
-        truth = truth.long()
-        predicted = torch.where(truth < num_classes, truth, 0)
-        present.update(torch.unique(truth).tolist())
+        truth = np.ascontiguousarray(info['gt_seg_map'])
+        predicted = np.where(truth < num_classes, truth, truth.dtype.type(0))
+        present.update(occurring_values(truth))
         metric.process({}, [
             dict(
-                pred_sem_seg=dict(data=predicted[None]),
-                gt_sem_seg=dict(data=truth[None]),
+                pred_sem_seg=dict(data=torch.from_numpy(predicted).long()),
+                gt_sem_seg=dict(data=torch.from_numpy(truth).long()),
                 img_path=info['img_path'])
         ])
     values = metric.compute_metrics(metric.results)

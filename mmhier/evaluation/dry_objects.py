@@ -2,6 +2,7 @@
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmhier.datasets.coco_checks import (
     read_coco,
 )
 from mmhier.errors import MMHierError
+from mmhier.evaluation.coco_metric import CocoMetric
 from mmhier.progress import track
 from .trial import Trial
 
@@ -41,7 +43,12 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         truth = _Truth(key, ann_file, dataset.metainfo['classes'])
         if with_masks:
             check_annotations(ann_file, with_masks=True)
+        if isinstance(metric, CocoMetric):
+            metric.share_annotations(read_coco(ann_file))
         _check_images(truth, trial)
+        if not truth.objects:
+            raise MMHierError(f'{key}.ann_file={ann_file} has no object to '
+                              'score: every AP would be -1')
     lowered: Counter[str] = Counter()
     seen = []
     for i in track(trial.indices, 'Dry evaluation'):
@@ -53,6 +60,9 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
             if number > _MAX_OBJECTS:
                 lowered[f'objects are beyond the {_MAX_OBJECTS} of an image '
                         'and a class that COCO scores'] += number - _MAX_OBJECTS
+        if metric.metrics[0].startswith('proposal') and len(
+                objects) > metric.proposal_nums[-1]:
+            lowered['images have more objects than proposals are scored'] += 1
         sample = _as_predictions(info, objects, with_masks, lowered)
         metric.process({}, [sample])
         seen.append(info['img_id'])
@@ -60,14 +70,19 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         # mmdet's own metric would score the images that are left out.
         metric.img_ids = seen
     values = metric.compute_metrics(metric.results)
+    recall = f'AR@{metric.proposal_nums[-1]}'  # of proposals
     scores = {
         k: v
         for k, v in values.items()
-        if k.partition('_')[2] in _PERFECT and k.partition('_')[0] in ('bbox',
-                                                                       'segm')
+        if k == recall or (k.partition('_')[2] in _PERFECT
+                           and k.partition('_')[0] in ('bbox', 'segm'))
     }
-    if any(v == -1 for v in scores.values()):
+    if scores and all(v == -1 for v in scores.values()):
         return values, f'{len(seen)} images hold no object to score'
+    # Of an IoU that is not evaluated.
+    scores = {k: v for k, v in scores.items() if v != -1}
+    if not scores:
+        return values, f'no AP is evaluated on {len(seen)} images'
     low = [f'{k} {v:.3f}' for k, v in scores.items() if v < 0.9995]
     if low and not lowered:
         raise MMHierError(
@@ -82,18 +97,17 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
 def _as_predictions(info: dict, objects: Sequence[dict], with_masks: bool,
                     lowered: Counter[str]) -> dict[str, Any]:
     """Data sample whose predictions are the annotated objects."""
+    boxes = np.array([o['bbox'] for o in objects], np.float64).reshape(-1, 4)
+    labels = np.array([o['bbox_label'] for o in objects], np.int64)
     predicted: dict[str, Any] = dict(
-        bboxes=torch.tensor([o['bbox'] for o in objects],
-                            dtype=torch.float64).reshape(-1, 4),
-        labels=torch.tensor([o['bbox_label'] for o in objects],
-                            dtype=torch.long),
+        bboxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
         scores=torch.ones(len(objects)))
     if with_masks:
-        predicted['masks'] = [
-            _encode(o['mask'], info['height'], info['width']) for o in objects
-        ]
         from pycocotools import mask
-        empty = sum(not mask.area(m) for m in predicted['masks'])
+        predicted['masks'] = _encode([o['mask'] for o in objects],
+                                     info['height'], info['width'])
+        empty = np.count_nonzero(mask.area(predicted['masks']) == 0)
         if empty:
             lowered['masks cover no pixel'] += empty
     return dict(
@@ -103,14 +117,34 @@ def _as_predictions(info: dict, objects: Sequence[dict], with_masks: bool,
         pred_instances=predicted)
 
 
-def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """RLE of polygons or of an RLE that is not compressed."""
+def _encode(segmentations: Sequence[Any], height: int,
+            width: int) -> list[dict[str, Any]]:
+    """RLE of polygons, or of RLE that is not compressed, of an image."""
     from pycocotools import mask
-    if isinstance(segmentation, list):
-        return mask.merge(mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation['counts'], list):
-        return mask.frPyObjects(segmentation, height, width)
-    return segmentation
+
+    def is_outline(segmentation: Any) -> bool:
+        # pycocotools takes four numbers for a box.
+        return isinstance(segmentation, list) and min(map(len,
+                                                          segmentation)) > 4
+
+    outlines = [s for s in segmentations if is_outline(s)]
+    # One call for all: most of its time does not depend on their number.
+    parts = iter(
+        mask.frPyObjects([p for s in outlines
+                          for p in s], height, width) if outlines else ())
+    encoded = []
+    for segmentation in segmentations:
+        if is_outline(segmentation):
+            own = list(islice(parts, len(segmentation)))
+            encoded.append(own[0] if len(own) == 1 else mask.merge(own))
+        elif isinstance(segmentation, list):
+            encoded.append(
+                mask.merge(mask.frPyObjects(segmentation, height, width)))
+        elif isinstance(segmentation['counts'], list):
+            encoded.append(mask.frPyObjects(segmentation, height, width))
+        else:
+            encoded.append(segmentation)
+    return encoded
 
 
 class _Truth:
@@ -177,13 +211,18 @@ def _check_images(truth: _Truth, trial: Trial) -> None:
         for _, d in trial.datasets
     ]
     whole = not any(d.get('indices') for _, d in trial.datasets)
-    if whole and len(files) == 1 and osp.realpath(files[0]) == osp.realpath(
-            truth.path):
+    if (whole and len(files) == 1
+            and osp.realpath(files[0]) == osp.realpath(truth.path)
+            and len(trial.dataset) <= len(truth.images)):
         return
     owners: dict[Any, str] = {}
     for i in range(len(trial.dataset)):
         info = trial.dataset.get_data_info(i)
         number, path = info['img_id'], info['img_path']
+        if owners.get(number) == path:
+            raise MMHierError(
+                f'{truth.key}: {path} is in the dataset twice, so its second '
+                'detections count as false: load each image once')
         if owners.setdefault(number, path) != path:
             raise MMHierError(
                 f'{truth.key}: {owners[number]} and {path} have the same id '

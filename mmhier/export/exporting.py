@@ -1,6 +1,5 @@
 """Writing a model as ONNX or as a program of torch.export."""
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,12 @@ from mmhier.engine.config import iter_datasets, type_name
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.pretrained import find_pretrained
 from mmhier.errors import MMHierError
-from mmhier.files import file_sha256, replacing
+from mmhier.files import (
+    file_sha256,
+    make_writable,
+    replacing,
+    require_writable,
+)
 from .graphs import MAX_SIZE, MIN_SIZE, ExportGraph, build_graphs
 from .preparing import prepare_for_export
 
@@ -83,9 +87,7 @@ def export_model(config: str,
     if opset not in OPSETS:
         raise MMHierError(f'--opset {opset}: expected a number from '
                           f'{OPSETS[0]} to {OPSETS[-1]}')
-    if not os.access(out.absolute().parent, os.W_OK):
-        raise MMHierError(f'--out {out}: {out.absolute().parent} is not a '
-                          'folder that can be written to')
+    make_writable('--out', out.parent)
     model, metainfo = load_model(config, checkpoint, cfg_options)
     model = prepare_for_export(model)
     graphs = build_graphs(model, part)
@@ -97,10 +99,8 @@ def export_model(config: str,
             'their logits, as the json file states')
     paths = graph_paths(out, graphs)
     notes = out.with_name(f'{out.name}.json')
-    existing = [str(path) for path in (*paths, notes) if path.exists()]
-    if existing and not overwrite:
-        raise MMHierError(f'{", ".join(existing)} exists: choose another name '
-                          'for --out, or replace it with --overwrite')
+    for path in (*paths, notes):
+        require_writable('--out', path, overwrite)
     content = dict(
         format=format,
         part=part,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmhier.errors import MMHierError
-from mmhier.files import put_in_place
+from mmhier.files import put_in_place, require_writable
 from mmhier.leaderboard.locks import drop_lock, take_lock
 
 _MEBIBYTE = 1024**2
@@ -244,13 +244,6 @@ def staging_folder(target: str | Path) -> Iterator[Path]:
         drop_lock(lock)
 
 
-def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise MMHierError if a package exists that may not be replaced."""
-    if Path(path).exists() and not overwrite:
-        raise MMHierError(f'{path} exists: choose another name, or replace '
-                          'it with --overwrite')
-
-
 @contextmanager
 def new_package(path: str | Path, overwrite: bool) -> Iterator[Path]:
     """Put a package in place once the block has written and checked it.
@@ -267,7 +260,7 @@ def new_package(path: str | Path, overwrite: bool) -> Iterator[Path]:
             written by another process.
     """
     path = Path(path)
-    refuse_existing(path, overwrite)
+    require_writable('package', path, overwrite)
     with staging_folder(path) as folder:
         staged = folder / path.name
         yield staged

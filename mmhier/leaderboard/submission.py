@@ -21,6 +21,7 @@ from mmhier.engine.config import (
 )
 from mmhier.engine.runner import build_runner, complete_runtime, set_hook
 from mmhier.errors import MMHierError, naming_full_disk
+from mmhier.files import require_writable
 from mmhier.leaderboard.ade20k_submission import (
     ade20k_package_name,
     read_image_sizes,
@@ -33,7 +34,6 @@ from mmhier.leaderboard.coco_submission import (
 )
 from mmhier.leaderboard.packages import (
     PackageSummary,
-    refuse_existing,
     staging_folder,
     staging_path,
 )
@@ -111,7 +111,7 @@ def submit_coco(config: str,
     out = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
     targets = {task: out / task / package_name for task in tasks}
     for target in targets.values():
-        refuse_existing(target, overwrite)
+        require_writable('package', target, overwrite)
     staged = out / 'predictions'
     prefix = staging_path(staged) / 'results'
     cfg.test_dataloader.dataset = dict(
@@ -206,7 +206,7 @@ def submit_ade20k(config: str,
     target = Path(out_dir or osp.join(cfg.work_dir, 'submissions'))
     target /= ade20k_package_name(
         Path(image_dir).resolve().name, name or Path(config).stem)
-    refuse_existing(target, overwrite)
+    require_writable('package', target, overwrite)
     # IoUMetric undoes reduce_zero_label by adding 1.
     dataset.update(
         data_root=None,

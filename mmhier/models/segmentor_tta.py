@@ -3,7 +3,7 @@ from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
 from mmseg.models.decode_heads import Mask2FormerHead, MaskFormerHead
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 from mmhier.registry import MODELS
 
 __all__ = ['SegTTAModel']
@@ -50,11 +50,10 @@ class SegTTAModel(MMSegTTAModel):
             if len(total) > 1:
                 labels = total.argmax(0, keepdim=True)
             else:
-                head = self.module.decode_head
-                if isinstance(head, nn.ModuleList):  # a cascade
-                    head = head[-1]
+                # mmseg's cascades predict several channels only.
                 mean = total / len(data['inputs'])
-                labels = (mean > head.threshold).to(total)
+                threshold = self.module.decode_head.threshold
+                labels = (mean > threshold).to(total)
             sample.pred_sem_seg = PixelData(data=labels)
         return merged
 

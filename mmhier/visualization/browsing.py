@@ -14,6 +14,7 @@ from mmhier.datasets.data_checks import check_data
 from mmhier.engine.config import load_config
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.errors import MMHierError
+from mmhier.files import make_writable
 from mmhier.visualization import annotated_pictures
 
 
@@ -63,6 +64,7 @@ def browse(config: str,
     if osp.isdir(out_dir) and os.listdir(out_dir) and not overwrite:
         raise MMHierError(f'--out-dir {out_dir} holds files: choose another '
                           'folder, or write into it with --overwrite')
+    make_writable('--out-dir', out_dir)
     check_data(cfg, (split, ))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     skipped = []

@@ -20,13 +20,13 @@ from mmhier.apis.inference import (
     UnreadableImage,
     list_images,
     read_image,
-    shown,
 )
 from mmhier.apis.predictor import check_device, load_model_config, load_weights
 from mmhier.checkpoints.initializer import init_weights
 from mmhier.engine.build import build_model
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.errors import MMHierError
+from mmhier.files import shown
 
 MULTIPLE = 32
 # Tokens along the longer side whose sampling points are drawn.

@@ -132,7 +132,7 @@ def test_safetensors_hold_weights_and_metadata(source, tmp_path):
 @pytest.mark.parametrize('name, reason', [
     ('model.zip', 'must end with .pth'),
     ('model', 'must end with .pth'),
-    ('epoch_12.pth/model.pth', 'cannot write .*model.pth'),
+    ('epoch_12.pth/model.pth', 'folder .*epoch_12.pth cannot be written to'),
 ])
 def test_unusable_targets(source, tmp_path, name, reason):
     before = source.read_bytes()

@@ -206,7 +206,7 @@ def test_entries_that_occur_twice(check, root, kind, change, message):
     (dict(image_id=77), 'belong to no image, so they are left out'),
     (dict(segmentation=[[1, 2, 3, 4]]),
      'have only polygons of fewer than 3 points, so they are ignored'),
-    (dict(segmentation=[[1, 2, 3, 4], [1, 2, 9, 4, 5, 9]]),
+    (dict(bbox=[1, 2, 8, 7], segmentation=[[1, 2, 3, 4], [1, 2, 9, 4, 5, 9]]),
      'have a polygon of fewer than 3 points, which is left out'),
 ])
 def test_annotations_that_are_left_out_are_counted(check, root, change, kind,

@@ -213,6 +213,8 @@ def test_evaluator_of_other_ids(tmp_path):
     (lambda c: c['annotations'].pop(), 'has 0 objects in image 4'),
     (lambda c: c['images'][0].update(file_name='4.jpg'),
      'has 4.jpg with the id 1 of .*1.jpg'),
+    (each(lambda a: a.update(segmentation=[[0, 0, 9, 0, 9, 9]])),
+     'perfect predictions score segm_mAP 0.000, .*1 is expected'),
 ])
 def test_evaluator_of_the_same_ids(change, message, tmp_path):
     root = write(tmp_path / 'data')

@@ -141,8 +141,7 @@ def errors(cfg: Config, folder: Path, **options) -> list[str]:
 def test_zoo(name, roots, tmp_path):
     register_all()
     cfg = read(name)
-    if cfg.default_scope != 'mmpretrain':
-        shrink(cfg)
+    shrink(cfg)
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
     assert not errors(cfg, tmp_path, data_root=str(roots[cfg.default_scope]))
@@ -167,8 +166,7 @@ def test_demo(name, tmp_path):
 def test_real_photos(name, data, classes, tmp_path):
     register_all()
     cfg = read(name)
-    if cfg.default_scope != 'mmpretrain':
-        shrink(cfg)
+    shrink(cfg)
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
     assert not errors(

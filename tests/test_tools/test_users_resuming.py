@@ -191,6 +191,14 @@ def test_other_data(train, tmp_path, capfd):
             in capfd.readouterr().out)
 
 
+def test_other_classes(train, capfd, monkeypatch):
+    train('old', SINGLE, [])
+    monkeypatch.setattr(Numbers, 'metainfo', dict(classes=('two', )))
+    capfd.readouterr()
+    train('resumed', SINGLE, [], 3, 'old/epoch_2.pth')
+    assert 'classes were one and are two' in capfd.readouterr().out
+
+
 class Folder(Dataset):
 
     def __init__(self, root):
