@@ -101,11 +101,23 @@ def test_a_small_pass_has_no_fault(runtime):
 @pytest.mark.parametrize('family, arch, stages', [('HATNet', 'tiny', [1, 4]),
                                                   ('LIT', 'tiny', [4]),
                                                   ('LIT', 'small', [4]),
+                                                  ('LITv2', 'small', [3, 4]),
+                                                  ('HVT', 'ti-1', [1, 4]),
                                                   ('ACCViT', 'femto', [1, 4])])
 def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
     cases = {s: dict(run='show_attention', stage=s) for s in stages}
     for result in simulate(runtime, family, arch, cases).values():
         assert set(result['devices']) == {'cpu'}
+
+
+@pytest.mark.slow
+def test_focal_loss_takes_little_beside_loss_and_gradient(runtime):
+    """Of RetinaNet's 9 anchors at stride 8, two images of 800x1344."""
+    case = dict(run='focal_loss', rows=2 * 9 * 100 * 168, classes=80)
+    result, = table.run(runtime, [case])
+    assert not result['faults']
+    assert result['saved'] == pytest.approx(result['logits'], rel=0.01)
+    assert result['peak'] < 2 * result['logits'] + 64
 
 
 @pytest.mark.slow
