@@ -18,6 +18,7 @@ from .rows import ROOT, Rows, as_markdown
 PARTS = {
     'environment': 60,
     'operators': 60,
+    'limits': 30,
     'backbones': 150,
     'precision': 120,
     'determinism': 100,
@@ -26,7 +27,7 @@ PARTS = {
     'compiling': 150,
     'backbone_speed': 200,
     'detector_speed': 120,
-    'kernel_speed': 60,
+    'kernel_speed': 90,
 }
 
 

@@ -238,7 +238,7 @@ def focal_loss(rows: int, classes: int) -> dict:
         faults=dict(recorder.faults))
 
 
-def compiled_operators(family: str, arch: str) -> dict:
+def compiled_operators(family: str, arch: str | dict) -> dict:
     """Names of the operators of a backbone's compiled graph."""
     # The state of a generator on the device would be asked for.
     torch.cuda.is_available = lambda: False
@@ -251,8 +251,7 @@ def compiled_operators(family: str, arch: str) -> dict:
         return graph_module.forward
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model = build(
-            family, arch, out_indices=(0, ), compile=dict(backend=record))
+        model = build(family, arch, compile=dict(backend=record))
         model.eval()(torch.randn(1, 3, 64, 96, device='cuda'))
     return dict(operators=sorted(names))
 

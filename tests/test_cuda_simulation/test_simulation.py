@@ -1,6 +1,7 @@
 """CUDA code paths on tensors without storage: faults, launches, memory."""
 import pytest
 from mmhier.models import backbones
+from ..test_models.test_contract import shallow
 from . import table
 
 # The settings that take other code paths, beside each dtype in training.
@@ -121,9 +122,12 @@ def test_focal_loss_takes_little_beside_loss_and_gradient(runtime):
 
 
 @pytest.mark.slow
-def test_compiled_graphs_hold_no_operator_for_cpus(runtime):
-    cases = {'graph': dict(run='compiled_operators')}
-    result = simulate(runtime, 'HATNet', 'tiny', cases)['graph']
+@pytest.mark.parametrize('family, arch', [('HATNet', 'tiny'), ('LIT', 'tiny'),
+                                          ('LITv2', 'small'), ('HVT', 'ti-1'),
+                                          ('ACCViT', 'femto')])
+def test_compiled_graphs_hold_no_operator_for_cpus(runtime, family, arch):
+    case = dict(run='compiled_operators', arch=shallow(family, arch))
+    result, = table.run(runtime, [dict(case, family=family)])
     assert len(result['operators']) > 10
     assert not [
         name
