@@ -24,10 +24,11 @@ PARTS = {
     'determinism': 100,
     'resuming': 100,
     'waits': 60,
-    'compiling': 150,
+    'compiling': 240,
     'backbone_speed': 200,
     'detector_speed': 120,
     'kernel_speed': 90,
+    'compiled_speed': 300,
 }
 
 
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
     parser.add_argument('--out', default='gpu_results', help='a folder')
     parser.add_argument(
-        '--budget', type=float, default=1200, help='seconds for all parts')
+        '--budget', type=float, default=1800, help='seconds for all parts')
     parser.add_argument(
         '--dry', action='store_true', help='small models and images')
     arguments = parser.parse_args()
