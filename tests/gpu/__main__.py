@@ -40,9 +40,11 @@ def run_part(arguments: argparse.Namespace) -> None:
     rows = Rows(arguments.part, arguments.device, arguments.dry,
                 lambda found: path.write_text(json.dumps(found)))
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision('highest')
-    torch.backends.cudnn.allow_tf32 = False
-    module = speed if arguments.part.endswith('_speed') else correctness
+    module = speed
+    if not arguments.part.endswith('_speed'):
+        module = correctness
+        torch.set_float32_matmul_precision('highest')
+        torch.backends.cudnn.allow_tf32 = False
     with rows.case('the part'):
         getattr(module, f'check_{arguments.part}')(rows)
 
