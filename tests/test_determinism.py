@@ -16,6 +16,7 @@ ROI_ALIGN, DEFORM_CONV, POOL, NLL = ("mmcv's roi_align backward",
                                      'deform_conv2d backward',
                                      'adaptive_avg_pool2d backward',
                                      'nll_loss2d')
+SAMPLER, CUMSUM = 'grid_sampler_2d backward', 'cumsum'
 COCO, ADE20K = 'fpn_1x_coco', 'ade20k-512x512'
 
 
@@ -34,9 +35,15 @@ def strict():
     (f'lit/retinanet_lit-tiny_{COCO}', {DEFORM_CONV}),
     (f'hvt/retinanet_hvt-s-1_{COCO}', set()),
     (f'litv2/retinanet_litv2-small_{COCO}', {DEFORM_CONV}),
+    (f'litv2/mask-rcnn_litv2-small_{COCO}', {DEFORM_CONV}),
+    ('hatnet/dino-4scale_hatnet-small_12e_coco', {SAMPLER, CUMSUM}),
+    (f'litv2/mask2former_litv2-small_160k_{ADE20K}',
+     {DEFORM_CONV, SAMPLER, CUMSUM}),
     (f'accvit/upernet_accvit-tiny_160k_{ADE20K}', {POOL, NLL}),
+    (f'litv2/upernet_litv2-small_160k_{ADE20K}', {DEFORM_CONV, POOL, NLL}),
     (f'hatnet/semantic-fpn_hatnet-tiny_80k_{ADE20K}', {NLL}),
     ('accvit/accvit-tiny_32xb128_in1k', set()),
+    ('litv2/litv2-small_8xb128_in1k', {DEFORM_CONV}),
 ])
 def test_families_and_heads(name, operators, monkeypatch):
     register_all()

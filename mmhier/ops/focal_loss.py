@@ -1,8 +1,14 @@
 """Focal loss of sigmoid and of softmax."""
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .computing import compute_dtype
+
+# Logits that are computed at a time: small next to those of a large map, with
+# few launches on a GPU.
+CHUNK_SIZE = 2**21
 
 
 def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
@@ -24,10 +30,11 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
         gamma (float): Exponent that lessens easy examples.
         alpha (float): Weight of positives, 1 - alpha is that of negatives.
     """
-    sign, scale = _focal_sign_and_scale(input, target, weight, alpha)
-    logit = sign * input
-    loss = F.logsigmoid(logit).mul_(torch.sigmoid(-logit).pow_(gamma))
-    output.copy_(loss.mul_(scale).neg_())
+    for logit, rows, out in _chunks(input, target, output):
+        sign, scale = _focal_sign_and_scale(logit, rows, weight, alpha)
+        logit = sign * logit
+        loss = F.logsigmoid(logit).mul_(torch.sigmoid(-logit).pow_(gamma))
+        out.copy_(loss.mul_(scale).neg_())
 
 
 def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
@@ -41,11 +48,18 @@ def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
 
     The other arguments are those of the forward function.
     """
-    sign, scale = _focal_sign_and_scale(input, target, weight, alpha)
-    logit = sign * input
-    p, q = torch.sigmoid(logit), torch.sigmoid(-logit)
-    slope = F.logsigmoid(logit).mul_(p).mul_(gamma).sub_(q)
-    grad_input.copy_(slope.mul_(q.pow_(gamma)).mul_(scale).mul_(sign))
+    for logit, rows, out in _chunks(input, target, grad_input):
+        sign, scale = _focal_sign_and_scale(logit, rows, weight, alpha)
+        logit = sign * logit
+        p, q = torch.sigmoid(logit), torch.sigmoid(-logit)
+        slope = F.logsigmoid(logit).mul_(p).mul_(gamma).sub_(q)
+        out.copy_(slope.mul_(q.pow_(gamma)).mul_(scale).mul_(sign))
+
+
+def _chunks(input: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Equal rows of all tensors, `CHUNK_SIZE` numbers of `input` at a time."""
+    count = max(1, CHUNK_SIZE // input.size(1))
+    return zip(*(tensor.split(count) for tensor in (input, *others)))
 
 
 def _focal_sign_and_scale(input: Tensor, target: Tensor, weight: Tensor,

@@ -268,10 +268,9 @@ def _hvt_maps(backbone: nn.Module, module: nn.Module, images: Tensor,
     x, = _run(backbone, images, attention)[attention][0]
     with torch.no_grad():
         q, k = _split_sequence(attention, x)
-    # Float numbers stand for indices exactly up to 2^24.
-    index = torch.arange(x.shape[1], dtype=torch.float)[None, :, None]
-    token = int(layout.lift(index, level)[0, 0, row, column])
-    probs = _probabilities(q[:, token], k)
+    index = torch.arange(x.shape[1], device=x.device)[None, :, None]
+    token = layout.lift(index, level)[0, 0, row, column]
+    probs = _probabilities(q.index_select(1, token)[:, 0], k)
     return [
         AttentionMap('global',
                      layout.lift(probs.t()[None], level)[0], PATCH_SIZE)

@@ -13,6 +13,8 @@ from mmhier import apis
 from mmhier.apis.trial_batches import build_wrapper
 from mmhier.datasets import generate_shapes
 from mmhier.engine.determinism import nondeterministic_modules
+from mmhier.models.layers import attend
+from mmhier.models.layers.windows import MASKED
 from mmhier.ops import describe_operators
 from . import models
 from .rows import ROOT, Rows
@@ -71,6 +73,51 @@ def check_operators(rows: Rows) -> None:
         compare_gradients(
             rows, 'focal loss', lambda a, b: mmcv.ops.sigmoid_focal_loss(
                 a, b, 2., .25, None, 'none'), logits, targets)
+
+
+def check_limits(rows: Rows) -> None:
+    """Attention of more windows than a CUDA grid has rows, 65,535."""
+    generator = torch.Generator(rows.device).manual_seed(0)
+    for dtype in (torch.float32, *half_dtypes(rows)):
+        for count in (300, ) if rows.is_dry else (65535, 65536, 70000):
+            for tokens, is_masked in ((64, False), (49, True)):
+                what = f'{count} windows of {tokens}, {dtype}'
+                with rows.case(what):
+                    compare_windows(rows, what, generator,
+                                    (count, 1, tokens, 48), dtype, is_masked)
+
+
+def compare_windows(rows: Rows, what: str, generator: torch.Generator,
+                    shape: tuple, dtype: torch.dtype, is_masked: bool) -> None:
+    """The last windows of many, against these alone in the readable form."""
+    q, k, v = (
+        torch.randn(
+            shape,
+            generator=generator,
+            device=rows.device,
+            dtype=dtype,
+            requires_grad=True) for _ in range(3))
+    mask = None
+    if is_masked:
+        mask = torch.zeros(shape[0], 1, 1, shape[2], device=rows.device)
+        mask[shape[0] // 2:, ..., shape[2] // 2:] = MASKED
+    out = attend(q, k, v, mask=mask)
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    last = [t[-64:].detach().float().requires_grad_() for t in (q, k, v)]
+    expected = attend(
+        *last, mask=None if mask is None else mask[-64:], attn_impl='eager')
+    (expected * weight[-64:].float()).sum().backward()
+    error = models.relative_error(out[-64:].detach(), expected.detach())
+    grad_error = max(
+        models.relative_error(t.grad[-64:], own.grad)
+        for t, own in zip((q, k, v), last))
+    limit = 1e-3 if dtype == torch.float32 else 0.1
+    rows.add(
+        what,
+        error < limit and grad_error < limit,
+        error=error,
+        grad_error=grad_error)
 
 
 class deterministic:

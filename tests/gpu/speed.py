@@ -5,7 +5,9 @@ from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
+import mmcv.ops
 import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from mmhier.analysis.variants import (
     PEERS,
@@ -16,6 +18,9 @@ from mmhier.analysis.variants import (
 )
 from mmhier.apis.trial_batches import build_wrapper
 from mmhier.engine.build import build_model
+from mmhier.models.layers import attend, relative_position_bias
+from mmhier.models.layers.cuda import grid_attention
+from mmhier.models.layers.norm import GlobalNorm
 from . import models
 from .rows import ROOT, Rows
 
@@ -64,7 +69,7 @@ def check_backbone_speed(rows: Rows) -> None:
         names = [(name, 'auto') for name in PEERS]
         for family, arch in [*models.ONE_EACH, ('LIT', 'tiny')]:
             names += [(f'{family}-{arch}'.lower(), form)
-                      for form in ('auto', 'eager', 'compiled')]
+                      for form in ('auto', 'eager')]
         names.append(('lit-small', 'sdpa'))
     for dtype in ('bfloat16', 'float32'):
         for mode in ('training', 'inference'):
@@ -85,13 +90,43 @@ def check_backbone_speed(rows: Rows) -> None:
                     what, None,
                     **time_backbone(rows, name, form, 'training', 'bfloat16',
                                     (896, 1344)))
+    for name in () if rows.is_dry else ('swin-t', 'hatnet-tiny', 'lit-small',
+                                        'litv2-small', 'hvt-s-1',
+                                        'accvit-tiny'):
+        what = f'{name} training bfloat16, 128 images of 224'
+        with rows.case(what):
+            rows.add(
+                what, None,
+                **time_backbone(rows, name, 'auto', 'training', 'bfloat16',
+                                (224, 224), 128))
 
 
-def time_backbone(rows: Rows, name: str, form: str, mode: str, dtype: str,
-                  size: tuple[int, int]) -> dict[str, float]:
+def check_compiled_speed(rows: Rows) -> None:
+    """Required: 1.2 times the speed of the same backbone not compiled."""
+    # Inductor's C++ takes minutes on a CPU.
+    if rows.device != 'cuda':
+        rows.add('compiled', None, note='needs a GPU')
+        return
+    for family, arch in models.ONE_EACH:
+        for form in ('auto', 'compiled'):
+            what = f'{family} {arch} {form} training bfloat16'
+            with rows.case(what):
+                rows.add(
+                    what, None,
+                    **time_backbone(rows, f'{family}-{arch}'.lower(), form,
+                                    'training', 'bfloat16', (800, 1344)))
+
+
+def time_backbone(rows: Rows,
+                  name: str,
+                  form: str,
+                  mode: str,
+                  dtype: str,
+                  size: tuple[int, int],
+                  batch: int = 2) -> dict[str, float]:
     is_training = mode == 'training'
     model = build_variant(load_target(name), form, is_training, rows.device)
-    x = torch.randn(2, 3, *size, device=rows.device)
+    x = torch.randn(batch, 3, *size, device=rows.device)
 
     def step() -> None:
         with torch.autocast(
@@ -134,7 +169,79 @@ def check_detector_speed(rows: Rows) -> None:
 
 
 def check_kernel_speed(rows: Rows) -> None:
-    """torch's attention kernels, for images of new and of known sizes."""
+    """Forms for a GPU beside others, and torch's attention kernels."""
+    compare_norms(rows)
+    compare_chunks(rows)
+    num_logits = (60, 8) if rows.is_dry else (2 * 9 * 100 * 168, 80)
+    logits = torch.randn(num_logits, device=rows.device)
+    targets = torch.randint(0, num_logits[1] + 1,
+                            num_logits[:1]).to(logits.device)
+    time_forms(
+        rows, f'focal loss of {num_logits}',
+        dict(ours=lambda x: mmcv.ops.sigmoid_focal_loss(x, targets, 2., .25,
+                                                        None, 'none')), logits)
+    if rows.device == 'cuda':
+        compare_attention_kernels(rows)
+
+
+def time_forms(rows: Rows, what: str, forms: dict[str, Callable], *inputs:
+               Tensor) -> None:
+    """Forward and backward pass of several forms of the same."""
+    leaves = [x.requires_grad_() for x in inputs]
+
+    for name, form in forms.items():
+
+        def step() -> None:
+            torch.autograd.grad(form(*leaves).float().sum(), leaves)
+
+        with rows.case(f'{what}, {name}'):
+            rows.add(f'{what}, {name}', None, **measure(rows, step))
+
+
+def compare_norms(rows: Rows) -> None:
+    """GlobalNorm beside torch's group_norm, at two of HAT-Net's maps."""
+    sizes = [(200, 336, 48), (50, 84, 240)]
+    for size in [(6, 6, 8)] if rows.is_dry else sizes:
+        norm = GlobalNorm(size[-1]).to(rows.device)
+        plain = nn.GroupNorm(1, size[-1], norm.eps).to(rows.device)
+        for batch in (2, 16):
+            time_forms(
+                rows, f'norm of {(batch, *size)}', {
+                    'ours':
+                    norm,
+                    'group_norm':
+                    lambda x: plain(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                }, torch.randn(batch, *size, device=rows.device))
+
+
+def compare_chunks(rows: Rows) -> None:
+    """LIT's grid attention by sizes of chunks, and with the whole bias."""
+    height, width = (6, 8) if rows.is_dry else (50, 84)
+    q, k, v = (
+        torch.randn(
+            2, 12, height * width, 32, device=rows.device, dtype=torch.bfloat16)
+        for _ in range(3))
+    table = torch.randn(
+        (2 * height - 1) * (2 * width - 1), 12, device=rows.device)
+    usual = grid_attention.CHUNK_SIZE
+    for size in (2**24, usual, 2**28):
+        grid_attention.CHUNK_SIZE = size
+        time_forms(
+            rows, 'grid attention', {
+                f'chunks of {size}':
+                lambda *x: grid_attention.attend_by_chunks(*x, height, width)
+            }, q, k, v, table)
+    grid_attention.CHUNK_SIZE = usual
+    time_forms(
+        rows, 'grid attention', {
+            'whole bias':
+            lambda q, k, v, table: attend(
+                q, k, v, relative_position_bias(table, height, width))
+        }, q, k, v, table)
+
+
+def compare_attention_kernels(rows: Rows) -> None:
+    """Of torch, for images of new and of known sizes."""
     kinds = SDPBackend
     backends = {
         'any': None,
@@ -142,9 +249,6 @@ def check_kernel_speed(rows: Rows) -> None:
         [kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION, kinds.MATH],
         'efficient': [kinds.EFFICIENT_ATTENTION, kinds.MATH]
     }
-    if rows.device != 'cuda':
-        rows.add('kernels', None, note='needs a GPU')
-        return
     sizes = [(480 + 32 * i, 640 + 32 * i) for i in range(6)]
     for family, arch in models.ONE_EACH:
         model = models.backbone(family, arch).cuda()

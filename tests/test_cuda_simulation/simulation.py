@@ -14,6 +14,7 @@ from contextlib import nullcontext
 
 from . import fake_cuda  # isort: skip  # noqa: F401  before all else
 import torch
+from mmcv.ops import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     FakeTensor,
@@ -33,6 +34,7 @@ HALF_FLOPS, FLOAT_FLOPS = 500e12, 50e12
 LAUNCH_SECONDS = 2.5e-6
 # Of a list, as torch's kernels take them (depth_to_max_tensors, two lists).
 TENSORS_PER_LAUNCH = 64
+MIB = 2**20
 PAGE = 512  # bytes, of the caching allocator
 # Operators that wait for the device, and those that launch nothing.
 WAITS = {
@@ -165,7 +167,6 @@ def simulate(family: str,
         leaves for the backward pass (`saved`) and at most takes (`peak`);
         `faults`.
     """
-    mib = 2**20
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build(family, arch, **settings)
         model.train(training)  # returns None for some models
@@ -179,7 +180,7 @@ def simulate(family: str,
         with recorder:
             with autocast, torch.set_grad_enabled(training):
                 outs = model(x)
-            result = dict(saved=(recorder.bytes - before) / mib)
+            result = dict(saved=(recorder.bytes - before) / MIB)
             for out in outs:
                 assert out.device.type == 'cuda'
                 assert family == 'peer' or out.is_contiguous()
@@ -199,7 +200,7 @@ def simulate(family: str,
     return dict(
         result,
         parameters=sum(p.numel() for p in model.parameters()),
-        peak=(recorder.peak - before) / mib,
+        peak=(recorder.peak - before) / MIB,
         calls=dict(recorder.calls),
         milliseconds={
             k: 1e3 * v
@@ -217,7 +218,27 @@ def show_attention(family: str, arch: str, stage: int) -> dict:
         return dict(devices=[str(m.probs.device) for m in maps])
 
 
-def compiled_operators(family: str, arch: str) -> dict:
+def focal_loss(rows: int, classes: int) -> dict:
+    """MiB of logits of a dense head, and those that its focal loss and their
+    gradient take beside them."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.randn(rows, classes, device='cuda', requires_grad=True)
+        targets = torch.zeros(rows, dtype=torch.long, device='cuda')
+        recorder = Recorder()
+        recorder.track([logits, targets])
+        before = recorder.peak = recorder.bytes
+        with recorder:
+            loss = sigmoid_focal_loss(logits, targets, 2., .25, None, 'none')
+            saved = recorder.bytes - before
+            loss.sum().backward()
+    return dict(
+        logits=logits.nbytes / MIB,
+        saved=saved / MIB,
+        peak=(recorder.peak - before) / MIB,
+        faults=dict(recorder.faults))
+
+
+def compiled_operators(family: str, arch: str | dict) -> dict:
     """Names of the operators of a backbone's compiled graph."""
     # The state of a generator on the device would be asked for.
     torch.cuda.is_available = lambda: False
@@ -230,15 +251,14 @@ def compiled_operators(family: str, arch: str) -> dict:
         return graph_module.forward
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model = build(
-            family, arch, out_indices=(0, ), compile=dict(backend=record))
+        model = build(family, arch, compile=dict(backend=record))
         model.eval()(torch.randn(1, 3, 64, 96, device='cuda'))
     return dict(operators=sorted(names))
 
 
 FUNCTIONS = {
     f.__name__: f
-    for f in (simulate, show_attention, compiled_operators)
+    for f in (simulate, show_attention, focal_loss, compiled_operators)
 }
 
 

@@ -81,7 +81,11 @@ def run(runtime: Path, cases: list[dict]) -> list[dict]:
         text=True)
     if process.returncode != 0:
         raise RuntimeError(process.stderr[-2000:])
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    # mmengine logs to the same stream.
+    return [
+        json.loads(line) for line in process.stdout.splitlines()
+        if line.startswith('{')
+    ]
 
 
 def as_row(family: str, arch: str, training: dict, inference: dict) -> dict:

@@ -1,6 +1,7 @@
 """CUDA code paths on tensors without storage: faults, launches, memory."""
 import pytest
 from mmhier.models import backbones
+from ..test_models.test_contract import shallow
 from . import table
 
 # The settings that take other code paths, beside each dtype in training.
@@ -101,6 +102,8 @@ def test_a_small_pass_has_no_fault(runtime):
 @pytest.mark.parametrize('family, arch, stages', [('HATNet', 'tiny', [1, 4]),
                                                   ('LIT', 'tiny', [4]),
                                                   ('LIT', 'small', [4]),
+                                                  ('LITv2', 'small', [3, 4]),
+                                                  ('HVT', 'ti-1', [1, 4]),
                                                   ('ACCViT', 'femto', [1, 4])])
 def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
     cases = {s: dict(run='show_attention', stage=s) for s in stages}
@@ -109,9 +112,22 @@ def test_pictures_of_attention_end_on_the_cpu(runtime, family, arch, stages):
 
 
 @pytest.mark.slow
-def test_compiled_graphs_hold_no_operator_for_cpus(runtime):
-    cases = {'graph': dict(run='compiled_operators')}
-    result = simulate(runtime, 'HATNet', 'tiny', cases)['graph']
+def test_focal_loss_takes_little_beside_loss_and_gradient(runtime):
+    """Of RetinaNet's 9 anchors at stride 8, two images of 800x1344."""
+    case = dict(run='focal_loss', rows=2 * 9 * 100 * 168, classes=80)
+    result, = table.run(runtime, [case])
+    assert not result['faults']
+    assert result['saved'] == pytest.approx(result['logits'], rel=0.01)
+    assert result['peak'] < 2 * result['logits'] + 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family, arch', [('HATNet', 'tiny'), ('LIT', 'tiny'),
+                                          ('LITv2', 'small'), ('HVT', 'ti-1'),
+                                          ('ACCViT', 'femto')])
+def test_compiled_graphs_hold_no_operator_for_cpus(runtime, family, arch):
+    case = dict(run='compiled_operators', arch=shallow(family, arch))
+    result, = table.run(runtime, [dict(case, family=family)])
     assert len(result['operators']) > 10
     assert not [
         name

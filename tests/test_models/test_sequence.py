@@ -125,6 +125,9 @@ def test_sequences_follow_autocast(name, small_tiles):
         with torch.autocast('cpu', torch.bfloat16):
             found = gradients(lambda x: sequence(x, layers), x, layers)
             expected = gradients(layers, x, layers)
+            with torch.no_grad():
+                found.append(sequence(x, layers))
+            expected.append(expected[0])
         assert [t.dtype for t in found] == [t.dtype for t in expected]
         for a, b in zip(found, expected):
             assert (a - b).norm() < 0.05 * b.norm()
@@ -279,22 +282,35 @@ def test_few_key_attention_equals_the_plain_one():
         assert out.shape == expected.shape
         assert (out - expected).abs().max() < 1e-5
     assert torch.equal(found, direct)
+    half = [t.bfloat16() for t in (q, k, v)]
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert few_keys.suits_few_keys(*half[:2]) is onednn.HAS_BFLOAT16
+        found = attend(*half)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().max() < 0.02
 
 
+@pytest.mark.parametrize('half', [False, True])
 @pytest.mark.parametrize('activation', [None, nn.SiLU(), nn.GELU()])
 @pytest.mark.parametrize('shape', [(2, 200, 48), (2, 700, 48), (2, 30, 31, 48)])
-def test_fused_linear_layers_are_those_of_torch(activation, shape):
+def test_fused_linear_layers_are_those_of_torch(activation, shape, half):
     torch.manual_seed(0)
     layer = Linear(48, 20)
     x = torch.randn(shape)
-    expected = F.linear(x, layer.weight, layer.bias)
-    if activation:
-        expected = activation(expected)
     arguments = x, layer.weight, layer.bias, activation
-    torch.testing.assert_close(onednn.linear(*arguments), expected)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        torch.testing.assert_close(onednn.linear(*arguments), expected)
+    tolerance = dict(rtol=0.02, atol=0.02) if half else {}
+    with torch.autocast('cpu', torch.bfloat16, half):
+        expected = F.linear(x, layer.weight, layer.bias)
+        if activation:
+            expected = activation(expected)
+        torch.testing.assert_close(
+            onednn.linear(*arguments), expected, **tolerance)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            torch.testing.assert_close(
+                onednn.linear(*arguments), expected, **tolerance)
     assert counter.get_total_flops() == 2 * x.numel() * 20
+    if half and not onednn.HAS_BFLOAT16:
+        return
     name = ('_convolution_pointwise' if x.numel() > 1024 *
             48 else '_linear_pointwise')
     operator, = counter.get_flop_counts()['Global']

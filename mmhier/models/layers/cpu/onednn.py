@@ -36,6 +36,7 @@ def has_operators(schemas: dict[str, str]) -> bool:
 
 
 HAS_POINTWISE = has_operators(SCHEMAS)
+HAS_BFLOAT16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 # Convolutions of one image of up to this many numbers bypass oneDNN.
 SMALLEST_CONVOLUTION = 20480
 # Positions up to which oneDNN's linear layer, which lays out its weights at a
@@ -43,19 +44,25 @@ SMALLEST_CONVOLUTION = 20480
 MOST_LINEAR_ROWS = 1024
 
 
-def suits_onednn(x: Tensor) -> bool:
-    """Whether a layer over the channels of x is faster by oneDNN."""
-    return (x.device.type == 'cpu' and x.dtype == torch.float32
-            and x.ndim in (3, 4) and HAS_ONEDNN
+def takes_onednn(x: Tensor) -> bool:
+    """Whether oneDNN has layers over the channels of x."""
+    return (HAS_ONEDNN and x.device.type == 'cpu' and x.ndim in (3, 4)
             and (torch.compiler.is_dynamo_compiling()
-                 or not torch.compiler.is_exporting())
-            and not torch.is_autocast_enabled('cpu'))
+                 or not torch.compiler.is_exporting()))
+
+
+def layer_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which a layer computes x, on a CPU."""
+    if torch.is_autocast_enabled('cpu'):
+        return torch.get_autocast_dtype('cpu')
+    return x.dtype
 
 
 def takes_convolution(x: Tensor) -> bool:
     """Whether a linear layer over (..., C) is faster as a convolution, which
     torch then computes by oneDNN."""
-    return (suits_onednn(x) and not is_traced()
+    return (takes_onednn(x) and not is_traced()
+            and layer_dtype(x) == torch.float32
             and (x.ndim == 4 and x.shape[0] > 1
                  or x.numel() > SMALLEST_CONVOLUTION))
 
@@ -63,10 +70,14 @@ def takes_convolution(x: Tensor) -> bool:
 def fuses_activations(x: Tensor) -> bool:
     """Whether activations are fused into the preceding layer.
 
-    They are in inference, in compiled graphs too.
+    They are in inference; in float32 in compiled graphs too.
     """
-    return (HAS_POINTWISE and not torch.is_grad_enabled() and suits_onednn(x)
-            and (torch.compiler.is_dynamo_compiling() or not is_traced()))
+    if not HAS_POINTWISE or torch.is_grad_enabled() or not takes_onednn(x):
+        return False
+    dtype = layer_dtype(x)
+    if is_traced():
+        return torch.compiler.is_dynamo_compiling() and dtype == torch.float32
+    return dtype == torch.float32 or (HAS_BFLOAT16 and dtype == torch.bfloat16)
 
 
 def onednn_activation(layer: nn.Module | None) -> tuple[str, str]:
@@ -108,6 +119,7 @@ def linear(x: Tensor,
 
 def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, name: str,
                   algorithm: str) -> Tensor:
+    x, weight, bias = _cast(x, weight, bias)
     if x.numel() <= MOST_LINEAR_ROWS * x.shape[-1]:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [],
                                                   algorithm)
@@ -115,6 +127,14 @@ def _fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, name: str,
         as_image(x), weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], 1,
         name, [], algorithm)
     return from_image(out, x)
+
+
+def _cast(x: Tensor, weight: Tensor,
+          bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As autocast, which knows nothing of oneDNN's operators, would."""
+    dtype = layer_dtype(x)
+    return (x.to(dtype), weight.to(dtype),
+            None if bias is None else bias.to(dtype))
 
 
 @torch.library.custom_op('mmhier::linear', mutates_args=())
@@ -147,6 +167,7 @@ def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None,
         Tensor: (B, out_channels, H', W').
     """
     name, algorithm = onednn_activation(activation)
+    x, weight, bias = _cast(x, weight, bias)
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias,
                                                    conv.padding, conv.stride,
                                                    conv.dilation, conv.groups,
