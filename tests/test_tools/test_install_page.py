@@ -1,8 +1,10 @@
-"""docs/install.md: its commands, the Dockerfile and the Makefile behind it."""
+"""docs/install.md: its commands; the Dockerfile, the CI workflow and the
+Makefile behind them."""
 import re
 import runpy
 
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from mmhier import apis
@@ -86,3 +88,25 @@ def test_dockerfile():
     # make calls python3, which this image has.
     version = re.fullmatch(r'FROM python:3\.(\d+)-slim', lines[1])
     assert int(version[1]) >= 10
+
+
+def test_workflow_runs_make(tmp_path, monkeypatch):
+    """Each job caches by the lists that its `make` installs; a release waits
+    for all others."""
+    shell = Shell(tmp_path, monkeypatch)
+    jobs = yaml.safe_load(
+        (ROOT / '.github/workflows/ci.yml').read_text())['jobs']
+    release = jobs.pop('release')
+    assert set(release['needs']) == set(jobs) == {
+        'lint', 'test', 'test-floor', 'test-original'
+    }
+    for job in jobs.values():
+        _, setup, last = job['steps']
+        shell.run(last['run'])
+        installed = set(
+            re.findall(r'-r (requirements/\w+\.txt)', shell.made[-1]))
+        assert installed
+        assert installed <= set(setup['with']['cache-dependency-path'].split())
+    page = (ROOT / 'README.md').read_text()
+    first, *_, last = jobs['test']['strategy']['matrix']['python']
+    assert f'badge/python-{first}%20--%20{last}-' in page

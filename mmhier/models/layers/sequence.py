@@ -114,7 +114,10 @@ def _is_observed(module: nn.Module) -> bool:
     return bool('forward' in module.__dict__ or module._forward_hooks
                 or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks or module._compiled_call_impl
-                or torch_module._has_any_global_hook())
+                or torch_module._global_forward_hooks
+                or torch_module._global_forward_pre_hooks
+                or torch_module._global_backward_hooks
+                or torch_module._global_backward_pre_hooks)
 
 
 def _unpack(layer: nn.Module, steps: list[nn.Module]) -> None:
