@@ -113,7 +113,12 @@ class _RecomputedTiles(torch.autograd.Function):
                         torch.get_autocast_dtype('cpu'))
         tensors = inputs[:num_tensors]
         ctx.save_for_backward(x, *tensors)
-        return _run_tiles(function, tiles, halo, x, tensors)
+        out = _run_tiles(function, tiles, halo, x, tensors)
+        if ctx.autocast[0]:
+            # Torch 2.7 keeps casts of weights that were made without a graph,
+            # and a backward pass under autocast would find no gradients.
+            torch.clear_autocast_cache()
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
