@@ -3,6 +3,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import torch
+
+# torch 2.7 exports no graph for a range of sizes, and compiles again for maps
+# of a single row of windows.
+IS_OLDEST_TORCH = not callable(torch.export.Dim.DYNAMIC)
+exports_sizes = pytest.mark.skipif(
+    IS_OLDEST_TORCH, reason='exporting needs torch 2.8')
 
 
 def slow(*values: Any) -> Any:

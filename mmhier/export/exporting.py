@@ -191,10 +191,10 @@ def _quiet_logger() -> Iterator[None]:
 
 
 def require_format(format: str) -> None:
-    """Check that the packages of a format are installed.
+    """Check that torch and the packages of a format can export.
 
     Raises:
-        MMHierError: If they are not, or there is no such format.
+        MMHierError: If they cannot, or there is no such format.
     """
     if format not in SUFFIXES:
         raise MMHierError(f'--format {format}: expected one of '
@@ -206,6 +206,10 @@ def require_format(format: str) -> None:
             f'--format onnx needs {", ".join(missing)}: run pip install '
             f'{" ".join(missing)}, or pip install "mmhier[export]"; --format '
             'torch needs nothing more')
+    if not callable(torch.export.Dim.DYNAMIC):
+        raise MMHierError(
+            f'torch {torch.__version__} exports no graph for a range of image '
+            'sizes: install torch 2.8 or newer')
 
 
 def graph_paths(out: Path, graphs: list[ExportGraph]) -> list[Path]:

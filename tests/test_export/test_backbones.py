@@ -12,10 +12,11 @@ from mmhier.export.exporting import write_graph
 from mmhier.export.graphs import ExportGraph
 from mmhier.export.preparing import AdaptiveAvgPool, prepare_for_export
 from mmhier.export.translations import translations
-from ..lanes import fast_first
+from ..lanes import exports_sizes, fast_first
 from ..test_models.test_contract import build, shallow
 
 pytest.importorskip('onnxruntime')
+pytestmark = exports_sizes
 SIZES = [(64, 64), (97, 150), (203, 130)]
 
 

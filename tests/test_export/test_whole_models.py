@@ -11,8 +11,10 @@ from mmhier.export.exporting import graph_paths, write_graph
 from mmhier.export.preparing import prepare_for_export
 from mmhier.registry import MODELS
 from ..config_zoo import build, read, register_all, shrink
+from ..lanes import exports_sizes
 
 onnxruntime = pytest.importorskip('onnxruntime')
+pytestmark = exports_sizes
 NAMES = dict(
     retinanet='configs/lit/retinanet_lit-tiny_fpn_1x_coco.py',
     mask_rcnn='configs/lit/mask-rcnn_lit-tiny_fpn_1x_coco.py',

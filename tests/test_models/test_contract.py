@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmhier.models.backbones import HATNet
 from mmhier.models.backbones.base import HierarchicalBackbone
 from mmhier.registry import MODELS
-from ..lanes import fast_first, slow
+from ..lanes import IS_OLDEST_TORCH, exports_sizes, fast_first, slow
 
 MODELS.import_from_location()
 MODELS.get('TimmBackbone')  # imported on demand
@@ -335,10 +335,11 @@ def test_compiles_whole_with_at_most_two_recompilations(family, arch):
             x = images(*size, batch=2)
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert len(graphs) <= 3
+    assert len(graphs) <= (5 if IS_OLDEST_TORCH else 3)
     torch._dynamo.reset()
 
 
+@exports_sizes
 @pytest.mark.parametrize('family, arch', fast_first(OWN))
 def test_exports_with_dynamic_height_and_width(family, arch):
     model = build(family, shallow(family, arch)).eval()

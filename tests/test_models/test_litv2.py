@@ -17,6 +17,7 @@ from mmhier.models.layers import (
 from tests import golden
 from tests.reference import litv2 as reference
 from tests.reference.lit import below
+from ..lanes import exports_sizes
 from .test_lit import (
     assert_same_gradients,
     backbone_part,
@@ -386,6 +387,7 @@ def test_memory_of_training_is_linear_in_tokens(window_size):
     assert large > 6 * small
 
 
+@exports_sizes
 @pytest.mark.parametrize('alpha,window_size', [(0., 4), (0.9, 2), (0.9, 4)])
 def test_attention_exports_with_dynamic_sizes(alpha, window_size):
     module = HiLoAttention(16, 4, alpha, window_size, 'auto').eval()

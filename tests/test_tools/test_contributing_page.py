@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmhier.models import backbones
 from mmhier.registry import MODELS
 from ..config_zoo import build, generated_batch, shrink
+from ..lanes import IS_OLDEST_TORCH
 from ..test_models import test_contract as contract
 from .pages import ROOT, Shell, blocks, commands
 
@@ -44,8 +45,9 @@ def family(tmp_path, monkeypatch):
 
 def test_family_keeps_the_contract(family):
     assert len(CONTRACT) >= 13
-    for function in CONTRACT.values():
-        function('MixNet', 'tiny')
+    for name, function in CONTRACT.items():
+        if not (IS_OLDEST_TORCH and 'exports' in name):
+            function('MixNet', 'tiny')
     for frozen_stages in (-1, 2):
         contract.test_checkpointing_changes_no_loss_gradient_or_statistic(
             'MixNet', 'tiny', frozen_stages)

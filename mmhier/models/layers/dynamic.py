@@ -74,7 +74,12 @@ def num_windows(length: int, size: int) -> int:
     be, since torch compiles once more for a count of one.
     """
     count = -(-length // size)
-    return torch.sym_max(count, 2) if torch.compiler.is_compiling() else count
+    if not torch.compiler.is_compiling():
+        return count
+    # Dynamo makes a sym_max of max, and in torch 2.7 takes no other.
+    if torch.compiler.is_dynamo_compiling():
+        return max(count, 2)
+    return torch.sym_max(count, 2)
 
 
 def pad_for_stride(x: Tensor, stride: int) -> Tensor:
