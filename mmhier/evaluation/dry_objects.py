@@ -13,7 +13,6 @@ from mmhier.datasets.coco_checks import (
     read_coco,
 )
 from mmhier.errors import MMHierError
-from mmhier.evaluation.coco_metric import CocoMetric
 from mmhier.progress import track
 from .trial import Trial
 
@@ -43,7 +42,7 @@ def evaluate_objects(trial: Trial) -> tuple[dict[str, float], str]:
         truth = _Truth(key, ann_file, dataset.metainfo['classes'])
         if with_masks:
             check_annotations(ann_file, with_masks=True)
-        if isinstance(metric, CocoMetric):
+        if hasattr(metric, 'share_annotations'):
             metric.share_annotations(read_coco(ann_file))
         _check_images(truth, trial)
         if not truth.objects:
