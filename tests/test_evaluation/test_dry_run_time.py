@@ -114,13 +114,13 @@ def seconds(function, *args, **kwargs) -> float:
 @pytest.mark.parametrize('make, number', [(objects, 500), (masks, 60)])
 def test_time_of_the_evaluator(make, number, tmp_path):
     cfg, dataset, samples = make(tmp_path / 'data', number)
-    dry, alone = [], []
-    for _ in range(4):
+    ratios: list[float] = []
+    # About 1 and 1.1 on an idle machine; other programs disturb some rounds.
+    while not ratios or (ratios[-1] >= 1.4 and len(ratios) < 10):
         check_data(cfg, ('val', ), keep=True)
-        dry.append(seconds(dry_evaluate, cfg, 'val', dataset=dataset))
-        alone.append(seconds(evaluate, cfg, dataset, samples))
-    # About 1 and 1.1 of it on an idle machine.
-    assert min(dry) < 1.4 * min(alone)
+        dry = seconds(dry_evaluate, cfg, 'val', dataset=dataset)
+        ratios.append(dry / seconds(evaluate, cfg, dataset, samples))
+    assert ratios[-1] < 1.4, ratios
 
 
 def test_annotations_are_parsed_once(tmp_path, monkeypatch):
