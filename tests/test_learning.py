@@ -68,7 +68,8 @@ def test_learns(name, shapes_root, tmp_path):
 
 @pytest.mark.zoo
 def test_learns_in_bfloat16_as_in_float32(tmp_path):
-    """AP within 0.02, mean of three seeds, on pictures of half the size."""
+    """AP at most 0.02 lower, mean of three seeds, on pictures of half the
+    size; pairs of seeds differ by up to 0.07 in both directions."""
     root = tmp_path / 'shapes'
     generate_shapes(root, image_size=96)
     options = {
@@ -90,7 +91,7 @@ def test_learns_in_bfloat16_as_in_float32(tmp_path):
             precisions.append(found['coco/bbox_mAP'])
         means.append(np.mean(precisions))
     assert means[0] > 0.2
-    assert means[1] == pytest.approx(means[0], abs=0.02)
+    assert means[1] > means[0] - 0.02
 
 
 @pytest.mark.zoo
