@@ -78,6 +78,24 @@ def split_at_marks(text: str, start: str, end: str,
     return before, table, after
 
 
+def replace_at_marks(text: str, start: str, end: str, block: str,
+                     page: str | Path) -> str:
+    """Text of a page with another block between two marks.
+
+    Args:
+        text (str): Text of the page.
+        start (str): Mark before the block.
+        end (str): Mark behind it.
+        block (str): Set off from the marks by empty lines.
+        page (str | Path): Name of the page, for the message.
+
+    Raises:
+        MMHierError: If a mark is missing.
+    """
+    before, _, after = split_at_marks(text, start, end, page)
+    return f'{before}{start}\n{block}\n{end}{after}'
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmhier.files import split_at_marks
+from mmhier.files import replace_at_marks, split_at_marks
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Written by pytest --record. -->\n'
@@ -99,10 +99,9 @@ def read_rows(text: str) -> dict[tuple, tuple]:
 
 def add_row(text: str, row: tuple[str, ...]) -> str:
     """README.md with a row in place of its earlier one."""
-    head, _, tail = split_at_marks(text, START, END, 'README.md')
     rows = read_rows(text) | {row[:NUM_KEYS]: row}
     body = table(rows[key] for key in sorted(rows))
-    return f'{head}{START}\n{body}\n{END}{tail}'
+    return replace_at_marks(text, START, END, body, 'README.md')
 
 
 def table(rows) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import split_at_marks, write_text
+from mmhier.files import replace_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'training.md'
@@ -343,9 +343,9 @@ def main() -> None:
     text = table(found, arguments.num_images, arguments.num_workers)
     print(text)
     if arguments.page:
-        before, _, after = split_at_marks(
-            Path(arguments.page).read_text(), START, END, arguments.page)
-        write_text(arguments.page, f'{before}{START}\n{text}\n{END}{after}')
+        page = Path(arguments.page).read_text()
+        write_text(arguments.page,
+                   replace_at_marks(page, START, END, text, arguments.page))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import split_at_marks, write_text
+from mmhier.files import replace_at_marks, split_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'export.md'
@@ -129,11 +129,10 @@ def read_rows(text: str) -> dict[Key, Key]:
 
 def with_rows(text: str, rows: Sequence[Key]) -> str:
     """Text of the page with another table."""
-    before, _, after = split_at_marks(text, START, END, PAGE)
     lines = ['| ' + ' | '.join(row) + ' |' for row in (HEADER, *rows)]
     lines.insert(1, '|' + '---|' * len(HEADER))
-    return (f'{before}{START}\n{describe_conditions()}\n' + '\n'.join(lines) +
-            f'\n\n{END}{after}')
+    block = '\n'.join([describe_conditions(), *lines, ''])
+    return replace_at_marks(text, START, END, block, PAGE)
 
 
 def write_row(row: Key, exports: dict[str, tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import split_at_marks, write_text
+from mmhier.files import replace_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Tables from metafile.yml, by tools/model_tables.py. -->\n'
@@ -153,12 +153,6 @@ def _range(values: list[float]) -> str:
     return low if low == high else f'{low} - {high}'
 
 
-def with_tables(readme: str, tables: str, path: Path) -> str:
-    """Text of a README with what lies between the marks replaced."""
-    before, _, after = split_at_marks(readme, START, END, path)
-    return f'{before}{START}\n{tables}\n{END}{after}'
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -190,7 +184,7 @@ def main() -> None:
         tables[path.with_name('README.md')] = model_tables(metafile)
     tables[ROOT / 'README.md'] = family_table(metafiles)
     for readme, table in tables.items():
-        text = with_tables(readme.read_text(), table, readme)
+        text = replace_at_marks(readme.read_text(), START, END, table, readme)
         if text != readme.read_text():
             stale.append(readme)
             if not arguments.check:
