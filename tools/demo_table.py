@@ -15,12 +15,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
 from mmhier.errors import MMHierError, run_tool
-from mmhier.files import split_at_marks, write_text
+from mmhier.files import replace_at_marks, write_text
 
 ROOT = Path(__file__).parents[1]
 START = '<!-- Measured by tools/demo_table.py. -->\n'
 END = '<!-- End of the measurements. -->\n'
+PAGE_WIDTH = 980  # of a page of GitHub, in pixels
 
 
 def run_demo(seed: int, folder: Path) -> tuple[list[str], float]:
@@ -69,8 +71,14 @@ def describe(output: Sequence[str], rows: Sequence[tuple]) -> str:
 
 def replace_block(text: str, block: str) -> str:
     """Replace the block between the marks of a page."""
-    head, _, tail = split_at_marks(text, START, END, 'README.md')
-    return f'{head}{START}\n{block}\n{END}{tail}'
+    return replace_at_marks(text, START, END, block, 'README.md')
+
+
+def write_picture(sheet: Path, target: Path) -> None:
+    """Write a sheet of pictures at the width of a page, in 256 colours."""
+    picture = Image.open(sheet)
+    height = PAGE_WIDTH * picture.height // picture.width
+    picture.resize((PAGE_WIDTH, height)).quantize().save(target, optimize=True)
 
 
 def main() -> None:
@@ -95,8 +103,8 @@ def main() -> None:
     page = ROOT / 'README.md'
     write_text(page, replace_block(page.read_text(), describe(outputs[0],
                                                               rows)))
-    shutil.copy(folder / str(args.seeds[0]) / 'run/sheet.png',
-                ROOT / '.github/demo.png')
+    write_picture(folder / str(args.seeds[0]) / 'run/sheet.png',
+                  ROOT / '.github/demo.png')
 
 
 if __name__ == '__main__':
