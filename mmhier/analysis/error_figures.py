@@ -38,7 +38,7 @@ def draw_class_bars(values: dict[str, float | None], counts: dict[str, int],
     num_columns = max(1, -(-len(names) // _ROWS_PER_COLUMN))
     num_rows = -(-len(names) // num_columns)
     figure = Figure(
-        figsize=(1 + 5.5 * num_columns, 1.2 + 0.24 * num_rows),
+        figsize=(1 + 5.5 * num_columns, (120 + 24 * num_rows) / 100),
         layout='constrained')
     mean = np.mean(list(known.values())) if known else np.nan
     left_out = len(values) - len(names)
