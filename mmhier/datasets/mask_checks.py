@@ -77,7 +77,8 @@ def check_masks(pairs: Iterable[tuple[str, str]],
     seen: set[int] = set()
     for number, (image, mask) in enumerate(track(pairs, 'Checking masks'), 1):
         values, is_lossy = _read_mask(mask)
-        lossy += [mask] * is_lossy
+        if is_lossy:
+            lossy.append(mask)
         size = _image_size(image)
         if values.shape != size:
             raise MMHierError(
