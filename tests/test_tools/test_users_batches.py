@@ -118,6 +118,17 @@ def test_each_batch_is_tried(refused, subjects, states_sizes, phase, folder):
     assert [96, 96] in model.seen and [48, 96] in model.seen
 
 
+def test_losses_of_each_batch_are_finite(folder):
+    model = Squares()
+    model.data_preprocessor = Plain()
+    nn.init.constant_(model.weight, float('inf'))
+    run = _DryRun()
+    run.check_other_batches(model, Runner.build_dataloader(settings(folder)), 1)
+    assert [(f.level, f.subject, f.message) for f in run.findings
+            ] == [('error', f'{name} batch', 'the loss is not finite')
+                  for name in ('last', 'smallest', 'largest', 'mixed-size')]
+
+
 def test_last_batch_of_several_processes(folder):
     loader = Runner.build_dataloader(settings(folder, 3))
     assert len(other_batches(loader)['last']) == 1

@@ -215,6 +215,8 @@ def test_evaluator_of_other_ids(tmp_path):
      'has 4.jpg with the id 1 of .*1.jpg'),
     (each(lambda a: a.update(segmentation=[[0, 0, 9, 0, 9, 9]])),
      'perfect predictions score segm_mAP 0.000, .*1 is expected'),
+    (lambda c: c['categories'].pop(),
+     r'val_evaluator.ann_file=\S+ has 2 of the 3 classes of the dataset'),
 ])
 def test_evaluator_of_the_same_ids(change, message, tmp_path):
     root = write(tmp_path / 'data')

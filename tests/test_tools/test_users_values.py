@@ -182,6 +182,9 @@ SEG_CLASSES = 'train_dataloader.dataset.dataset.metainfo.classes'
     ({
         'val_dataloader.num_workers': -1
     }, 'val_dataloader.num_workers=-1: expected a whole number from 0'),
+    ({
+        'val_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile')]
+    }, 'val_dataloader.dataset.pipeline loads no masks, which val_evaluator n'),
 ])
 def test_segmentors(options, message, masks_root, tmp_path):
     with pytest.raises(MMHierError, match=message):
