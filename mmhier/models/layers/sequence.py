@@ -88,11 +88,10 @@ def by_rows(method: Callable[..., Tensor],
     modules = list(owner.modules())[1:]
     if is_traced() or not all(map(is_plain, modules)):
         return method(x, *tensors)
-    width = max([x.shape[-1], *map(_width, modules)])
     return apply_by_tiles(
         method,
         x,
-        width,
+        x.shape[-1],
         multiple=every,
         tensors=tensors,
         parameters=owner.parameters())
