@@ -22,7 +22,7 @@ PARTS = {
     'backbones': 150,
     'precision': 120,
     'determinism': 100,
-    'resuming': 100,
+    'resuming': 200,
     'waits': 60,
     'compiling': 240,
     'backbone_speed': 200,

@@ -3,6 +3,7 @@ import math
 import sys
 import tempfile
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,20 @@ def check_operators(rows: Rows) -> None:
     images = torch.randint(0, 2, (500, 1), generator=generator)
     rois = torch.cat([images.float(), boxes], 1)
     x = torch.randn(2, 16, 160, 160, generator=generator)
-    for is_strict in (False, True):
-        for ratio in (0, 2):
-            what = f'RoIAlign, {ratio} samples, deterministic {is_strict}'
-            with rows.case(what), deterministic(is_strict):
-                compare_gradients(rows, what, mmcv.ops.RoIAlign(7, .25, ratio),
-                                  x, rois)
     logits = torch.randn(2000, 80, generator=generator) * 8
     targets = torch.randint(0, 81, (2000, ), generator=generator)
-    with rows.case('focal loss'):
-        compare_gradients(
-            rows, 'focal loss', lambda a, b: mmcv.ops.sigmoid_focal_loss(
-                a, b, 2., .25, None, 'none'), logits, targets)
+    for dtype in (torch.float32, *half_dtypes(rows)):
+        for is_strict, ratio in product((False, True), (0, 2)):
+            what = (f'RoIAlign, {ratio} samples, deterministic {is_strict}, '
+                    f'{dtype}')
+            with rows.case(what), deterministic(is_strict):
+                compare_gradients(rows, what, mmcv.ops.RoIAlign(7, .25, ratio),
+                                  dtype, x, rois)
+        what = f'focal loss, {dtype}'
+        with rows.case(what):
+            compare_gradients(
+                rows, what, lambda a, b: mmcv.ops.sigmoid_focal_loss(
+                    a, b, 2., .25, None, 'none'), dtype, logits, targets)
 
 
 def check_limits(rows: Rows) -> None:
@@ -133,20 +136,24 @@ class deterministic:
         torch.use_deterministic_algorithms(False)
 
 
-def compare_gradients(rows: Rows, what: str, function: Any, x: Tensor, *others:
-                      Tensor) -> None:
-    """Output and gradient of x on both devices, in float32."""
+def compare_gradients(rows: Rows, what: str, function: Any, dtype: torch.dtype,
+                      x: Tensor, *others: Tensor) -> None:
+    """Output and gradient of x on both devices."""
     results = []
     for device in ('cpu', rows.device):
-        leaf = x.detach().to(device).requires_grad_()
-        out = function(leaf, *(t.to(device) for t in others))
-        out.square().sum().backward()
+        leaf = x.detach().to(device, dtype).requires_grad_()
+        out = function(
+            leaf,
+            *(t.to(device, dtype if t.is_floating_point() else t.dtype)
+              for t in others))
+        out.float().square().sum().backward()
         results.append((out.detach(), leaf.grad))
     error, grad_error = (models.relative_error(found, expected)
                          for expected, found in zip(*results))
+    limit = 1e-3 if dtype == torch.float32 else 0.1
     rows.add(
         what,
-        error < 1e-3 and grad_error < 1e-3,
+        error < limit and grad_error < limit,
         error=error,
         grad_error=grad_error)
 
@@ -288,14 +295,26 @@ def check_determinism(rows: Rows) -> None:
 
 def check_resuming(rows: Rows) -> None:
     """Four iterations are two and two more, to the bit."""
-    names = [('mask-rcnn_hatnet-demo', True), ('retinanet_lit-demo_fpn', False),
-             ('hvt-demo', True)]
+    cases = [('mask-rcnn_hatnet-demo', True, None)]
+    if not rows.is_dry:
+        cases += [('retinanet_lit-demo_fpn', False, None),
+                  ('hvt-demo', True, None)]
+    cases += [('mask-rcnn_hatnet-demo', True, str(d)[6:])
+              for d in half_dtypes(rows)]
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(Path(folder, 'shapes'), num_train=24, num_val=4)
-        for name, is_strict in names[:1 if rows.is_dry else None]:
-            with rows.case(name):
+        for name, is_strict, dtype in cases:
+            what = f'{name}, deterministic {is_strict}, {dtype or "float32"}'
+            with rows.case(what):
                 weights = [
-                    train(Path(folder), name, label, count, resume, is_strict)
+                    train(
+                        Path(folder),
+                        name,
+                        f'{dtype}-{label}',
+                        count,
+                        resume=resume,
+                        deterministic=is_strict,
+                        amp_dtype=dtype)
                     for label, count, resume in (('whole', 4, None), ('parts',
                                                                       2, None),
                                                  ('parts', 4, 'auto'))
@@ -305,30 +324,29 @@ def check_resuming(rows: Rows) -> None:
                     if not torch.equal(weights[0][k], weights[2][k])
                 ]
                 rows.add(
-                    f'{name}, deterministic {is_strict}',
+                    what,
                     not differing or not is_strict,
                     differing=len(differing))
             torch.use_deterministic_algorithms(False)
 
 
 def train(folder: Path, name: str, label: str, iterations: int,
-          resume: str | None, is_strict: bool) -> dict[str, Tensor]:
+          **options: Any) -> dict[str, Tensor]:
     """Weights after some iterations."""
     runner = apis.train(
         str(ROOT / f'configs/demo/{name}_shapes.py'),
         work_dir=str(folder / f'{name}-{label}'),
         data_root=str(folder / 'shapes'),
         seed=0,
-        deterministic=is_strict,
         no_validate=True,
-        resume=resume,
         cfg_options={
             'train_cfg.max_iters': iterations,
             'default_hooks.checkpoint.interval': 2,
             'train_dataloader.batch_size': 2,
             'train_dataloader.num_workers': 0,
             'train_dataloader.persistent_workers': False
-        })
+        },
+        **options)
     return {k: v.cpu() for k, v in runner.model.state_dict().items()}
 
 

@@ -2,6 +2,7 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,12 @@ from mmhier.analysis.variants import (
 )
 from mmhier.apis.trial_batches import build_wrapper
 from mmhier.engine.build import build_model
-from mmhier.models.layers import attend, relative_position_bias
+from mmhier.models.layers import (
+    BranchGate,
+    DilatedDepthwiseConv,
+    attend,
+    relative_position_bias,
+)
 from mmhier.models.layers.cuda import grid_attention
 from mmhier.models.layers.norm import GlobalNorm
 from . import models
@@ -172,6 +178,8 @@ def check_kernel_speed(rows: Rows) -> None:
     """Forms for a GPU beside others, and torch's attention kernels."""
     compare_norms(rows)
     compare_chunks(rows)
+    compare_gates(rows)
+    compare_layouts(rows)
     num_logits = (60, 8) if rows.is_dry else (2 * 9 * 100 * 168, 80)
     logits = torch.randn(num_logits, device=rows.device)
     targets = torch.randint(0, num_logits[1] + 1,
@@ -238,6 +246,42 @@ def compare_chunks(rows: Rows) -> None:
             lambda q, k, v, table: attend(
                 q, k, v, relative_position_bias(table, height, width))
         }, q, k, v, table)
+
+
+def compare_gates(rows: Rows) -> None:
+    """Both forms of the gates, at the widest maps of ACC-ViT, in bfloat16."""
+    size = (2, 6, 8, 8) if rows.is_dry else (2, 200, 336, 256)
+    maps = [
+        torch.randn(size, device=rows.device, dtype=torch.bfloat16)
+        for _ in range(4)
+    ]
+    gates = {
+        impl: BranchGate(size[-1], 3, impl).to(rows.device)
+        for impl in ('auto', 'eager')
+    }
+    with torch.autocast(rows.device, torch.bfloat16):
+        time_forms(
+            rows, f'gates of {size}', {
+                impl: lambda x, *branches, gate=gate: gate(x, branches)
+                for impl, gate in gates.items()
+            }, *maps)
+
+
+def compare_layouts(rows: Rows) -> None:
+    """Depthwise convolutions of contiguous and of channels-last maps."""
+    sizes = [(2, 384, 200, 336), (2, 256, 100, 168)]
+    for size in [(2, 8, 6, 6)] if rows.is_dry else sizes:
+        x = torch.randn(size, device=rows.device)
+        for dilation, dtype in product((1, 2, 3),
+                                       (torch.float32, torch.bfloat16)):
+            conv = DilatedDepthwiseConv(size[1], 1, dilation).to(x)
+            what = f'depthwise of {size}, dilation {dilation}, {dtype}'
+            with torch.autocast(
+                    rows.device, torch.bfloat16,
+                    enabled=dtype == torch.bfloat16):
+                for layout in (torch.contiguous_format, torch.channels_last):
+                    time_forms(rows, what, {str(layout)[6:]: conv},
+                               x.to(memory_format=layout).detach())
 
 
 def compare_attention_kernels(rows: Rows) -> None:
