@@ -122,17 +122,7 @@ def load_config(path: str,
     elif data_root is not None:
         set_data_root(cfg, data_root)
     if cfg_options:
-        for key in cfg_options:
-            name = key.split('.')[0]
-            if name in _DROPPED or (name in _RENAMED and name not in cfg):
-                raise MMHierError(
-                    f'--cfg-options {key}: `{name}` is a key of OpenMMLab '
-                    f'2.x, use {_successor(name)}')
-        try:
-            # Merging takes `_delete_` out of it.
-            cfg.merge_from_dict(deepcopy(cfg_options))
-        except (KeyError, TypeError) as error:
-            raise MMHierError(f'--cfg-options: {error.args[0]}') from error
+        _merge_options(cfg, cfg_options)
     if classes is not None:
         # Imported here because it imports this module.
         from mmhier.datasets.classes import set_classes
@@ -152,6 +142,21 @@ def load_config(path: str,
         cfg.work_dir = own_dir
     make_writable('--work-dir', cfg.work_dir)
     return cfg
+
+
+def _merge_options(cfg: Config, cfg_options: dict[str, Any]) -> None:
+    """Set the values of ``--cfg-options``."""
+    for key in cfg_options:
+        name = key.split('.')[0]
+        if name in _DROPPED or (name in _RENAMED and name not in cfg):
+            raise MMHierError(
+                f'--cfg-options {key}: `{name}` is a key of OpenMMLab '
+                f'2.x, use {_successor(name)}')
+    try:
+        # Merging takes `_delete_` out of it.
+        cfg.merge_from_dict(deepcopy(cfg_options))
+    except (KeyError, TypeError) as error:
+        raise MMHierError(f'--cfg-options: {error.args[0]}') from error
 
 
 def _read(path: str) -> Config:

@@ -286,7 +286,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         if name in packages
     ]
     return [
-        *([('Apart because', '; '.join(run.reasons))] if run.reasons else []),
+        *([('Not comparable because',
+            '; '.join(run.reasons))] if run.reasons else []),
         *((f'Published {name}', f'{value} — {source}')
           for name, (value, source) in run.published.items()),
         ('Model', f'{run.family} {model.variant}, {model.head}, '
@@ -373,7 +374,7 @@ def _by_task(board: Leaderboard) -> list[tuple[str, list[Table]]]:
 
 def _heading(table: Table) -> str:
     return ('Comparable with published results'
-            if table.comparable else 'Apart')
+            if table.comparable else 'Not comparable')
 
 
 def _metric_names(table: Table) -> list[str]:
