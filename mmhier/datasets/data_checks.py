@@ -102,6 +102,11 @@ class _Checks:
         """Check the data sets and evaluators of 'train', 'val' or 'test'."""
         loader = f'{phase}_dataloader'
         _check_loader(loader, self.cfg.get(loader))
+        if phase != 'train' and (self.cfg.get(loader) or {}).get('drop_last'):
+            self.warn([
+                f'{loader}.drop_last=True leaves the images of an incomplete '
+                'batch out of the scores: set drop_last=False'
+            ])
         for name, dataset in iter_datasets(self.cfg.get(loader), loader):
             self.check_dataset(name, dataset)
             if phase != 'train':
@@ -121,6 +126,9 @@ class _Checks:
         if root and not osp.isdir(root):
             raise MMHierError(f'{name}.data_root={root} is not a folder: point '
                               'the config at your data with --data-root DIR')
+        indices = dataset.get('indices')
+        if indices in (0, (), []):
+            raise MMHierError(f'{name}.indices={indices} leaves no image')
         ann_file = dataset.get('ann_file')
         if ann_file:
             if isinstance(ann_file, str):
@@ -358,6 +366,8 @@ def _check_file(name: str, path: Any) -> None:
     if path and not isinstance(path, str):
         # open() would take a number for an open file, and close it.
         raise MMHierError(f'{name}={path!r} is not the path of a file')
+    if path and osp.isdir(path):
+        raise MMHierError(f'{name}={path} is a folder: expected a file')
     if path and '://' not in path and not osp.isfile(path):
         raise MMHierError(f'{name}={path} does not exist: check the path, or '
                           'point the config at your data with --data-root DIR')
@@ -390,6 +400,7 @@ def _check_channels(head: Any) -> None:
 
 def _check_labels(path: str, classes: Sequence[str] | None) -> None:
     """Check mmpretrain's lists, whose lines are an image and its label."""
+    number = 0
     with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file, 1):
             label = line.split()[-1] if line.split() else ''
@@ -398,6 +409,9 @@ def _check_labels(path: str, classes: Sequence[str] | None) -> None:
                 last = f'0 to {len(classes) - 1}' if classes else 'a number'
                 raise MMHierError(f'{path}, line {number}: label {label!r} is '
                                   f'none of the classes, expected {last}')
+    if not number:
+        raise MMHierError(f'{path} is empty: expected an image and its label '
+                          'a line')
 
 
 def _annotation_loaders(dataset: dict) -> list[dict]:

@@ -26,7 +26,12 @@ from .determinism import check_deterministic
 from .environment import join_cpu_processes, naming_used_port, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
 from .geometry import keep_geometry_in_float32
-from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
+from .loader import (
+    SampleLoader,
+    is_of_lost_worker,
+    lost_worker_error,
+    require_batches,
+)
 from .resuming import (
     ConfiguredSchedule,
     check_optimizer_fits,
@@ -121,6 +126,9 @@ class RunnerMixin:
             dataloader (DataLoader | dict): See mmengine's runner.
             seed (int, optional): See mmengine's runner. Defaults to None.
             diff_rank_seed (bool): See mmengine's runner. Defaults to False.
+
+        Raises:
+            MMHierError: If there is no batch.
         """
         if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
             # torch refuses what only worker processes have.
@@ -133,6 +141,7 @@ class RunnerMixin:
             built = mmengine.runner.Runner.build_dataloader(
                 dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
         release_parsed_annotations(built.dataset)
+        require_batches(built)
         if isinstance(built, SampleLoader):
             return built
         return SampleLoader.like(built)

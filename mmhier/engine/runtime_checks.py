@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import (
+    DATA_SAMPLERS,
     HOOKS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
@@ -19,6 +20,8 @@ from .config_errors import naming_config_errors
 # Packages that report mistakes of a config by assertions and other errors.
 _UPSTREAM = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'mmhier',
              'torch')
+# Samplers and batch samplers of mmengine and mmdet that never end.
+_ENDLESS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
 # Hooks whose constructors need nothing but their arguments.
 _PLAIN_HOOKS = ('CheckpointHook', 'EMAHook', 'EarlyStoppingHook', 'LoggerHook')
 
@@ -71,6 +74,7 @@ def check_runtime(cfg: Config) -> None:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     _check_loops(cfg)
+    _check_samplers(cfg)
     with naming_config_errors(cfg):
         wrapper = cfg.get('optim_wrapper') or {}
         if isinstance(wrapper.get('optimizer'), dict) and isinstance(
@@ -113,6 +117,29 @@ def _check_loops(cfg: Config) -> None:
                               f'{", ".join(parts)}, or set all to None')
 
 
+def _check_samplers(cfg: Config) -> None:
+    """Check that passes over the data end where a loop waits for it."""
+    train_cfg = cfg.get('train_cfg') or {}
+    for phase in ('train', 'val', 'test'):
+        if phase == 'train' and train_cfg.get('max_epochs') is None:
+            continue
+        loader = cfg.get(f'{phase}_dataloader')
+        for key in ('sampler', 'batch_sampler'):
+            sampler = loader.get(key) if isinstance(loader, dict) else None
+            if not isinstance(sampler, dict):
+                continue
+            kind = resolve_type(sampler.get('type'), DATA_SAMPLERS)
+            if any(
+                    c.__name__ in _ENDLESS
+                    for c in getattr(kind, '__mro__', ())):
+                remedy = ('count iterations by train_cfg.max_iters'
+                          if phase == 'train' else 'leave it to training')
+                raise MMHierError(
+                    f'{phase}_dataloader.{key}: {kind.__name__} never ends, so '
+                    f'the first epoch would not: set DefaultSampler, or '
+                    f'{remedy}')
+
+
 def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
     """Build a scheduler for an optimizer of its own."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))],
@@ -121,8 +148,13 @@ def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
     settings = dict(scheduler)
     by_iteration = settings.pop('convert_to_iter_based', False)
     train_cfg = cfg.get('train_cfg') or {}
-    last = train_cfg.get(
-        'max_epochs' if settings.get('by_epoch', True) else 'max_iters')
+    by_epoch = settings.get('by_epoch', True)
+    if by_epoch and not by_iteration and train_cfg.get('max_iters') is not None:
+        raise MMHierError(
+            f'{key} counts epochs, but the loop counts iterations, '
+            f'train_cfg.max_iters={train_cfg["max_iters"]}, so it would never '
+            f'step: set {key}.by_epoch=False, and its numbers in iterations')
+    last = train_cfg.get('max_epochs' if by_epoch else 'max_iters')
     # The default of mmengine's runner.
     if last is not None and not by_iteration:
         settings.setdefault('end', last)

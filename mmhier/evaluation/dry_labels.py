@@ -6,6 +6,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from mmhier.datasets.mask_checks import occurring_values
 from mmhier.engine.config import type_name
+from mmhier.engine.loader import SampleLoader
 from mmhier.errors import MMHierError
 from mmhier.progress import track
 from .trial import Trial
@@ -55,6 +56,8 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
         info = trial.dataset.get_data_info(i)
         for loader in loaders:
             info = loader(info)
+        if number == 1:
+            _check_size(trial, i)
         truth = np.ascontiguousarray(info['gt_seg_map'])
         predicted = np.where(truth < num_classes, truth, truth.dtype.type(0))
         present.update(occurring_values(truth))
@@ -80,6 +83,26 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
         f'perfect predictions on {number} images score ' +
         ', '.join(f'{k} {v:g}' for k, v in scores.items()) +
         (f'; {absent} classes occur in none of them' if absent else ''))
+
+
+def _check_size(trial: Trial, i: int) -> None:
+    """Check that a mask is as large as its image behind the pipeline.
+
+    Predictions are resized to the image before they are scored.
+    """
+    sample, = next(
+        iter(
+            SampleLoader(
+                trial.dataset, batch_size=1, sampler=[i], collate_fn=list)))
+    packed = sample.get('data_samples')
+    if 'gt_sem_seg' not in packed or 'ori_shape' not in packed:
+        return
+    mask, image = packed.gt_sem_seg.shape, tuple(packed.ori_shape[:2])
+    if mask != image:
+        raise MMHierError(
+            f'{trial.datasets[0][0]}.pipeline gives {trial.key} masks of '
+            f'{mask[1]}x{mask[0]} pixels for predictions of '
+            f'{image[1]}x{image[0]}: move LoadAnnotations behind Resize')
 
 
 def _iter_ignored(part: Any, name: str) -> Any:

@@ -154,7 +154,7 @@ def test_rle_is_left_out_without_poly2mask(tmp_path):
                  **{'train_dataloader.dataset.pipeline.1.poly2mask': False})
 
 
-@pytest.mark.parametrize('crowd', [None, 'missing'])
+@pytest.mark.parametrize('crowd', [None, False, 'missing'])
 def test_no_iscrowd(crowd, tmp_path):
 
     def change(annotation):
@@ -270,11 +270,13 @@ def test_more_objects_than_are_scored(tmp_path):
     assert '21 objects are beyond the 100' in note
 
 
-@pytest.mark.parametrize('segmentation', [None, []])
+@pytest.mark.parametrize('segmentation', [None, [], 'missing'])
 def test_masks_to_evaluate(segmentation, tmp_path):
 
     def change(content):
         content['annotations'][1]['segmentation'] = segmentation
+        if segmentation == 'missing':
+            del content['annotations'][1]['segmentation']
 
     root = write(tmp_path / 'data')
     write(root, change, ('val', ))

@@ -135,6 +135,7 @@ def ocrnet(tmp_path):
     """Config of an OCRNet, and a file of random weights."""
     cfg = Config.fromfile(CONFIG['segmentor'])
     cfg.merge_from_dict({k.replace('__', '.'): v for k, v in CASCADE.items()})
+    cfg.tta_model.type = 'mmhier.SegTTAModel'
     config = str(tmp_path / 'ocrnet.py')
     cfg.dump(config)
     model, _ = load_model(config, None)

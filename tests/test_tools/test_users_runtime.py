@@ -56,6 +56,36 @@ def test_mistakes_of_the_runtime(key, value, message, folders_root, tmp_path):
         apis.train(str(config), work_dir=str(tmp_path / 'work'), **arguments)
 
 
+@pytest.mark.parametrize('options, message', [
+    ({
+        'train_dataloader.sampler.type': 'InfiniteSampler'
+    }, 'train_dataloader.sampler: InfiniteSampler never ends.*max_iters'),
+    ({
+        'val_dataloader.sampler.type': 'InfiniteSampler'
+    }, 'val_dataloader.sampler: InfiniteSampler never ends'),
+    ({
+        'train_cfg':
+        dict(_delete_=True, by_epoch=False, max_iters=9, val_interval=3),
+        'param_scheduler': [dict(type='MultiStepLR', milestones=[6, 8])]
+    }, 'param_scheduler.0 counts epochs, .*set param_scheduler.0.by_epoch=Fal'),
+    ({
+        'train_dataloader.batch_size': 9,
+        'train_dataloader.drop_last': True
+    }, 'a dataloader of 4 images has no batch: set drop_last=False'),
+    ({
+        'val_dataloader.dataset.indices': 0
+    }, 'val_dataloader.dataset.indices=0 leaves no image'),
+])
+def test_loops_that_never_end_or_begin(options, message, folders_root,
+                                       tmp_path):
+    with pytest.raises(MMHierError, match=message):
+        apis.train(
+            CLASSIFIER,
+            data_root=str(folders_root),
+            work_dir=str(tmp_path),
+            cfg_options=options)
+
+
 @pytest.mark.parametrize('config, key, value, message', [
     (SEGMENTOR, 'train_dataloader.dataset.dataset.pipeline', [
         dict(type='LoadImageFromFile'),
@@ -65,6 +95,9 @@ def test_mistakes_of_the_runtime(key, value, message, folders_root, tmp_path):
     (DETECTOR, 'train_dataloader.dataset.pipeline.2',
      dict(type='RandomFlip', prob=1.5),
      'train_dataloader.dataset.pipeline.2: RandomFlip cannot be built'),
+    (DETECTOR, 'train_dataloader.dataset.pipeline.2',
+     dict(type='RandomFlip', chance=0.5),
+     "pipeline.2: RandomFlip got an .* argument 'chance': remove it"),
     (CLASSIFIER, 'val_dataloader.dataset.pipeline', [
         dict(type='LoadImageFromFile'),
         dict(type='ResizeEdge', scale=9, edge='both')

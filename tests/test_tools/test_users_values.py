@@ -185,6 +185,17 @@ SEG_CLASSES = 'train_dataloader.dataset.dataset.metainfo.classes'
     ({
         'val_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile')]
     }, 'val_dataloader.dataset.pipeline loads no masks, which val_evaluator n'),
+    ({
+        'val_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='Resize', scale=(32, 48)),
+            dict(type='PackSegInputs')
+        ]
+    }, 'gives val_evaluator masks of 32x48 pixels .* of 64x64: move LoadAnn'),
+    ({
+        'val_dataloader.dataset.ann_file': 'annotations'
+    }, 'val_dataloader.dataset.ann_file=.*annotations is a folder: expected'),
 ])
 def test_segmentors(options, message, masks_root, tmp_path):
     with pytest.raises(MMHierError, match=message):
@@ -203,6 +214,34 @@ def test_masks_of_jpeg(masks_root, tmp_path):
         Image.open(path).convert('L').save(path, format='JPEG', quality=100)
     lines = evaluate(root, tmp_path, SEGMENTOR)
     assert '2 of 2 masks are JPEG' in lines[0] and 'write PNG' in lines[0]
+
+
+def test_images_left_out_of_validation(folders_root, tmp_path):
+    warning, _ = evaluate(
+        folders_root, tmp_path, CLASSIFIER, val_dataloader__drop_last=True)
+    assert warning.startswith('val_dataloader.drop_last=True leaves the images')
+
+
+def test_empty_list_of_images(folders_root, tmp_path):
+    root = shutil.copytree(folders_root, tmp_path / 'folders')
+    (root / 'list.txt').write_text('')
+    with pytest.raises(MMHierError, match='list.txt is empty: expected an im'):
+        evaluate(
+            root,
+            tmp_path,
+            CLASSIFIER,
+            train_dataloader__dataset__ann_file='list.txt')
+
+
+def test_metrics_that_are_not_tried(folders_root, tmp_path):
+    """Nor are the names of their values known."""
+    note, = evaluate(
+        folders_root,
+        tmp_path,
+        CLASSIFIER,
+        val_evaluator=dict(_delete_=True, type='SingleLabelMetric'),
+        default_hooks__checkpoint__save_best='single-label/recall')
+    assert note == 'val_evaluator: SingleLabelMetric was not tried'
 
 
 def test_single_class_folder(folders_root, tmp_path):
