@@ -3,8 +3,8 @@ import hashlib
 import os
 import os.path as osp
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +103,25 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def missing_files(paths: Iterable[str]) -> list[str]:
+    """Files that are not on disk; each folder is listed once.
+
+    Args:
+        paths (Iterable[str]): Their folders may be missing too.
+    """
+    listed = defaultdict(set)
+    for path in paths:
+        folder, name = osp.split(path)
+        listed[folder].add(name)
+    missing = []
+    for folder, names in listed.items():
+        present = os.listdir(folder or '.') if osp.isdir(folder or '.') else ()
+        missing += [
+            osp.join(folder, n) for n in sorted(names.difference(present))
+        ]
+    return missing
 
 
 def distinct_names(files: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Checks of annotation files in COCO's format, before mmdet reads them."""
 import json
-import os
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from mmhier.errors import MMHierError
+from mmhier.files import missing_files
 from mmhier.progress import track
 from .segmentation_checks import (
     are_numbers,
@@ -349,16 +349,8 @@ def check_images(path: str, folder: str) -> list[str]:
         ValueError: If images are missing.
     """
     images = read_coco(path)['images']
-    listed = defaultdict(set)
-    for image in images:
-        subfolder, file_name = osp.split(image['file_name'])
-        listed[osp.join(folder, subfolder)].add(file_name)
-    missing = []
-    for subfolder, names in listed.items():
-        present = os.listdir(subfolder) if osp.isdir(subfolder) else ()
-        missing += [
-            osp.join(subfolder, n) for n in sorted(names.difference(present))
-        ]
+    missing = missing_files(
+        osp.join(folder, image['file_name']) for image in images)
     if missing:
         raise MMHierError(f'{len(missing)} of the {len(images)} images in '
                           f'{path} are not on disk, such as {missing[0]}')

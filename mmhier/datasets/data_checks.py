@@ -22,6 +22,7 @@ from mmhier.datasets.coco_checks import (
     count_unused_classes,
     read_coco,
 )
+from mmhier.datasets.label_lists import check_label_list
 from mmhier.datasets.mask_checks import (
     IGNORED,
     check_masks,
@@ -164,7 +165,10 @@ class _Checks:
         elif built is not None and not built.ann_file:
             classes = self.check_class_folders(name, dataset, classes, built)
         elif built is not None:
-            _check_labels(built.ann_file, classes)
+            stated = [number for _, number in self.num_classes]
+            check_label_list(
+                built.ann_file, built.img_prefix,
+                len(classes) if classes else min(stated, default=None))
         if classes and not dataset.get(
                 'return_classes') and 'thing_classes' not in metainfo:
             self.check_num_classes(name, len(classes))
@@ -396,22 +400,6 @@ def _check_channels(head: Any) -> None:
                 'so nothing is learned: set num_classes=2 with a class for the '
                 'background, or out_channels=1, num_classes=2 and loss_decode.'
                 'use_sigmoid=True')
-
-
-def _check_labels(path: str, classes: Sequence[str] | None) -> None:
-    """Check mmpretrain's lists, whose lines are an image and its label."""
-    number = 0
-    with open(path, encoding='utf-8') as file:
-        for number, line in enumerate(file, 1):
-            label = line.split()[-1] if line.split() else ''
-            if not label.isdecimal() or (classes
-                                         and int(label) >= len(classes)):
-                last = f'0 to {len(classes) - 1}' if classes else 'a number'
-                raise MMHierError(f'{path}, line {number}: label {label!r} is '
-                                  f'none of the classes, expected {last}')
-    if not number:
-        raise MMHierError(f'{path} is empty: expected an image and its label '
-                          'a line')
 
 
 def _annotation_loaders(dataset: dict) -> list[dict]:

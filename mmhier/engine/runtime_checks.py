@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import (
     DATA_SAMPLERS,
     HOOKS,
+    OPTIM_WRAPPERS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     Registry,
@@ -81,11 +82,20 @@ def check_runtime(cfg: Config) -> None:
                 resolve_type(wrapper['optimizer'].get('type'), OPTIMIZERS),
                 type):
             parameter = torch.nn.Parameter(torch.zeros(()))
-            build_named(
+            optimizer = build_named(
                 'optim_wrapper.optimizer',
                 wrapper['optimizer'],
                 OPTIMIZERS,
                 params=[parameter])
+            settings = {
+                k: wrapper[k]
+                for k in ('accumulative_counts', 'clip_grad') if k in wrapper
+            }
+            build_named(
+                'optim_wrapper',
+                dict(settings, type='OptimWrapper'),
+                OPTIM_WRAPPERS,
+                optimizer=optimizer)
         for key, scheduler in _iter_schedulers(cfg):
             _check_scheduler(key, scheduler, cfg)
         for key, hook in iter_hooks(cfg):

@@ -222,10 +222,19 @@ def test_images_left_out_of_validation(folders_root, tmp_path):
     assert warning.startswith('val_dataloader.drop_last=True leaves the images')
 
 
-def test_empty_list_of_images(folders_root, tmp_path):
+@pytest.mark.parametrize('text, message', [
+    ('', 'list.txt is empty: expected an image and its label'),
+    ('bright/bright_0.jpg 1\ndark/dark_0.jpg 2',
+     "list.txt, line 2: label '2' is none of the classes, expected 0 to 1"),
+    ('bright/bright_0.jpg\t1', r"label 'bright/bright_0.jpg\\t1' is none of"),
+    ('bright/bright_0.jpg 1\ndark/gone.jpg 0',
+     '1 of the 2 images in .*list.txt are not on disk, such as .*dark/gone.jpg')
+])
+def test_lists_of_images(text, message, folders_root, tmp_path):
+    """Without classes in the config, the head has their number."""
     root = shutil.copytree(folders_root, tmp_path / 'folders')
-    (root / 'list.txt').write_text('')
-    with pytest.raises(MMHierError, match='list.txt is empty: expected an im'):
+    (root / 'list.txt').write_text(text)
+    with pytest.raises(MMHierError, match=message):
         evaluate(
             root,
             tmp_path,
