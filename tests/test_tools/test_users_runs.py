@@ -19,7 +19,11 @@ from mmhier.apis.predictor import Predictor
 from mmhier.checkpoints import read_checkpoint
 from mmhier.cli import check
 from mmhier.engine.runner import Runner
-from mmhier.export.exporting import inference_settings, load_model
+from mmhier.export.exporting import (
+    export_model,
+    inference_settings,
+    load_model,
+)
 from mmhier.export.graphs import build_graphs
 from .conftest import CONFIGS
 from .test_resume import assert_same, write_config
@@ -237,6 +241,20 @@ def test_segmentor_of_photos_of_several_sizes(values, tmp_path):
         alone, = predictor.predict([image])
         assert np.array_equal(alone.labels, prediction.labels)
         assert prediction.labels.shape == image.shape[:2]
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    for i, image in enumerate(images):
+        cv2.imwrite(str(photos / f'{i}.png'), image)
+    result = apis.infer(
+        config,
+        str(tmp_path / 'weights.pth'),
+        str(photos),
+        out_dir=str(tmp_path / 'out'),
+        batch_size=2)
+    assert result['skipped'] == []
+    for entry, prediction in zip(result['images'], together, strict=True):
+        labels = cv2.imread(tmp_path / 'out' / entry['labels'], -1)
+        assert np.array_equal(labels, prediction.labels)
 
 
 @pytest.mark.parametrize('head', [
@@ -292,6 +310,28 @@ def test_inference_settings_of_an_export(tmp_path):
             interpolation='bilinear',
             backend='cv2')
     ]
+
+
+def test_an_export_says_that_it_takes_one_window(tmp_path):
+    config = segmentor_config(
+        tmp_path,
+        model__test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(32, 32)))
+    # Not written, as it exists.
+    (tmp_path / 'model.onnx').write_text('')
+    with (pytest.warns(UserWarning, match=r'one window, \[64, 64\]; cut image'),
+          pytest.raises(MMHierError, match='model.onnx exists')):
+        export_model(config, None, str(tmp_path / 'model.onnx'))
+
+
+def test_a_data_preprocessor_at_the_top_level(folders_root, tmp_path):
+    """As in mmpretrain's own configs."""
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.data_preprocessor = dict(
+        cfg.model.pop('data_preprocessor'), mean=[120.] * 3, std=[60.] * 3)
+    cfg.dump(tmp_path / 'config.py')
+    findings = apis.check_config(
+        str(tmp_path / 'config.py'), data_root=str(folders_root))
+    assert not [f for f in findings if f.level == 'error']
 
 
 def test_last_batch(masks_root, tmp_path):

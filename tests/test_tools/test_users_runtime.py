@@ -72,6 +72,14 @@ def test_mistakes_of_the_runtime(key, value, message, folders_root, tmp_path):
         dict(_delete_=True, by_epoch=False, max_iters=9, val_interval=3),
         'param_scheduler': [dict(type='MultiStepLR', milestones=[6, 8])]
     }, 'param_scheduler.0 counts epochs, .*set param_scheduler.0.by_epoch=Fal'),
+])
+def test_loops_that_never_end(options, message, tmp_path):
+    cfg = load_config(CLASSIFIER, work_dir=str(tmp_path), cfg_options=options)
+    with pytest.raises(MMHierError, match=message):
+        check_runtime(cfg)
+
+
+@pytest.mark.parametrize('options, message', [
     ({
         'train_dataloader.batch_size': 9,
         'train_dataloader.drop_last': True
@@ -80,8 +88,7 @@ def test_mistakes_of_the_runtime(key, value, message, folders_root, tmp_path):
         'val_dataloader.dataset.indices': 0
     }, 'val_dataloader.dataset.indices=0 leaves no image'),
 ])
-def test_loops_that_never_end_or_begin(options, message, folders_root,
-                                       tmp_path):
+def test_loops_that_never_begin(options, message, folders_root, tmp_path):
     with pytest.raises(MMHierError, match=message):
         apis.train(
             CLASSIFIER,
