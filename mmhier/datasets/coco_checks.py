@@ -280,7 +280,7 @@ def _check_values(path: str, annotation: dict, names: dict[Any, str]) -> None:
     where = f'annotation file {path}: annotation {annotation["id"]}'
     if annotation['category_id'] not in names:
         raise MMHierError(
-            f'{where} has category_id={annotation["category_id"]}, which '
+            f'{where} has category_id={annotation["category_id"]!r}, which '
             'is not among the categories: add the category, or remove the '
             'annotation')
     if not are_numbers(box) or len(box) != 4:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import TRANSFORMS, init_default_scope
+from mmengine.registry import FUNCTIONS, TRANSFORMS, init_default_scope
 from mmengine.utils import scandir
 from mmhier.datasets.classes import (
     build_folder_dataset,
@@ -384,6 +384,11 @@ def _check_loader(name: str, loader: Any) -> None:
         if value is not None and (not isinstance(value, int) or value < least):
             raise MMHierError(f'{name}.{key}={value!r}: expected a whole '
                               f'number from {least}')
+    collate = loader.get('collate_fn') if isinstance(loader, dict) else None
+    if isinstance(collate, dict) and not callable(
+            resolve_type(collate.get('type'), FUNCTIONS)):
+        raise MMHierError(f'{name}.collate_fn.type={collate.get("type")!r}: '
+                          'expected a function such as default_collate')
 
 
 def _check_channels(head: Any) -> None:

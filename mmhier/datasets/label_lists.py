@@ -20,8 +20,8 @@ def check_label_list(path: str, folder: str, num_classes: int | None) -> None:
     with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file, 1):
             image, _, label = line.strip().rpartition(' ')
-            if (not image or not label.isdecimal()
-                    or (num_classes and int(label) >= num_classes)):
+            if not label.isdecimal() or (num_classes
+                                         and int(label) >= num_classes):
                 last = f'0 to {num_classes - 1}' if num_classes else 'a number'
                 raise MMHierError(
                     f'{path}, line {number}: label {label!r} is none of the '

@@ -1,6 +1,7 @@
 """Checks of loops, optimizer, schedules and hooks before a long run."""
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.registry import (
     init_default_scope,
 )
 from mmhier.errors import MMHierError
+from mmhier.files import make_writable
 from .config import resolve_type, type_name
 from .config_errors import naming_config_errors
 
@@ -91,17 +93,23 @@ def check_runtime(cfg: Config) -> None:
                 k: wrapper[k]
                 for k in ('accumulative_counts', 'clip_grad') if k in wrapper
             }
-            build_named(
+            built = build_named(
                 'optim_wrapper',
                 dict(settings, type='OptimWrapper'),
                 OPTIM_WRAPPERS,
                 optimizer=optimizer)
+            if built.clip_grad_kwargs:
+                _check_arguments('optim_wrapper.clip_grad', built.clip_func,
+                                 built.clip_grad_kwargs)
         for key, scheduler in _iter_schedulers(cfg):
             _check_scheduler(key, scheduler, cfg)
         for key, hook in iter_hooks(cfg):
             kind = resolve_type(hook.get('type'), HOOKS)
             if getattr(kind, '__name__', '') in _PLAIN_HOOKS:
                 build_named(key, hook, HOOKS)
+            folder = hook.get('out_dir')
+            if isinstance(folder, str) and '://' not in folder:
+                make_writable(f'{key}.out_dir', folder)
             begin = hook.get('begin_epoch') or 0
             most = (cfg.get('train_cfg') or {}).get('max_epochs')
             if most is not None and begin > most:
@@ -109,14 +117,32 @@ def check_runtime(cfg: Config) -> None:
                                   f'last epoch, train_cfg.max_epochs={most}')
 
 
+def _check_arguments(key: str, function: Callable,
+                     arguments: dict[str, Any]) -> None:
+    """Check the names of arguments that follow the first one."""
+    try:
+        signature(function).bind(None, **arguments)
+    except TypeError as error:
+        raise MMHierError(f'{key}={arguments}: {error}') from error
+
+
 def _check_loops(cfg: Config) -> None:
     """Check lengths of loops, and that no part of a loop is missing."""
     train_cfg = cfg.get('train_cfg') or {}
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if not isinstance(seed, int | None):
+        raise MMHierError(f'randomness.seed={seed!r}: expected a whole number')
     for key in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
         value = train_cfg.get(key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise MMHierError(f'train_cfg.{key}={value!r}: expected a whole '
                               'number from 1')
+    begin = train_cfg.get('val_begin', 1)
+    last = train_cfg.get('max_epochs') or train_cfg.get('max_iters') or begin
+    if begin > last:
+        raise MMHierError(
+            f'train_cfg.val_begin={begin} is after the end of the '
+            f'training, {last}, so it would never be validated')
     for phase in ('val', 'test'):
         parts = [
             f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')

@@ -2,6 +2,7 @@
 import io
 import logging
 import math
+import os.path as osp
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -16,6 +17,7 @@ from mmhier.engine.config import iter_datasets, iter_metrics, type_name
 from mmhier.engine.config_errors import naming_config_errors
 from mmhier.engine.runtime_checks import build_named, iter_hooks
 from mmhier.errors import MMHierError
+from mmhier.files import make_writable
 from .dry_labels import evaluate_labels, evaluate_masks
 from .dry_objects import evaluate_objects
 from .trial import Trial
@@ -68,6 +70,14 @@ def dry_evaluate(cfg: Config,
             dataset = DATASETS.build(cfg[loader]['dataset'])
         for key, item in settings:
             metric = build_named(key, item, METRICS)
+            # The files are for the predictions of the model.
+            for output in ('outfile_prefix', 'output_dir'):
+                path = getattr(metric, output, None)
+                if isinstance(path, str) and '://' not in path:
+                    folder = path if output == 'output_dir' else osp.dirname(
+                        path)
+                    make_writable(f'{key}.{output}', folder or '.')
+                    setattr(metric, output, None)
             metric.dataset_meta = getattr(dataset, 'metainfo', None)
             evaluate = _evaluation_of(metric)
             if evaluate is None or not hasattr(dataset, 'get_data_info'):

@@ -142,6 +142,29 @@ def test_metrics_of_boxes(options, note, tmp_path):
     assert note in evaluate(write(tmp_path / 'data'), tmp_path, **options)[0]
 
 
+def test_files_of_a_metric(tmp_path):
+    """They are for predictions, and left as they are before training."""
+    prefix = tmp_path / 'results' / 'mine'
+    root = write(tmp_path / 'data')
+    evaluate(root, tmp_path, val_evaluator__outfile_prefix=str(prefix))
+    assert not list(prefix.parent.iterdir())
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(
+            MMHierError,
+            match='val_evaluator.outfile_prefix .*file cannot be written to'):
+        evaluate(
+            root,
+            tmp_path,
+            val_evaluator__outfile_prefix=str(tmp_path / 'file' / 'mine'))
+
+
+def test_pictures_of_a_metric(masks_root, tmp_path):
+    folder = tmp_path / 'labels'
+    evaluate(
+        masks_root, tmp_path, SEGMENTOR, val_evaluator__output_dir=str(folder))
+    assert not list(folder.iterdir())
+
+
 def test_unknown_metric(tmp_path):
     with pytest.raises(
             MMHierError,
