@@ -1,6 +1,6 @@
 """Checks of loops, optimizer, schedules and hooks before a long run."""
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
@@ -79,28 +79,7 @@ def check_runtime(cfg: Config) -> None:
     _check_loops(cfg)
     _check_samplers(cfg)
     with naming_config_errors(cfg):
-        wrapper = cfg.get('optim_wrapper') or {}
-        if isinstance(wrapper.get('optimizer'), dict) and isinstance(
-                resolve_type(wrapper['optimizer'].get('type'), OPTIMIZERS),
-                type):
-            parameter = torch.nn.Parameter(torch.zeros(()))
-            optimizer = build_named(
-                'optim_wrapper.optimizer',
-                wrapper['optimizer'],
-                OPTIMIZERS,
-                params=[parameter])
-            settings = {
-                k: wrapper[k]
-                for k in ('accumulative_counts', 'clip_grad') if k in wrapper
-            }
-            built = build_named(
-                'optim_wrapper',
-                dict(settings, type='OptimWrapper'),
-                OPTIM_WRAPPERS,
-                optimizer=optimizer)
-            if built.clip_grad_kwargs:
-                _check_arguments('optim_wrapper.clip_grad', built.clip_func,
-                                 built.clip_grad_kwargs)
+        _check_optimizer(cfg.get('optim_wrapper') or {})
         for key, scheduler in _iter_schedulers(cfg):
             _check_scheduler(key, scheduler, cfg)
         for key, hook in iter_hooks(cfg):
@@ -117,13 +96,32 @@ def check_runtime(cfg: Config) -> None:
                                   f'last epoch, train_cfg.max_epochs={most}')
 
 
-def _check_arguments(key: str, function: Callable,
-                     arguments: dict[str, Any]) -> None:
-    """Check the names of arguments that follow the first one."""
-    try:
-        signature(function).bind(None, **arguments)
-    except TypeError as error:
-        raise MMHierError(f'{key}={arguments}: {error}') from error
+def _check_optimizer(wrapper: dict) -> None:
+    """Build an optimizer and its wrapper for a parameter of their own."""
+    settings = wrapper.get('optimizer')
+    if not isinstance(settings, dict) or not isinstance(
+            resolve_type(settings.get('type'), OPTIMIZERS), type):
+        return
+    optimizer = build_named(
+        'optim_wrapper.optimizer',
+        settings,
+        OPTIMIZERS,
+        params=[torch.nn.Parameter(torch.zeros(()))])
+    arguments = {
+        k: wrapper[k]
+        for k in ('accumulative_counts', 'clip_grad') if k in wrapper
+    }
+    built = build_named(
+        'optim_wrapper',
+        dict(arguments, type='OptimWrapper'),
+        OPTIM_WRAPPERS,
+        optimizer=optimizer)
+    if built.clip_grad_kwargs:
+        try:
+            signature(built.clip_func).bind(None, **built.clip_grad_kwargs)
+        except TypeError as error:
+            raise MMHierError(f'optim_wrapper.clip_grad={wrapper["clip_grad"]}'
+                              f': {error}') from error
 
 
 def _check_loops(cfg: Config) -> None:

@@ -94,7 +94,7 @@ def _check_size(trial: Trial, i: int) -> None:
         iter(
             SampleLoader(
                 trial.dataset, batch_size=1, sampler=[i], collate_fn=list)))
-    packed = sample.get('data_samples')
+    packed = sample.get('data_samples', {})
     if 'gt_sem_seg' not in packed or 'ori_shape' not in packed:
         return
     mask, image = packed.gt_sem_seg.shape, tuple(packed.ori_shape[:2])
