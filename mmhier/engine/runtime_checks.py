@@ -132,15 +132,10 @@ def _check_loops(cfg: Config) -> None:
         raise MMHierError(f'randomness.seed={seed!r}: expected a whole number')
     for key in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
         value = train_cfg.get(key)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int | float)
+                                  or value < 1 or value % 1 != 0):
             raise MMHierError(f'train_cfg.{key}={value!r}: expected a whole '
                               'number from 1')
-    begin = train_cfg.get('val_begin', 1)
-    last = train_cfg.get('max_epochs') or train_cfg.get('max_iters') or begin
-    if begin > last:
-        raise MMHierError(
-            f'train_cfg.val_begin={begin} is after the end of the '
-            f'training, {last}, so it would never be validated')
     for phase in ('val', 'test'):
         parts = [
             f'{phase}_{part}' for part in ('dataloader', 'cfg', 'evaluator')

@@ -13,7 +13,7 @@ CLASSIFIER = str(CONFIGS / 'classifier.py')
 MISTAKES = [
     ('train_cfg.max_epochs', '12', r"train_cfg.max_epochs='12': expected a wh"),
     ('train_cfg.val_interval', 0, 'train_cfg.val_interval=0: expected a whole'),
-    ('train_cfg.val_begin', 5, 'train_cfg.val_begin=5 is after the end of the'),
+    ('train_cfg.max_epochs', 1.5, 'train_cfg.max_epochs=1.5: expected a wh'),
     ('val_dataloader.collate_fn.type', 'stack',
      "val_dataloader.collate_fn.type='stack': expected a function such as"),
     ('val_evaluator', None, 'val_evaluator is missing: state all of val_data'),
@@ -168,7 +168,10 @@ def test_bugs_of_others_pass():
 
 @pytest.mark.parametrize('config', [SEGMENTOR, DETECTOR, CLASSIFIER])
 def test_sound_runtimes(config, tmp_path):
-    check_runtime(load_config(config, work_dir=str(tmp_path)))
+    # As in stock configs: a whole number by a division, and no validation.
+    options = {'train_cfg.val_interval': 2., 'train_cfg.val_begin': 99}
+    check_runtime(
+        load_config(config, work_dir=str(tmp_path), cfg_options=options))
     assert HOOKS.get('CheckpointHook') is not None
 
 
