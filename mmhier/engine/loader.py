@@ -154,23 +154,6 @@ class SampleLoader(DataLoader):
         return inner._get_iterator()
 
 
-def require_batches(loader: DataLoader) -> None:
-    """Check that a dataloader has a batch.
-
-    Args:
-        loader (DataLoader): Of any sampler; of no sizes if its dataset has
-            none.
-
-    Raises:
-        MMHierError: Names the number of images and the batch size.
-    """
-    if isinstance(loader.dataset, IterableDataset) or len(loader):
-        return
-    raise MMHierError(
-        f'a dataloader of {len(loader.dataset)} '  # type: ignore[arg-type]
-        'images has no batch: set drop_last=False, or a smaller batch_size')
-
-
 def is_of_lost_worker(error: BaseException) -> bool:
     """Whether torch says that a worker of a dataloader was killed."""
     return _LOST.match(str(error)) is not None

@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from mmhier.checkpoints.initializer import check_pretrained
 from mmhier.datasets.memory import release_parsed_annotations
 from mmhier.engine import build
@@ -26,12 +26,7 @@ from .determinism import check_deterministic
 from .environment import join_cpu_processes, naming_used_port, unique_timestamp
 from .fsdp import ResumableFSDPStrategy
 from .geometry import keep_geometry_in_float32
-from .loader import (
-    SampleLoader,
-    is_of_lost_worker,
-    lost_worker_error,
-    require_batches,
-)
+from .loader import SampleLoader, is_of_lost_worker, lost_worker_error
 from .resuming import (
     ConfiguredSchedule,
     check_optimizer_fits,
@@ -141,7 +136,10 @@ class RunnerMixin:
             built = mmengine.runner.Runner.build_dataloader(
                 dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
         release_parsed_annotations(built.dataset)
-        require_batches(built)
+        if not (isinstance(built.dataset, IterableDataset) or len(built)):
+            raise MMHierError(
+                f'a dataloader of {len(built.dataset)} images has no batch: '
+                'set drop_last=False, or a smaller batch_size')
         if isinstance(built, SampleLoader):
             return built
         return SampleLoader.like(built)

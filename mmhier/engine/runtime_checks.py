@@ -178,16 +178,19 @@ def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
     by_iteration = settings.pop('convert_to_iter_based', False)
     train_cfg = cfg.get('train_cfg') or {}
     by_epoch = settings.get('by_epoch', True)
-    if by_epoch and not by_iteration and train_cfg.get('max_iters') is not None:
-        raise MMHierError(
-            f'{key} counts epochs, but the loop counts iterations, '
-            f'train_cfg.max_iters={train_cfg["max_iters"]}, so it would never '
-            f'step: set {key}.by_epoch=False, and its numbers in iterations')
     last = train_cfg.get('max_epochs' if by_epoch else 'max_iters')
     # The default of mmengine's runner.
     if last is not None and not by_iteration:
         settings.setdefault('end', last)
-    build_named(key, settings, PARAM_SCHEDULERS, optimizer=optimizer)
+    built = build_named(key, settings, PARAM_SCHEDULERS, optimizer=optimizer)
+    max_iters = train_cfg.get('max_iters')
+    # Those that follow a metric step after each validation.
+    if (max_iters is not None and by_epoch and not by_iteration
+            and not getattr(built, 'need_val_args', False)):
+        raise MMHierError(
+            f'{key} counts epochs, but the loop counts iterations, '
+            f'train_cfg.max_iters={max_iters}, so it would never step: set '
+            f'{key}.by_epoch=False, and its numbers in iterations')
 
 
 def _iter_schedulers(cfg: Config) -> Iterator[tuple[str, dict]]:

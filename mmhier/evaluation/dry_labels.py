@@ -86,7 +86,7 @@ def evaluate_masks(trial: Trial) -> tuple[dict[str, float], str]:
 
 
 def _check_size(trial: Trial, i: int) -> None:
-    """Check that a mask is as large as its image behind the pipeline.
+    """Check that a mask is as large as its image after the pipeline.
 
     Predictions are resized to the image before they are scored.
     """
@@ -102,7 +102,7 @@ def _check_size(trial: Trial, i: int) -> None:
         raise MMHierError(
             f'{trial.datasets[0][0]}.pipeline gives {trial.key} masks of '
             f'{mask[1]}x{mask[0]} pixels for predictions of '
-            f'{image[1]}x{image[0]}: move LoadAnnotations behind Resize')
+            f'{image[1]}x{image[0]}: move LoadAnnotations after Resize')
 
 
 def _iter_ignored(part: Any, name: str) -> Any:

@@ -87,6 +87,21 @@ def test_loops_that_never_end(options, message, tmp_path):
         check_runtime(cfg)
 
 
+def test_schedule_that_follows_a_metric(tmp_path):
+    options = {
+        'train_cfg':
+        dict(_delete_=True, by_epoch=False, max_iters=9, val_interval=3),
+        'param_scheduler': [
+            dict(
+                type='ReduceOnPlateauLR',
+                monitor='accuracy/top1',
+                rule='greater')
+        ]
+    }
+    check_runtime(
+        load_config(CLASSIFIER, work_dir=str(tmp_path), cfg_options=options))
+
+
 @pytest.mark.parametrize('options, message', [
     ({
         'train_dataloader.batch_size': 9,
