@@ -168,7 +168,8 @@ class _DryRun:
                   num_gpus: int) -> None:
         """Check data, model, optimizer and one step of each kind."""
         with self.part('runtime'):
-            check_runtime(cfg)
+            for warning in check_runtime(cfg):
+                self.add('warning', 'runtime', warning)
             check_log_packages(cfg)
         for phase in _PHASES:
             if cfg.get(f'{phase}_dataloader') is not None:

@@ -121,7 +121,8 @@ def train(config: str,
         _resume_from(cfg, resume)
     _check_start(cfg, overwrite)
     start = find_pretrained(cfg, from_scratch)
-    check_runtime(cfg)
+    for warning in check_runtime(cfg):
+        print_log(f'warning: {warning}')
     phases = ('train', ) if cfg.get('val_cfg') is None else ('train', 'val')
     check_data(cfg, phases, keep='val' in phases)
     if 'val' in phases:

@@ -66,11 +66,14 @@ def build_named(key: str, settings: dict, registry: Registry,
                           f'built: {reason}') from error
 
 
-def check_runtime(cfg: Config) -> None:
+def check_runtime(cfg: Config) -> list[str]:
     """Check loops, optimizer, schedule and hooks of a training.
 
     Args:
         cfg (Config): Made by :func:`mmhier.apis.load_config`; unchanged.
+
+    Returns:
+        list[str]: Warnings.
 
     Raises:
         MMHierError: Names the key and the mistake.
@@ -78,10 +81,11 @@ def check_runtime(cfg: Config) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     _check_loops(cfg)
     _check_samplers(cfg)
+    warnings = []
     with naming_config_errors(cfg):
         _check_optimizer(cfg.get('optim_wrapper') or {})
         for key, scheduler in _iter_schedulers(cfg):
-            _check_scheduler(key, scheduler, cfg)
+            warnings += _check_scheduler(key, scheduler, cfg)
         for key, hook in iter_hooks(cfg):
             kind = resolve_type(hook.get('type'), HOOKS)
             if getattr(kind, '__name__', '') in _PLAIN_HOOKS:
@@ -94,6 +98,7 @@ def check_runtime(cfg: Config) -> None:
             if most is not None and begin > most:
                 raise MMHierError(f'{key}.begin_epoch={begin} is after the '
                                   f'last epoch, train_cfg.max_epochs={most}')
+    return warnings
 
 
 def _check_optimizer(wrapper: dict) -> None:
@@ -169,8 +174,8 @@ def _check_samplers(cfg: Config) -> None:
                     f'{remedy}')
 
 
-def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
-    """Build a scheduler for an optimizer of its own."""
+def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> list[str]:
+    """Build a scheduler for an optimizer of its own; return warnings."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))],
                                 lr=0.1,
                                 momentum=0.9)
@@ -187,10 +192,12 @@ def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> None:
     # Those that follow a metric step after each validation.
     if (max_iters is not None and by_epoch and not by_iteration
             and not getattr(built, 'need_val_args', False)):
-        raise MMHierError(
+        return [
             f'{key} counts epochs, but the loop counts iterations, '
-            f'train_cfg.max_iters={max_iters}, so it would never step: set '
-            f'{key}.by_epoch=False, and its numbers in iterations')
+            f'train_cfg.max_iters={max_iters}, so it never steps: set '
+            f'{key}.by_epoch=False, and its numbers in iterations'
+        ]
+    return []
 
 
 def _iter_schedulers(cfg: Config) -> Iterator[tuple[str, dict]]:

@@ -75,11 +75,6 @@ def test_mistakes_of_the_runtime(key, value, message, folders_root, tmp_path):
     ({
         'val_dataloader.sampler.type': 'InfiniteSampler'
     }, 'val_dataloader.sampler: InfiniteSampler never ends'),
-    ({
-        'train_cfg':
-        dict(_delete_=True, by_epoch=False, max_iters=9, val_interval=3),
-        'param_scheduler': [dict(type='MultiStepLR', milestones=[6, 8])]
-    }, 'param_scheduler.0 counts epochs, .*set param_scheduler.0.by_epoch=Fal'),
 ])
 def test_loops_that_never_end(options, message, tmp_path):
     cfg = load_config(CLASSIFIER, work_dir=str(tmp_path), cfg_options=options)
@@ -87,19 +82,26 @@ def test_loops_that_never_end(options, message, tmp_path):
         check_runtime(cfg)
 
 
-def test_schedule_that_follows_a_metric(tmp_path):
+@pytest.mark.parametrize('scheduler, warnings', [
+    (dict(type='MultiStepLR', milestones=[6, 8]), 1),
+    (dict(type='MultiStepLR', milestones=[6, 8], by_epoch=False), 0),
+    (dict(type='ReduceOnPlateauLR', monitor='accuracy/top1',
+          rule='greater'), 0),
+])
+def test_schedules_that_never_step(scheduler, warnings, tmp_path):
+    """Those that follow a metric step after each validation."""
     options = {
         'train_cfg':
         dict(_delete_=True, by_epoch=False, max_iters=9, val_interval=3),
-        'param_scheduler': [
-            dict(
-                type='ReduceOnPlateauLR',
-                monitor='accuracy/top1',
-                rule='greater')
-        ]
+        'param_scheduler': [scheduler]
     }
-    check_runtime(
+    found = check_runtime(
         load_config(CLASSIFIER, work_dir=str(tmp_path), cfg_options=options))
+    assert found == warnings * [
+        'param_scheduler.0 counts epochs, but the loop counts iterations, '
+        'train_cfg.max_iters=9, so it never steps: set '
+        'param_scheduler.0.by_epoch=False, and its numbers in iterations'
+    ]
 
 
 @pytest.mark.parametrize('options, message', [
