@@ -3,6 +3,8 @@ VENV ?= .venv
 PINNED ?= requirements/pinned.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# tools/dist_train.sh reads a PYTHON of its own.
+unexport PYTHON
 
 # RECORD=1 writes the outcome of a lane to README.md.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
