@@ -78,8 +78,8 @@ train_pipeline[3].update(
     prob=0.75, direction=['horizontal', 'vertical', 'diagonal'])
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-# 6 passes over 800 pictures.
-max_iters = 1200
+# 7 passes over 800 pictures.
+max_iters = 1400
 warmup_iters = 100
 train_cfg = dict(
     type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
