@@ -85,7 +85,7 @@ def replace_at_marks(text: str, start: str, end: str, block: str,
     Args:
         text (str): Text of the page.
         start (str): Mark before the block.
-        end (str): Mark behind it.
+        end (str): Mark after it.
         block (str): Set off from the marks by empty lines.
         page (str | Path): Name of the page, for the message.
 

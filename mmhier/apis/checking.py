@@ -82,9 +82,9 @@ def check_config(config: str,
                  cfg_options: dict[str, Any] | None = None) -> list[Finding]:
     """Try everything that a training needs, without training.
 
-    Nothing is written but to a temporary folder. A part that fails ends as a
-    finding, whichever package raised the error, and the parts that do not
-    need it are tried all the same.
+    Nothing is written but to a temporary folder; missing folders of outputs
+    are created. A part that fails ends as a finding, whichever package raised
+    the error, and the parts that do not need it are tried all the same.
 
     Args:
         config (str): Config file for mmdet, mmseg or mmpretrain.

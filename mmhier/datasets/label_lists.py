@@ -6,12 +6,12 @@ from mmhier.files import missing_files
 
 
 def check_label_list(path: str, folder: str, num_classes: int | None) -> None:
-    """Check the lines of a list, an image, a space and its label each.
+    """Check a list whose lines are an image, a space and a label.
 
     Args:
         path (str): The list.
         folder (str): Folder that names of images are relative to.
-        num_classes (int, optional): None if it is not known.
+        num_classes (int, optional): None if unknown.
 
     Raises:
         MMHierError: Names the line and the label, or an image that is missing.
@@ -29,7 +29,7 @@ def check_label_list(path: str, folder: str, num_classes: int | None) -> None:
             images.append(osp.join(folder, image))
     if not images:
         raise MMHierError(f'{path} is empty: expected an image and its label '
-                          'a line')
+                          'on each line')
     missing = missing_files(images)
     if missing:
         raise MMHierError(f'{len(missing)} of the {len(images)} images in '

@@ -79,6 +79,9 @@ def check_runtime(cfg: Config) -> list[str]:
         MMHierError: Names the key and the mistake.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if not isinstance(seed, int | None):
+        raise MMHierError(f'randomness.seed={seed!r}: expected a whole number')
     _check_loops(cfg)
     _check_samplers(cfg)
     warnings = []
@@ -132,9 +135,6 @@ def _check_optimizer(wrapper: dict) -> None:
 def _check_loops(cfg: Config) -> None:
     """Check lengths of loops, and that no part of a loop is missing."""
     train_cfg = cfg.get('train_cfg') or {}
-    seed = (cfg.get('randomness') or {}).get('seed')
-    if not isinstance(seed, int | None):
-        raise MMHierError(f'randomness.seed={seed!r}: expected a whole number')
     for key in ('max_epochs', 'max_iters', 'val_interval', 'val_begin'):
         value = train_cfg.get(key)
         if value is not None and (not isinstance(value, int | float)
@@ -152,7 +152,7 @@ def _check_loops(cfg: Config) -> None:
 
 
 def _check_samplers(cfg: Config) -> None:
-    """Check that passes over the data end where a loop waits for it."""
+    """Check that epochs end: those of validation, and of training by epochs."""
     train_cfg = cfg.get('train_cfg') or {}
     for phase in ('train', 'val', 'test'):
         if phase == 'train' and train_cfg.get('max_epochs') is None:
@@ -166,12 +166,11 @@ def _check_samplers(cfg: Config) -> None:
             if any(
                     c.__name__ in _ENDLESS
                     for c in getattr(kind, '__mro__', ())):
-                remedy = ('count iterations by train_cfg.max_iters'
-                          if phase == 'train' else 'leave it to training')
+                other = (', or count iterations by train_cfg.max_iters'
+                         if phase == 'train' else '')
                 raise MMHierError(
-                    f'{phase}_dataloader.{key}: {kind.__name__} never ends, so '
-                    f'the first epoch would not: set DefaultSampler, or '
-                    f'{remedy}')
+                    f'{phase}_dataloader.{key}: {kind.__name__} never ends, '
+                    f'nor would the first epoch: set DefaultSampler{other}')
 
 
 def _check_scheduler(key: str, scheduler: dict, cfg: Config) -> list[str]:
